@@ -1,0 +1,142 @@
+"""Which values can exist. A domain admits a raw value by making its own, so no text of a producer's gets past it.
+
+``admit`` returns the domain's value, or None where the raw one is none of it. ``neutral`` stands for a field that
+nobody reported.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from typing import Any
+
+from sidecar.core.rules import BUCKETS, COUNT_MAX
+
+MAX_DURATION_MS = 86_400_000  # a day: longer than any request or set-up; keeps sums far from the cell's end
+
+
+class Domain(ABC):
+    neutral: Any
+    text: str
+
+    @abstractmethod
+    def admit(self, raw: object) -> Any: ...
+
+
+class Bool(Domain):
+    text = "true or false"
+    neutral = False
+
+    def admit(self, raw: object) -> bool | None:
+        return raw if isinstance(raw, bool) else None
+
+
+class Integer(Domain):
+    """Whole numbers in a range. A bool is none, nor is 3.0."""
+
+    def __init__(self, least: int, most: int, text: str) -> None:
+        self.least, self.most = least, most
+        self.neutral = 0
+        self.text = f"{text}, {least} to {most}"
+
+    def admit(self, raw: object) -> int | None:
+        return raw if type(raw) is int and self.least <= raw <= self.most else None
+
+
+class Milliseconds(Domain):
+    """A duration in ms, 0 to a day; fractions round half up. ``neutral`` is None where 0 would be a claim."""
+
+    def __init__(self, neutral: int | None = 0) -> None:
+        self.neutral = neutral
+        self.text = f"whole ms, 0 to {MAX_DURATION_MS}" + (" or null" if neutral is None else "")
+
+    def admit(self, raw: object) -> int | None:
+        duration = admit_duration(raw)
+        return None if duration is None else math.floor(duration + 0.5)
+
+
+class Word(Domain):
+    """One word of a closed vocabulary. Any other text becomes ``other``, or ``unknown`` where there is no other."""
+
+    def __init__(self, words: tuple[str, ...], neutral: str | None = None) -> None:
+        self.words = words
+        self._own = {word: word for word in words}
+        self._fallback = "other" if "other" in self._own else "unknown"
+        self.neutral = neutral or ("unknown" if "unknown" in self._own else self._fallback)
+        self.text = "one of " + ", ".join(words)
+
+    def admit(self, raw: object) -> str | None:
+        return self._own.get(raw, self._fallback) if isinstance(raw, str) else None
+
+
+class Words(Domain):
+    """A set of words of a closed vocabulary, reported sorted."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.member = Word(words)
+        self.neutral: list[str] = []
+        self.text = "sorted list of " + ", ".join(words)
+
+    def admit(self, raw: object) -> list[str] | None:
+        if not isinstance(raw, list):
+            return None
+        members = [self.member.admit(word) for word in raw]
+        return None if None in members else sorted({word for word in members if word is not None})
+
+
+_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])")
+
+
+class Version(Domain):
+    """``d.d.d``, each up to five digits; what follows is cut, since suffixes identify builds."""
+
+    def __init__(self, neutral: str | None, prefix: str = "") -> None:
+        self.neutral, self.prefix = neutral, prefix
+        self.text = f"{prefix}d.d.d or " + ("null" if neutral is None else neutral)
+
+    def admit(self, raw: object) -> str | None:
+        found = _VERSION.match(raw) if isinstance(raw, str) else None
+        return self.prefix + ".".join(str(int(digits)) for digits in found.groups()) if found else None
+
+
+_DIGITS = re.compile(r"\d{1,5}")
+
+
+class OsRelease(Domain):
+    """A platform of the vocabulary and the release's first three numbers: ``linux-6.18.44``."""
+
+    def __init__(self, platforms: tuple[str, ...]) -> None:
+        self.platform = Word(platforms)
+        self.neutral = "other-0.0.0"
+        self.text = "one of " + ", ".join(platforms) + ", then -d.d.d"
+
+    def admit(self, raw: object) -> str | None:
+        if not isinstance(raw, str):
+            return None
+        platform, _, release = raw.partition("-")
+        head = re.match(r"[0-9.]*", release)
+        numbers = _DIGITS.findall(head.group())[:3] if head else []
+        numbers += ["0"] * (3 - len(numbers))
+        return f"{self.platform.admit(platform)}-" + ".".join(str(int(number)) for number in numbers)
+
+
+def admit_duration(raw: object) -> float | None:
+    """A duration in ms as a producer says it: finite, 0 to a day. None where it is none."""
+    if type(raw) is not int and type(raw) is not float:
+        return None
+    return raw if 0 <= raw <= MAX_DURATION_MS else None  # a NaN compares false
+
+
+COUNT = Integer(0, COUNT_MAX, "count")
+SECONDS = Integer(0, COUNT_MAX, "whole seconds")
+PORT = Integer(1, 65_535, "port")  # neutral 0: no port of any listener
+BOOL = Bool()
+MS = Milliseconds()
+MS_OR_NULL = Milliseconds(neutral=None)
+BUCKET = Word(("none", *BUCKETS), neutral="none")
+
+
+def admit_increment(raw: object) -> int | None:
+    """What may be added to a count, or be one: a whole number, 1 to 2^53-1."""
+    return raw if type(raw) is int and 1 <= raw <= COUNT_MAX else None

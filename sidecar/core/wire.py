@@ -1,0 +1,78 @@
+"""The bytes between a producer and the daemon: lines, their limits, and why one is refused. What a line says is
+``frames``' business; the worker's side loads this file, so it costs nothing to import.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROTOCOL = 1
+MAX_LINE = 64 * 1024  # with its newline; forty times the largest honest line; bounds a connection's memory
+
+
+class Refusal(str, Enum):
+    """Why a part of a line, or a connection, was refused: the label under which it is counted and answered."""
+
+    OVERSIZE = "oversize"
+    NO_HELLO = "no_hello"
+    BAD_HELLO = "bad_hello"
+    FOREIGN_USER = "foreign_user"
+
+    BAD_JSON = "bad_json"
+    NOT_AN_OBJECT = "not_an_object"
+    REPEATED_HELLO = "repeated_hello"
+    UNKNOWN_KEY = "unknown_key"
+    UNKNOWN_FIELD = "unknown_field"
+    UNKNOWN_EVENT = "unknown_event"
+    UNKNOWN_ASK = "unknown_ask"
+    WRONG_KEY = "wrong_key"  # the field exists, but is not said under this key
+    BAD_VALUE = "bad_value"
+    BAD_ID = "bad_id"  # a mark or route that is not 16 hex digits
+    TOO_MANY = "too_many"  # beyond what one producer may make the daemon remember
+    NO_SESSION = "no_session"
+    SESSION_ENDED = "session_ended"
+
+
+# Only these close the connection: nothing that follows them can be trusted to be lines of a known producer.
+CLOSING = frozenset({Refusal.OVERSIZE, Refusal.NO_HELLO, Refusal.BAD_HELLO, Refusal.FOREIGN_USER})
+
+
+class LineTooLong(ValueError):
+    """A line exceeds MAX_LINE, so where the next one starts is not worth finding out."""
+
+
+class FrameReader:
+    """Cuts a byte stream into lines, however the stream was split."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []  # of the unfinished line; joined once, so that a dripping sender costs no copies
+        self._held = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The lines that ``chunk`` completes, without their newlines. Raises LineTooLong behind the good ones."""
+        first, newline, rest = chunk.partition(b"\n")
+        self._held += len(first)
+        if self._held >= MAX_LINE:
+            raise LineTooLong
+        self._pieces.append(first)
+        if not newline:
+            return
+        yield b"".join(self._pieces)
+        *whole, tail = rest.split(b"\n")
+        self._pieces, self._held = [tail], len(tail)
+        for line in whole:
+            if len(line) >= MAX_LINE:
+                raise LineTooLong
+            yield line
+        if self._held >= MAX_LINE:
+            raise LineTooLong
+
+
+def encode(frame: dict[str, Any]) -> bytes:
+    """One line of the wire. Raises ValueError or TypeError for what JSON cannot say."""
+    return json.dumps(frame, separators=(",", ":"), allow_nan=False).encode() + b"\n"
