@@ -1,1 +1,29 @@
-"""."""
+"""The commands, a file for each group of them. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from sidecar.cli.errors import CommandError, UsageError
+from sidecar.cli.parser import parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    command = import_module(f"sidecar.cli.{arguments.module}")
+    try:
+        code: int = getattr(command, arguments.function)(arguments)
+    except UsageError as error:
+        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        return 2
+    except CommandError as error:
+        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `brakit-sidecar log | head`: the reader has seen enough
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code

@@ -11,9 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any
 
-from sidecar.core.rules import BUCKETS, COUNT_MAX
-
-MAX_DURATION_MS = 86_400_000  # a day: longer than any request or set-up; keeps sums far from the cell's end
+from sidecar.core.rules import BUCKETS, COUNT_MAX, MAX_DURATION_MS
 
 
 class Domain(ABC):
@@ -53,17 +51,20 @@ class Milliseconds(Domain):
 
     def admit(self, raw: object) -> int | None:
         duration = admit_duration(raw)
-        return None if duration is None else math.floor(duration + 0.5)
+        if duration is None:
+            return None
+        whole = math.floor(duration)
+        return whole + (duration - whole >= 0.5)  # adding 0.5 first would round 0.49999999999999994 up
 
 
 class Word(Domain):
-    """One word of a closed vocabulary. Any other text becomes ``other``, or ``unknown`` where there is no other."""
+    """One word of a closed vocabulary. Any other text becomes ``other``, or neutral where there is no other."""
 
     def __init__(self, words: tuple[str, ...], neutral: str | None = None) -> None:
         self.words = words
         self._own = {word: word for word in words}
-        self._fallback = "other" if "other" in self._own else "unknown"
-        self.neutral = neutral or ("unknown" if "unknown" in self._own else self._fallback)
+        self.neutral = neutral or ("unknown" if "unknown" in self._own else "other")
+        self._fallback = "other" if "other" in self._own else self.neutral
         self.text = "one of " + ", ".join(words)
 
     def admit(self, raw: object) -> str | None:

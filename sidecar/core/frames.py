@@ -206,7 +206,7 @@ def _end(frame: Frame, value: object) -> None:
 
 
 def _ask(frame: Frame, value: object) -> None:
-    frame.ask = value
+    frame.ask = {} if value is None else value  # a null is a question too, and gets the answer of an empty one
 
 
 PARTS: dict[str, Callable[[Frame, Any], None]] = {

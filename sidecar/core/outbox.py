@@ -22,6 +22,7 @@ class Event(NamedTuple):
 
     name: str
     uuid: str
+    distinct_id: str  # as in the body: once it is replaced, this event is no longer anybody's to send
     body: bytes
 
 

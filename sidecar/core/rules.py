@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader (JavaScript's too) holds exactly
+MAX_DURATION_MS = 86_400_000  # a day: longer than any request or set-up; keeps sums far from the cell's end
 
 # The edges of the telemetry page's buckets, in ms. A bucket holds its lower edge.
 BUCKET_EDGES_MS = (200, 500, 1000, 2000, 5000)
@@ -243,7 +244,8 @@ def observed(row: Row, duration_ms: float) -> Row:
     """The row after one more request of ``duration_ms``, kept to the nanosecond."""
     cells = list(row)
     cells[0] = saturating_add_ns(cells[0], round(duration_ms * NS_PER_MS))
-    cells[1 + bucket_of(duration_ms)] += 1
+    bucket = 1 + bucket_of(duration_ms)
+    cells[bucket] = saturating_add_ns(cells[bucket], 1)
     return tuple(cells)
 
 
@@ -256,13 +258,16 @@ def distinct_routes(routes: Mapping[str, Row]) -> int:
 
 
 def mean_ms(routes: Mapping[str, Row]) -> int | None:
-    """Sum of durations over their number, in ms, rounded half up; None where none was observed."""
+    """Sum of durations over their number, in ms, rounded half up; None where none was observed.
+
+    At most a day, though a running row says its sum and its counts apart and may contradict itself.
+    """
     requests = sum(map(count_of, routes.values()))
     if not requests:
         return None
     total_ns = sum(row[0] for row in routes.values())
     per_request_ns = requests * NS_PER_MS
-    return (2 * total_ns + per_request_ns) // (2 * per_request_ns)
+    return min((2 * total_ns + per_request_ns) // (2 * per_request_ns), MAX_DURATION_MS)
 
 
 def p95_bucket(row: Row) -> int:

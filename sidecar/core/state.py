@@ -10,7 +10,7 @@ from collections import defaultdict
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from sidecar.core import domains, rules
+from sidecar.core import rules
 from sidecar.core.frames import Occurred
 from sidecar.core.schema import SESSION_FIELDS, Event, Field
 from sidecar.core.wire import Refusal
@@ -153,7 +153,7 @@ class SessionState:
     def _filled(self, occurred: Occurred, elapsed_ms: int) -> dict[str, Any]:
         event, fields = occurred.event, dict(occurred.fields)
         if event.elapsed_in:
-            fields.setdefault(event.elapsed_in, min(elapsed_ms, domains.MAX_DURATION_MS))
+            fields.setdefault(event.elapsed_in, min(elapsed_ms, rules.MAX_DURATION_MS))
         if event.requests_in:
             fields[event.requests_in] = max(fields.get(event.requests_in, 0), self.total("request_count"))
         return fields

@@ -1,0 +1,137 @@
+"""``run``: the main job. The command comes first: whatever is wrong with us, it runs as if we were not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from sidecar.cli.errors import UsageError
+from sidecar.host import consent, launch
+from sidecar.host.conversation import Conversation, NoDaemonError
+from sidecar.host.debug import debug
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+# What ends a session by a signal's name. The others that are passed on (reload, log rotation, quit) do not.
+_EXIT_REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
+_PASSED_ON = (*_EXIT_REASONS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+# As the shells do, for a command that cannot be started.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+class Owned(NamedTuple):
+    """A session of ours, and the connection whose end is the session's end."""
+
+    session: str
+    daemon: launch.Running
+    connection: Conversation
+
+
+def run(arguments: Namespace) -> int:
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command:
+        raise UsageError("run what? For example: brakit-sidecar run -- gunicorn app:app")
+    owned = _open_session()
+    if owned is None:
+        _become(command)
+    environ = {
+        **os.environ,
+        "BRAKIT_SESSION_ID": owned.session,
+        "BRAKIT_SIDECAR_SOCKET": owned.daemon.socket,
+    }
+    code, exit_reason = _run(command, environ)
+    with suppress(NoDaemonError):  # it vanished: so be it, the command is what matters
+        owned.connection.say({"end": {"exit_reason": exit_reason}})
+    owned.connection.close()
+    return code
+
+
+def _open_session() -> Owned | None:
+    """None where nothing may or can be counted."""
+    try:
+        decision = consent.settled(os.environ)
+        if not decision.on:
+            debug(f"telemetry is off: {decision.why}")
+            return None
+        daemon = launch.ensure_running(os.environ)
+        session = str(uuid.uuid4())
+        connection = Conversation(daemon.socket, session=session, producer=str(uuid.uuid4()), role="owner")
+        connection.ask("identity")  # an answer: the session is open, and not in a daemon that was just leaving
+    except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
+        debug("the command runs without telemetry", error)
+        return None
+    return Owned(session, daemon, connection)
+
+
+def _become(command: list[str]) -> NoReturn:
+    """Runs the command in our place."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that down
+    try:
+        os.execvp(command[0], command)  # noqa: S606 (the command line that the user gave us)
+    except OSError as error:
+        sys.exit(_cannot_start(command, error))
+
+
+def _run(command: list[str], environ: dict[str, str]) -> tuple[int, str]:
+    """The command's exit code, and how the session ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it was ignored, the kernel would keep the status from us
+    # One that was ignored before us (nohup) stays ignored.
+    ours = {number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ours, signal.SIGCHLD})
+    try:
+        child = os.posix_spawnp(command[0], command, environ, setsigmask=before, setsigdef=[signal.SIGPIPE])
+    except OSError as error:
+        return _cannot_start(command, error), "crash"
+    status, received = _wait(child, ours)
+    ended_by = received or (os.WTERMSIG(status) if os.WIFSIGNALED(status) else None)
+    code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    if ended_by in _EXIT_REASONS:
+        return code, _EXIT_REASONS[signal.Signals(ended_by)]
+    return code, "clean" if code == 0 else "crash"
+
+
+def _wait(child: int, ours: set[signal.Signals]) -> tuple[int, int | None]:
+    """The child's status, and the last ending signal that we got. Passes on what the child did not get itself."""
+    received = None
+    while True:
+        number, reached_child = _next_signal({*ours, signal.SIGCHLD})
+        if number == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return status, received
+            continue
+        if number in _EXIT_REASONS:
+            received = number
+        if not reached_child:
+            os.kill(child, number)  # at worst a zombie's: nobody but us reaps it
+
+
+if sys.platform == "linux":
+    _SI_KERNEL = 0x80
+
+    def _next_signal(awaited: set[signal.Signals]) -> tuple[int, bool]:
+        """The next signal, and whether the child got it too: a terminal's goes to the whole foreground group."""
+        info = signal.sigwaitinfo(awaited)
+        return info.si_signo, info.si_code == _SI_KERNEL
+
+else:
+
+    def _next_signal(awaited: set[signal.Signals]) -> tuple[int, bool]:
+        """The next signal, and whether the child got it too. Who sent it cannot be known here: in the foreground of a
+        terminal it is taken for the terminal's, which goes to the whole group.
+        """
+        number = signal.sigwait(awaited)
+        with suppress(OSError):
+            return number, number != signal.SIGTERM and os.tcgetpgrp(0) == os.getpgrp()
+        return number, False
+
+
+def _cannot_start(command: list[str], error: OSError) -> int:
+    print(f"brakit-sidecar: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+    return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE

@@ -1,0 +1,79 @@
+"""Which daemon and which session this process belongs to, or that it belongs to none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from sidecar.client.producer import Producer
+from sidecar.client.telemetry import Telemetry
+from sidecar.host import consent, paths
+from sidecar.host.debug import debug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_GROUPS = uuid.UUID("6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e")  # a namespace of our own
+
+
+class Place(NamedTuple):
+    socket_path: str
+    membership: dict[str, str]  # what the hello says: the session, or the process group
+    key: bytes
+
+    def opaque(self, text: str) -> str:
+        """Sixteen hex digits for a text, under this session's key."""
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=self.key).hexdigest()
+
+    def new_producer_id(self) -> str:
+        return str(uuid.uuid4())
+
+
+def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
+    """A producer where telemetry is on, else the stand-in. Raises OSError where this machine cannot say who we are."""
+    if not hasattr(socket, "AF_UNIX") or "BRAKIT_SIDECAR_DAEMON" in environ:
+        return Telemetry()
+    decision = consent.current(environ)
+    if not decision.on:
+        if decision.by_environment:
+            consent.settled(environ)  # so that the config says what the environment does
+        debug(f"telemetry is off: {decision.why}")
+        return Telemetry()
+    place = _place(environ)
+    producer = Producer(place, sdk)
+    if start and not producer.is_connected:
+        from sidecar.host import launch  # noqa: PLC0415 (fcntl and subprocess, for a worker that starts a daemon)
+
+        launch.start(environ)
+    return producer
+
+
+def _place(environ: Mapping[str, str]) -> Place:
+    socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
+    try:
+        session = uuid.UUID(environ.get("BRAKIT_SESSION_ID", ""))
+    except ValueError:
+        group = _process_group()
+        return Place(socket_path, {"group": str(group)}, group.bytes)
+    return Place(socket_path, {"session": str(session)}, session.bytes)
+
+
+def _process_group() -> uuid.UUID:
+    """The same for all workers that one command line started: of boot, process group and the start of its leader."""
+    group = os.getpgrp()
+    boot = _first_line("/proc/sys/kernel/random/boot_id")
+    # After the command's name, which may hold anything but is in parentheses, the start is the 20th field.
+    started = _first_line(f"/proc/{group}/stat").rpartition(")")[2].split()[19:20]
+    return uuid.uuid5(_GROUPS, f"{boot} {group} {' '.join(started)}")
+
+
+def _first_line(path: str) -> str:
+    """Empty where there is none: another platform, or a leader that is gone."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,187 @@
+"""The daemon's main path, top-down: who runs in its one task group, when it leaves, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar.daemon.connection import Connection
+from sidecar.daemon.control import Control
+from sidecar.daemon.delivery import Delivery
+from sidecar.daemon.listener import ACCEPT_AT_ONCE, OUT_OF_DESCRIPTORS_S, Listener
+from sidecar.daemon.reporter import Reporter
+from sidecar.daemon.sessions import Sessions
+from sidecar.host import process
+from sidecar.host.debug import debug
+from sidecar.host.launch import BACKLOG
+
+if TYPE_CHECKING:
+    import socket
+
+    from anyio.abc import TaskGroup
+
+    from sidecar.core.wire import Refusal
+    from sidecar.daemon.sessions import Session
+
+# A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
+# linger it is gone within five seconds after the last session's end.
+LAST_TRY_S = 1.0
+# stop and signals: goodbyes, then the last try, and out within two seconds.
+STOP_GOODBYE_S = 0.3
+DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood
+
+
+def run(listening: socket.socket, socket_path: str, *, linger_s: float | None) -> None:
+    """Serves until it is stopped, or for ``linger_s`` seconds without session, connection and queue."""
+    anyio.run(Daemon(Listener(listening), socket_path, linger_s).serve)
+
+
+class Daemon:
+    """What the connections share. Everything here happens on one loop, and only awaits give others a turn."""
+
+    def __init__(self, listener: Listener, socket_path: str, linger_s: float | None) -> None:
+        self.socket_path = socket_path
+        self.started_at = monotonic()
+        self.refused: Counter[Refusal] = Counter()
+        self.sessions = Sessions(changed=self._wake)
+        self.delivery = Delivery(os.environ)
+        self.reporter = Reporter(os.environ, self.delivery.put)
+        self.control = Control(self)
+        self._listener = listener
+        self._linger_s = linger_s
+        self._connections: set[Connection] = set()
+        self._watches: dict[str, anyio.CancelScope] = {}
+        self._tasks: TaskGroup
+        self._changed = anyio.Event()
+        self._stopping = anyio.Event()
+
+    async def serve(self) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._stop_on_signals)
+            self._tasks.start_soon(self._accept)
+            self._tasks.start_soon(self._keep_time)
+            self._tasks.start_soon(self.delivery.run, self._tasks)
+            await self._stopping.wait()
+            await self._finish_sessions()
+            self._listener.close()
+            os.unlink(self.socket_path)  # we hold the lock: it is ours
+            await self.delivery.finish(within_s=LAST_TRY_S)
+            self._tasks.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    # --- its tasks ---------------------------------------------------------------------------------------------
+
+    async def _stop_on_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            async for _ in received:
+                self.stop()
+
+    async def _accept(self) -> None:
+        while True:
+            await self._listener.wait()
+            self._take_in_connections(ACCEPT_AT_ONCE)
+            if self._listener.is_starved:
+                await anyio.sleep(OUT_OF_DESCRIPTORS_S)
+
+    async def _keep_time(self) -> None:
+        """Seals what is due, and leaves when nothing is left to do. Sleeps until the next due time, or a change."""
+        idle_since = monotonic()
+        while not self._stopping.is_set():
+            now = monotonic()
+            for session in self.sessions.due(now):
+                self._seal(session)
+            if self.sessions.open or self._connections:
+                idle_since = now
+            leave_at = float("inf") if self._linger_s is None else idle_since + self._linger_s
+            if now >= leave_at and self._leave():
+                return
+            self._changed = anyio.Event()
+            due = min(self.sessions.next_due() or float("inf"), leave_at)
+            with anyio.move_on_after(due - now):
+                await self._changed.wait()
+
+    def _leave(self) -> bool:
+        """False where somebody connected at the last moment. Who connects after that finds the socket closing, is
+        hung up on before any answer, and starts the next daemon.
+        """
+        if self._take_in_connections(ACCEPT_AT_ONCE):
+            return False
+        self.stop()
+        return True
+
+    # --- connections -------------------------------------------------------------------------------------------
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._wake()
+
+    def _take_in_connections(self, most: int) -> list[Connection]:
+        taken = [Connection(stream, self) for stream in self._listener.accept(most)]
+        for connection in taken:
+            self._connections.add(connection)
+            self._tasks.start_soon(self._serve_one, connection)
+        return taken
+
+    async def _serve_one(self, connection: Connection) -> None:
+        try:
+            await connection.serve()
+        except Exception as error:  # noqa: BLE001 (one connection's fault must not end the daemon)
+            debug("a connection failed", error)
+
+    # --- the end of sessions -----------------------------------------------------------------------------------
+
+    def watch_owner(self, session: Session, pid: int) -> bool:
+        """The session's owner is that process: when it ends, the session does. False where it cannot be watched."""
+        try:
+            end_of_owner = process.end_of(pid)
+        except ProcessLookupError:
+            self.sessions.owner_ended(session, monotonic())
+            return True
+        if end_of_owner is None:
+            return False
+        if previous := self._watches.pop(session.id, None):  # an owner that came back
+            previous.cancel()
+        watch = self._watches[session.id] = anyio.CancelScope()
+        self._tasks.start_soon(self._await_owners_end, session, end_of_owner, watch)
+        return True
+
+    async def _await_owners_end(self, session: Session, end_of_owner: int, watch: anyio.CancelScope) -> None:
+        try:
+            with watch:
+                await anyio.wait_readable(end_of_owner)
+                self.sessions.owner_ended(session, monotonic())
+        finally:
+            os.close(end_of_owner)
+
+    def _seal(self, session: Session) -> None:
+        """Everything that was written before the end is in the event: who still waits is accepted, what still waits is
+        read. Nothing here gives another task a turn.
+        """
+        self._take_in_connections(BACKLOG)
+        for connection in self._connections:
+            connection.pump(DRAIN_BYTES)
+        self.sessions.seal(session)
+        if watch := self._watches.pop(session.id, None):
+            watch.cancel()
+        self.reporter.session(session, monotonic())
+
+    async def _finish_sessions(self) -> None:
+        now = monotonic()
+        for session in self.sessions.open.values():
+            self.sessions.end(session, "unknown", now, goodbye_s=STOP_GOODBYE_S)
+        with anyio.move_on_after(STOP_GOODBYE_S):
+            while any(session.live_producers for session in self.sessions.open.values()):
+                self._changed = anyio.Event()
+                await self._changed.wait()
+        for session in list(self.sessions.open.values()):
+            self._seal(session)
+
+    def _wake(self) -> None:
+        self._changed.set()

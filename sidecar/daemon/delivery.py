@@ -1,0 +1,95 @@
+"""The shell around the outbox: asks it for the next task, does it, reports. Whoever waits for the network is nobody."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar.core.outbox import Drop, Event, Outbox, Reason, Send, Verdict
+from sidecar.daemon import receipts, sinks
+from sidecar.host import consent
+from sidecar.host.debug import debug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anyio.abc import TaskGroup
+
+DEADLINE_S = 3.0  # for all of one attempt, name resolution included
+
+
+class Delivery:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.outbox = Outbox()
+        self._environ = environ
+        self._sink: sinks.Sink | None = None
+        self._sink_lock = anyio.Lock()
+        self._stirred = anyio.Event()
+        self.settled = anyio.Event()
+
+    def put(self, event: Event) -> None:
+        self.outbox.put(event)
+        self._stirred.set()
+
+    async def run(self, tasks: TaskGroup) -> None:
+        while True:
+            task = self.outbox.next_task(monotonic())
+            if isinstance(task, Send):
+                tasks.start_soon(self._attempt, task.event)
+            elif isinstance(task, Drop):
+                self._settle(task.event, task.verdict)
+            else:
+                await self._stirred.wait()
+                self._stirred = anyio.Event()
+
+    async def finish(self, within_s: float) -> None:
+        """One bounded try for what is queued; what is then left is dropped."""
+        with anyio.move_on_after(within_s):
+            while self.outbox.queued:
+                self.settled = anyio.Event()
+                await self.settled.wait()
+        for event in self.outbox.give_up(Reason.SHUTDOWN):
+            _write_receipt(event, Verdict.dropped(Reason.SHUTDOWN))
+
+    def withdraw(self) -> None:
+        """Consent is gone: what waits is dropped."""
+        for event in self.outbox.give_up(Reason.CONSENT):
+            _write_receipt(event, Verdict.dropped(Reason.CONSENT))
+
+    async def _attempt(self, event: Event) -> None:
+        verdict = Verdict.dropped(Reason.SHUTDOWN)  # stands where the attempt is cancelled
+        try:
+            with anyio.move_on_after(DEADLINE_S) as deadline:
+                verdict = await self._send(event)
+            if deadline.cancelled_caught:
+                verdict = Verdict.dropped(Reason.TIMEOUT)
+        except Exception as error:  # noqa: BLE001 (one event's failure, whatever it is, must not end the daemon)
+            debug("delivery failed", error)
+            verdict = Verdict.dropped(Reason.UNEXPECTED)
+        finally:
+            self._settle(event, verdict)
+
+    async def _send(self, event: Event) -> Verdict:
+        async with self._sink_lock:  # the first event loads the sink, the others wait for it
+            if self._sink is None:
+                self._sink = await sinks.choose(self._environ)
+        decision = consent.current(self._environ)  # asked again, right before the request
+        if not decision.on or decision.anonymous_id != event.distinct_id:
+            return Verdict.dropped(Reason.CONSENT)
+        return await self._sink.send(event.body)
+
+    def _settle(self, event: Event, verdict: Verdict) -> None:
+        self.outbox.report(verdict, monotonic())
+        _write_receipt(event, verdict)
+        debug(f"{event.name}: {verdict.outcome.value} {verdict.reason.value}")
+        self._stirred.set()
+        self.settled.set()
+
+
+def _write_receipt(event: Event, verdict: Verdict) -> None:
+    try:
+        receipts.write(event, verdict)
+    except OSError as error:  # a full or read-only disk costs the receipt, nothing else
+        debug("no receipt", error)

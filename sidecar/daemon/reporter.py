@@ -1,0 +1,67 @@
+"""What occurred, made into events that are ready to be sent: values, uuid, timestamp and id are frozen here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from sidecar.core import outbox, payload
+from sidecar.core.schema import SESSION
+from sidecar.core.state import SessionState
+from sidecar.host import consent, machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sidecar.core.frames import Occurred
+    from sidecar.core.schema import Event
+    from sidecar.daemon.sessions import Session
+
+
+class Reporter:
+    def __init__(self, environ: Mapping[str, str], put: Callable[[outbox.Event], None]) -> None:
+        self._environ = environ
+        self._put = put
+        self._machine = machine.facts()
+        self._api_key = environ.get("BRAKIT_TELEMETRY_KEY", "")
+        self.withheld: Counter[outbox.Reason] = Counter()  # events that were never made, for want of consent
+
+    def journey(self, occurred: Occurred, session: Session | None) -> None:
+        """A journey event: one of a session knows what the session knows."""
+        state = session.state if session else SessionState()
+        values = state.report(occurred.event, occurred.fields, self._machine)
+        self._report(occurred.event, values, session.id if session else None)
+
+    def session(self, session: Session, now: float) -> None:
+        """The one event of a session that is being sealed."""
+        values = self.session_values(session, now, first_session=consent.take_first_session())
+        self._report(SESSION, values, session.id)
+
+    def session_values(self, session: Session, now: float, *, first_session: bool = False) -> dict[str, Any]:
+        """The session event's fields as they are by now."""
+        own = {
+            **self._machine,
+            "first_session": first_session,
+            "session_duration_s": math.ceil(session.age_s(now)),
+            "exit_reason": session.ending.exit_reason if session.ending else "unknown",
+        }
+        return session.state.report(SESSION, {}, own)
+
+    def _report(self, event: Event, values: Mapping[str, Any], session_id: str | None) -> None:
+        decision = consent.settled(self._environ)
+        if not decision.on or decision.anonymous_id is None:
+            self.withheld[outbox.Reason.CONSENT] += 1
+            return
+        uuid = payload.event_uuid(session_id, event) if session_id and event.once else str(uuid4())
+        body = payload.body(
+            event,
+            values,
+            api_key=self._api_key,
+            distinct_id=decision.anonymous_id,
+            uuid=uuid,
+            timestamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        )
+        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body))

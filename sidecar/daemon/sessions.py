@@ -1,0 +1,211 @@
+"""A session's life: opened by the first hello that names it, joined, left, ended, sealed. Time is a guest: every method
+takes ``now`` (monotonic seconds), and ``next_due`` says when to look again.
+
+A session ends by the owner's word; by the owner's vanishing, once its process is gone or the grace is over; and where
+nobody owns it, when its last producer has been gone for the grace. It is then *ending*: living workers may say goodbye.
+Sealed, it is one event, and only its id is remembered.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID, uuid4
+
+from sidecar.core.frames import Frame
+from sidecar.core.state import SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sidecar.core.frames import Hello, Occurred
+    from sidecar.core.wire import Refusal
+
+GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
+GOODBYE_S = 0.5
+UNJOINED_S = 600.0  # a CLI that opened a session and never got its application up
+REMEMBERED = 10_000  # ended ids, some 1 MiB: a producer that lives longer than so many sessions opens a new one
+
+COMMANDS = "commands"  # under this name a session keeps what commands said of it; no producer's, as it is no UUID
+
+NS_PER_S = 1_000_000_000
+
+
+class Member(NamedTuple):
+    """One connection's part in a session."""
+
+    producer: str
+    is_owner: bool
+
+
+class Ending(NamedTuple):
+    exit_reason: str
+    ended_at: float  # the session's duration runs to here
+    seal_by: float
+
+
+class Session:
+    """One run of an application, until it is sealed."""
+
+    def __init__(self, session_id: str, group: str | None, now: float) -> None:
+        self.id = session_id
+        self.group = group
+        self.state = SessionState()
+        self.opened_at = now
+        self.members: dict[Hashable, Member] = {}
+        self.last_words: dict[str, str] = {}  # by producer: the exit reason it said
+        self.parted: tuple[str, float] | None = None  # the last producer that left, and when
+        self.workers: set[str] = set()
+        self.owned_by_process = False
+        self.owner_is_dead = False
+        self.owner_lost_at: float | None = None
+        self.ending: Ending | None = None
+
+    @property
+    def live_producers(self) -> set[str]:
+        return {m.producer for m in self.members.values() if not m.is_owner and m.producer not in self.last_words}
+
+    @property
+    def has_owner(self) -> bool:
+        return self.owned_by_process or any(member.is_owner for member in self.members.values())
+
+    def age_s(self, now: float) -> float:
+        return (self.ending.ended_at if self.ending else now) - self.opened_at
+
+    def due(self) -> float | None:
+        """When it must be looked at again, if nothing happens."""
+        if self.ending is not None:
+            return self.ending.seal_by
+        if self.has_owner:
+            return None
+        if self.owner_lost_at is not None:
+            return self.owner_lost_at + GRACE_S
+        if self.members:
+            return None
+        return self.opened_at + UNJOINED_S if self.parted is None else self.parted[1] + GRACE_S
+
+
+class Sessions:
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        """``changed`` is called when a due time may have moved."""
+        self.open: dict[str, Session] = {}
+        self._groups: dict[str, Session] = {}
+        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._changed = changed
+
+    def has_ended(self, session_id: str) -> bool:
+        return UUID(session_id).bytes in self._ended
+
+    def open_session(self, session_id: str, now: float, group: str | None = None) -> Session | None:
+        """The session of that id, opened where it is new; None where it has ended."""
+        if self.has_ended(session_id):
+            return None
+        session = self.open.get(session_id)
+        if session is None:
+            session = self.open[session_id] = Session(session_id, group, now)
+            if group is not None:
+                self._groups[group] = session
+            self._changed()
+        return session
+
+    def join(self, hello: Hello, connection: Hashable, now: float) -> Session | None:
+        """A producer said hello. None where it names no session, or one that has ended."""
+        if hello.producer is None:
+            return None
+        if hello.session is not None:
+            session = self.open_session(hello.session, now)
+        elif hello.group is not None:
+            session = self._groups.get(hello.group) or self.open_session(str(uuid4()), now, hello.group)
+        else:
+            return None
+        if session is None:
+            return None
+        session.members[connection] = Member(hello.producer, hello.is_owner)
+        session.last_words.pop(hello.producer, None)
+        if hello.is_owner:
+            session.owner_lost_at = None
+            session.owner_is_dead = False
+            session.state.producer(hello.producer)
+        else:
+            session.workers.add(hello.producer)
+            session.state.greet(hello.producer, hello.sdk, int(now * NS_PER_S))
+        self._changed()
+        return session
+
+    def say(self, session: Session, producer: str, frame: Frame, now: float) -> tuple[list[Occurred], list[Refusal]]:
+        """Takes in a frame of a producer. Returns the events to send, and what was refused."""
+        elapsed_ms = int((now - session.opened_at) * 1000)
+        return session.state.apply(producer, frame, int(now * NS_PER_S), elapsed_ms)
+
+    def remark(self, session: Session, occurred: Occurred, now: float) -> list[Occurred]:
+        """An event that a command says of a session that it is no producer of. Returns the events to send."""
+        frame = Frame()
+        frame.events.append(occurred)
+        return self.say(session, COMMANDS, frame, now)[0]
+
+    def part(self, session: Session, connection: Hashable, exit_reason: str, now: float) -> None:
+        """A producer said that it is done. From the owner: the session is."""
+        member = session.members.get(connection)
+        if member is None:
+            return
+        session.last_words[member.producer] = exit_reason
+        if member.is_owner:
+            self.end(session, exit_reason, now)
+        self._changed()
+
+    def leave(self, session: Session, connection: Hashable, now: float) -> None:
+        """A connection closed."""
+        member = session.members.pop(connection, None)
+        if member is None:
+            return
+        if member.is_owner:
+            if not session.has_owner:
+                session.owner_lost_at = now
+                if session.owner_is_dead:
+                    self.end(session, "crash", now)
+        elif not any(other.producer == member.producer for other in session.members.values()):
+            session.parted = member.producer, now
+        self._changed()
+
+    def owner_ended(self, session: Session, now: float) -> None:
+        """The owner's process is gone: once its connection is read to the end, no word of it can come."""
+        session.owned_by_process = False
+        session.owner_is_dead = True
+        if not session.has_owner:
+            self.end(session, "crash", session.owner_lost_at or now)
+
+    def end(self, session: Session, exit_reason: str, ended_at: float, goodbye_s: float = GOODBYE_S) -> None:
+        """Begins the end; living workers have ``goodbye_s`` to say goodbye. The first end counts."""
+        if session.ending is None:
+            session.ending = Ending(exit_reason, ended_at, ended_at + goodbye_s)
+            self._changed()
+
+    def due(self, now: float) -> list[Session]:
+        """The sessions to seal now. Ends those whose grace is over."""
+        for session in self.open.values():
+            due = session.due()
+            if session.ending is None and due is not None and due <= now:
+                self.end(session, *_silent_end(session, now))
+        return [s for s in self.open.values() if s.ending and (s.ending.seal_by <= now or not s.live_producers)]
+
+    def next_due(self) -> float | None:
+        return min((due for due in map(Session.due, self.open.values()) if due is not None), default=None)
+
+    def seal(self, session: Session) -> None:
+        """It is over: what is said of it from now on is refused."""
+        del self.open[session.id]
+        if session.group is not None:
+            del self._groups[session.group]
+        self._ended[UUID(session.id).bytes] = None
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+
+def _silent_end(session: Session, now: float) -> tuple[str, float]:
+    """Why, and since when, a session is over that nobody ended."""
+    if session.owner_lost_at is not None:
+        return "crash", session.owner_lost_at
+    if session.parted is None:
+        return "unknown", now
+    producer, parted_at = session.parted
+    return session.last_words.get(producer, "crash"), parted_at

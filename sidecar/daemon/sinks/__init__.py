@@ -1,0 +1,41 @@
+"""Where an event can go. A sink takes the body's bytes and says what became of them; it never raises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from sidecar.core.outbox import Outcome, Reason, Verdict
+from sidecar.daemon.sinks.local import LocalSink
+from sidecar.daemon.sinks.settings import DEFAULT_ENDPOINT, is_acceptable_endpoint, is_plausible_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Sink(Protocol):
+    async def send(self, body: bytes) -> Verdict: ...
+
+
+async def choose(environ: Mapping[str, str]) -> Sink:
+    """The sink that the settings name. aiohttp is only loaded where something may be sent."""
+    key = environ.get("BRAKIT_TELEMETRY_KEY", "")
+    endpoint = environ.get("BRAKIT_TELEMETRY_ENDPOINT", "") or DEFAULT_ENDPOINT
+    if not key:
+        return LocalSink(Verdict(Outcome.LOCAL, Reason.NO_KEY))
+    if not is_plausible_key(key):
+        return LocalSink(Verdict.dropped(Reason.BAD_KEY))
+    if not is_acceptable_endpoint(endpoint):
+        return LocalSink(Verdict.dropped(Reason.BAD_ENDPOINT))
+
+    from anyio import to_thread  # noqa: PLC0415 (only with the next line)
+
+    posthog = await to_thread.run_sync(_load_posthog)
+    sink: Sink = posthog(endpoint, environ)
+    return sink
+
+
+def _load_posthog() -> type:
+    """Off the loop: aiohttp takes a fifth of a second to import."""
+    from sidecar.daemon.sinks.posthog import PostHogSink  # noqa: PLC0415
+
+    return PostHogSink

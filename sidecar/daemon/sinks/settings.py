@@ -1,0 +1,34 @@
+"""Which endpoint and which key are worth a connection."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+DEFAULT_ENDPOINT = "https://us.i.posthog.com"
+
+
+def is_plausible_key(key: str) -> bool:
+    """PostHog's own check of shape: another key is a certain 401."""
+    return key.isascii() and key.isprintable() and 1 <= len(key) <= 64 and not key.startswith("phx_")
+
+
+def is_acceptable_endpoint(endpoint: str) -> bool:
+    """Https anywhere; plain http on loopback only, as it would show the events to the network."""
+    try:
+        url = urlsplit(endpoint)
+        port = url.port
+    except ValueError:
+        return False
+    if url.hostname is None or port == 0 or url.query or url.fragment or url.username or url.password:
+        return False
+    return url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,69 @@
+"""From a fresh process to an accepting daemon: the lock, then the socket, then ready; the rest is loaded after that."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from sidecar import __version__
+from sidecar.host import consent, launch, paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINGER_S = 3.0  # long enough for the next command of a script, short enough that nothing is left behind
+
+
+class AlreadyRunningError(Exception):
+    """Another daemon holds the lock."""
+
+
+class TelemetryOffError(Exception):
+    """Nothing may be counted here, so there is nothing to serve. Says why."""
+
+
+def detached() -> None:
+    """The daemon that a command or a worker started: it says one line on stdout when it is ready, and then nothing."""
+    os.umask(0o077)
+    try:
+        _serve(announce=_announce_and_fall_silent, linger_s=LINGER_S)
+    except AlreadyRunningError:
+        _announce_and_fall_silent({"lost": True})
+    except (TelemetryOffError, OSError) as error:
+        _announce_and_fall_silent({"error": str(error)})
+
+
+def foreground() -> None:
+    """``brakit-sidecar serve``. Raises AlreadyRunningError, TelemetryOffError, OSError."""
+    os.umask(0o077)
+    _serve(announce=lambda _line: None, linger_s=None)
+
+
+def _serve(*, announce: Callable[[dict[str, object]], None], linger_s: float | None) -> None:
+    decision = consent.settled(os.environ)
+    if not decision.on:
+        raise TelemetryOffError(f"telemetry is off: {decision.why}")
+    socket_path = paths.socket_path(os.environ)
+    paths.ensure_private(os.path.dirname(socket_path))
+    lock = launch.acquire_lock(socket_path)
+    if lock is None:
+        raise AlreadyRunningError
+    listener = launch.listen(socket_path)
+    # From here on a connect succeeds; who connects now is served as soon as the rest is loaded.
+    announce({"socket": socket_path, "pid": os.getpid(), "version": __version__})
+
+    from sidecar.daemon import app  # noqa: PLC0415 (anyio and orjson: most of the time until now would be theirs)
+
+    app.run(listener, socket_path, linger_s=linger_s)
+    os._exit(0)  # everything is done; a name resolution that hangs in its thread must not hold up the exit
+
+
+def _announce_and_fall_silent(line: dict[str, object]) -> None:
+    """A starter reads the line from our stdout; after it, an inherited pipe must not keep anything waiting."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.close(null)

@@ -1,0 +1,208 @@
+"""Whether anything may be counted and sent: one function, asked by the commands, by the worker's side, and by the
+daemon right before every request. Unreadable means no.
+
+The order (the first that speaks decides): DO_NOT_TRACK; brakit's guards; an opt-out by BRAKIT_TELEMETRY; a config that
+is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sidecar.host import paths
+from sidecar.host.guards import dormant_because
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_NO = frozenset({"false", "0", "off", "no"})
+_YES = frozenset({"true", "1", "yes", "on"})
+_MAX_CONFIG = 64 * 1024  # a config is a hundred bytes; whatever is larger is none
+_FRESH_NAME = "first-session"  # in the state directory: the config is of our making, and no session has ended under it
+
+
+class Config(NamedTuple):
+    """brakit's config as read: its object, or why there is none."""
+
+    content: dict[str, Any] | None
+    missing: bool = False
+    problem: str = ""
+
+    @property
+    def anonymous_id(self) -> str | None:
+        found = (self.content or {}).get("anonymousId")
+        return found.lower() if isinstance(found, str) and _is_uuid(found) else None
+
+
+class Consent(NamedTuple):
+    """The decision. ``why`` is one clause for a person; ``dormant`` means: leave no trace at all."""
+
+    on: bool
+    why: str
+    dormant: bool = False
+    by_environment: bool = False
+    anonymous_id: str | None = None
+
+
+class ConfigError(OSError):
+    """The config could not be written. Says why."""
+
+
+def decide(environ: Mapping[str, str], config: Config) -> Consent:
+    do_not_track = environ.get("DO_NOT_TRACK", "")
+    guard = dormant_because(environ)
+    word = environ.get("BRAKIT_TELEMETRY", "").strip().lower()
+    if do_not_track.strip().lower() not in ("", "0", "false"):
+        return Consent(on=False, why="DO_NOT_TRACK is set", dormant=guard is not None, by_environment=True)
+    if guard is not None:
+        return Consent(on=False, why=f"{guard} is set, where brakit stays dormant", dormant=True)
+    if word in _NO:
+        return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by_environment=True)
+    if config.content is None and not config.missing:
+        return Consent(on=False, why=f"the config {config.problem}")
+    if word in _YES:
+        return Consent(on=True, why="BRAKIT_TELEMETRY opts in", anonymous_id=config.anonymous_id)
+    if config.content is None:
+        return Consent(on=True, why="nobody opted out")
+    if config.content.get("telemetry") is not True:
+        return Consent(on=False, why="the config opts out")
+    return Consent(on=True, why="the config says so", anonymous_id=config.anonymous_id)
+
+
+def current(environ: Mapping[str, str]) -> Consent:
+    """The decision as of now. Reads the config; writes nothing."""
+    return decide(environ, read_config(paths.config_path(environ)))
+
+
+def settled(environ: Mapping[str, str]) -> Consent:
+    """The decision, with the config made to agree with it: an environment's opt-out is written down, and where
+    telemetry is on there is an id. A config that cannot be written means off.
+    """
+    consent = current(environ)
+    path = paths.config_path(environ)
+    if consent.dormant:
+        return consent
+    try:
+        if consent.by_environment:
+            _opt_out(path)
+        elif consent.on and consent.anonymous_id is None:
+            _give_id(path)
+            return current(environ)
+    except OSError as error:
+        return Consent(on=False, why=f"the config cannot be written ({error})")
+    return consent
+
+
+def switch(environ: Mapping[str, str], *, on: bool) -> None:
+    """Writes a person's decision. Opting out replaces the id by one that was never sent. Raises ConfigError."""
+    path = paths.config_path(environ)
+    try:
+        if on:
+            _update(path, lambda content: {"anonymousId": _new_id(), **content, "telemetry": True})
+        else:
+            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()})
+    except OSError as error:
+        raise ConfigError(f"cannot write {path} ({error})") from error
+
+
+def take_first_session() -> bool:
+    """Whether the session that ends now is the first under a config of our making. True once."""
+    try:
+        os.unlink(os.path.join(paths.state_dir(), _FRESH_NAME))
+    except OSError:
+        return False
+    return True
+
+
+# --- the file ------------------------------------------------------------------------------------------------
+
+
+def read_config(path: str) -> Config:
+    """Never raises: what cannot be read is a config with a problem."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return Config(None, missing=True)
+    except OSError as error:
+        return Config(None, problem=f"cannot be read ({error.strerror})")
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return Config(None, problem="is no regular file")
+        raw = os.read(fd, _MAX_CONFIG + 1)
+    except OSError as error:
+        return Config(None, problem=f"cannot be read ({error.strerror})")
+    finally:
+        os.close(fd)
+    try:
+        content = json.loads(raw) if len(raw) <= _MAX_CONFIG else None
+    except (ValueError, RecursionError):
+        return Config(None, problem="is no JSON")
+    return Config(content) if isinstance(content, dict) else Config(None, problem="is no JSON object")
+
+
+def _opt_out(path: str) -> None:
+    config = read_config(path)
+    already = config.content is not None and config.content.get("telemetry") is False and config.anonymous_id
+    if not already:
+        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()})
+
+
+def _give_id(path: str) -> None:
+    """Makes the config, or completes one that has no id. Several may try at once; the first one's id stands."""
+    config = read_config(path)
+    if config.missing:
+        if _write(path, {"telemetry": True, "anonymousId": _new_id()}, only_if_missing=True):
+            _mark_fresh()
+    else:
+        _update(path, lambda content: {**content, "anonymousId": _new_id()})
+
+
+def _mark_fresh() -> None:
+    paths.ensure_private(paths.state_dir())
+    fd = os.open(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.close(fd)
+
+
+def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Rewrites the config; its other keys are kept. What was unreadable is replaced, since a person asked for it."""
+    _write(path, change(read_config(path).content or {}))
+
+
+def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False) -> bool:
+    """Whole or not at all, whatever dies meanwhile. False where another made the file first, whose content stands."""
+    paths.ensure_private(os.path.dirname(path))
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            os.write(fd, json.dumps(content, indent=2).encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if only_if_missing:
+            os.link(temporary, path)
+        else:
+            os.rename(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(FileNotFoundError):  # renamed
+            os.unlink(temporary)
+    return True
+
+
+def _new_id() -> str:
+    from uuid import uuid4  # noqa: PLC0415 (uuid takes 5 ms to import, and a worker rarely writes a config)
+
+    return str(uuid4())
+
+
+def _is_uuid(text: str) -> bool:
+    groups = text.split("-")
+    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(
+        character in "0123456789abcdefABCDEF" for group in groups for character in group
+    )

@@ -1,0 +1,85 @@
+"""Talking to the daemon and waiting for its answer: what a command does, and a worker never."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from sidecar.core.wire import PROTOCOL, encode
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ANSWER_TIMEOUT_S = 5.0  # a daemon answers in a millisecond; a second on a machine that is starved
+_RETRY_S = 0.005
+
+
+class NoDaemonError(Exception):
+    """Nobody answers there."""
+
+
+class Conversation:
+    """One connection. Every failure is a NoDaemonError."""
+
+    def __init__(self, socket_path: str, **hello: Any) -> None:
+        """``hello``: what the first line says beside the protocol."""
+        self._lines = b""
+        self._socket = _connect(socket_path)
+        self.say({"hello": {"protocol": PROTOCOL, **hello}})
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def say(self, frame: dict[str, Any]) -> None:
+        try:
+            self._socket.sendall(encode(frame))
+        except OSError as error:
+            raise NoDaemonError(str(error)) from error
+
+    def ask(self, question: Any) -> Any:
+        """The daemon's answer, after it has taken in everything said before."""
+        self.say({"ask": question})
+        while True:
+            said = json.loads(self._line())
+            if "answer" in said:
+                return said["answer"]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._lines:
+            try:
+                chunk = self._socket.recv(65536)
+            except OSError as error:
+                raise NoDaemonError(str(error)) from error
+            if not chunk:
+                raise NoDaemonError("it hung up")
+            self._lines += chunk
+        line, _, self._lines = self._lines.partition(b"\n")
+        return line
+
+
+def _connect(socket_path: str) -> socket.socket:
+    """Never blocking, as a blocking connect to a full backlog waits without bound; full, it is tried again."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(ANSWER_TIMEOUT_S)
+            connection.connect(socket_path)
+        except BlockingIOError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise NoDaemonError("it is too busy") from error
+            time.sleep(_RETRY_S)
+        except OSError as error:
+            connection.close()
+            raise NoDaemonError(str(error)) from error
+        else:
+            return connection

@@ -1,0 +1,17 @@
+"""What the daemon and the worker's side otherwise keep to themselves, on stderr under BRAKIT_DEBUG."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+
+
+def debug(message: str, error: BaseException | None = None) -> None:
+    """Says the message, and the error with its traceback. Never raises."""
+    if not os.environ.get("BRAKIT_DEBUG"):
+        return
+    with suppress(OSError, ValueError):  # a closed stderr is no reason to fail
+        detail = "" if error is None else "\n" + "".join(traceback.format_exception(error)).rstrip()
+        sys.stderr.write(f"brakit-sidecar[{os.getpid()}]: {message}{detail}\n")

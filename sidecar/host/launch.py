@@ -1,0 +1,175 @@
+"""One daemon for each user: the lock, the socket, and starting the process that holds them.
+
+The lock (flock, held for life) is the only truth about liveness: no pid file, no ping. Whoever holds it owns the
+socket's path; nobody else ever unlinks it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import socket
+import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from sidecar.host import paths
+from sidecar.host.conversation import Conversation, NoDaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BACKLOG = 1024  # connects that wait while the daemon starts or is busy; a full backlog refuses, it never blocks
+START_TIMEOUT_S = 10.0  # fifty times a start on a small machine
+RETRY_S = 0.01
+
+# In the daemon's environment: whatever instruments processes by their environment must leave it alone, and so do we.
+DAEMON_MARK = "BRAKIT_SIDECAR_DAEMON"
+_NOT_FOR_THE_DAEMON = ("BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "NODE_OPTIONS", "PYTHONSTARTUP")
+
+
+class LaunchError(Exception):
+    """No daemon could be started. Says why, and what to do."""
+
+
+class Running(NamedTuple):
+    """A daemon that accepts."""
+
+    socket: str
+    pid: int
+    version: str
+
+
+# --- in the daemon -------------------------------------------------------------------------------------------
+
+
+def acquire_lock(socket_path: str) -> int | None:
+    """The lock's descriptor, to be kept for life; None where another daemon holds it. Raises UnsafePathError."""
+    path = paths.lock_path(socket_path)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise paths.UnsafePathError(f"cannot open {path} ({error.strerror}); remove it") from error
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or info.st_uid != os.getuid():
+        os.close(fd)
+        raise paths.UnsafePathError(f"{path} is not a file of ours; remove it")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def listen(socket_path: str) -> socket.socket:
+    """Binds and listens. Only under the lock: what is found at the path is then a dead daemon's. Raises OSError."""
+    try:
+        found = os.lstat(socket_path)
+    except FileNotFoundError:
+        pass
+    else:
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+            raise paths.UnsafePathError(f"{socket_path} is not a socket of ours; remove it")
+        os.unlink(socket_path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(socket_path)
+        os.chmod(socket_path, 0o600)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+# --- by whoever needs one -------------------------------------------------------------------------------------
+
+
+def ensure_running(environ: Mapping[str, str]) -> Running:
+    """The daemon of this user, started where none runs; returns when it answers. Raises LaunchError."""
+    try:
+        socket_path = paths.socket_path(environ)
+        paths.ensure_private(os.path.dirname(socket_path))
+    except paths.UnsafePathError as error:
+        raise LaunchError(str(error)) from error
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with suppress(NoDaemonError):
+            return running(socket_path)
+        # Of many that find none and start one, all but one lose the race for the lock. The loser exits, and the next
+        # turn of its parent's loop finds the winner.
+        _start_and_wait(environ, socket_path, deadline)
+        time.sleep(RETRY_S)
+    raise LaunchError(f"the sidecar did not answer within {START_TIMEOUT_S:.0f} s; try `brakit-sidecar serve`")
+
+
+def running(socket_path: str) -> Running:
+    """Asks who listens there. Raises NoDaemonError."""
+    with Conversation(socket_path) as daemon:
+        identity = daemon.ask("identity")
+    return Running(socket_path, identity["pid"], identity["version"])
+
+
+def start(environ: Mapping[str, str]) -> None:
+    """Starts a daemon without waiting for it; where one runs, the new one finds the lock taken and leaves.
+    Raises OSError.
+    """
+    socket_path = paths.socket_path(environ)
+    paths.ensure_private(os.path.dirname(socket_path))
+    _spawn(environ, socket_path, subprocess.DEVNULL)
+
+
+def _start_and_wait(environ: Mapping[str, str], socket_path: str, deadline: float) -> None:
+    """Starts a daemon; returns when it is ready or has lost the race for the lock. Raises LaunchError."""
+    reader, writer = os.pipe()
+    try:
+        try:
+            _spawn(environ, socket_path, writer)
+        except OSError as error:
+            raise LaunchError(f"cannot start the sidecar ({error.strerror})") from error
+        finally:
+            os.close(writer)
+        said = b""
+        while not said.endswith(b"\n"):
+            readable, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+            piece = os.read(reader, 4096) if readable else b""
+            if not piece:
+                raise LaunchError("the sidecar did not come up; `brakit-sidecar serve` shows why")
+            said += piece
+    finally:
+        os.close(reader)
+    if problem := json.loads(said).get("error"):
+        raise LaunchError(problem)
+
+
+def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
+    """Detached for good. A shell is the parent for a millisecond, so that init, and not a host that never waits for
+    children, reaps the daemon; it gets no text but its own. ``-I``, and a directory of its own: nothing of the
+    application's is imported. The package's own place is appended for installations outside site-packages.
+    """
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    bootstrap = "import sys; sys.path.append(sys.argv.pop(1)); from sidecar.daemon.start import detached; detached()"
+    kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_THE_DAEMON}
+    subprocess.Popen(
+        ["/bin/sh", "-c", '"$@" &', "sh", _interpreter(), "-I", "-c", bootstrap, package_parent],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=None if environ.get("BRAKIT_DEBUG") else subprocess.DEVNULL,
+        cwd=os.path.dirname(socket_path),
+        env={**kept, DAEMON_MARK: "1"},
+        start_new_session=True,
+    ).wait()
+
+
+def _interpreter() -> str:
+    """A Python, also where the host's executable is something that embeds one."""
+    if "python" in os.path.basename(sys.executable or ""):
+        return sys.executable
+    return os.path.join(sys.prefix, "bin", "python3")
