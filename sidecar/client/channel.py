@@ -6,6 +6,7 @@ What the kernel does not take at once is kept (never more than one line) and goe
 from __future__ import annotations
 
 import socket
+import sys
 
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)  # an application may have given SIGPIPE its deadly default back
 
@@ -43,6 +44,33 @@ class Channel:
     def send(self, line: bytes) -> None:
         """Takes one line; only when ready."""
         self._write(line)
+
+    def send_with_descriptor(self, line: bytes, fd: int) -> None:
+        """As ``send``; the other end gets a duplicate of the descriptor with the line's first byte."""
+        if self._socket is None:
+            return
+        try:
+            sent = self._socket.sendmsg(
+                [line], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))], _QUIET
+            )
+        except OSError:  # also where it would block: a fresh connection has room, so something is wrong with this one
+            self.close()
+            return
+        self._rest = line[sent:]
+
+    def receive(self) -> bytes:
+        """What the daemon has said by now, up to 4 KiB of it. Closes where the daemon is gone."""
+        if self._socket is None:
+            return b""
+        try:
+            said = self._socket.recv(4096)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            said = b""
+        if not said:
+            self.close()
+        return said
 
     def close(self) -> None:
         if self._socket is not None:

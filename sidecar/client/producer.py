@@ -1,25 +1,29 @@
-"""The API where telemetry is on. Each call changes the account and tells what is new, if that can be done at once.
+"""The API where telemetry is on.
 
-Threads share one lock, held for a few microseconds. A signal handler may come in on the thread that holds it: it then
-only changes the account, and the interrupted call tells. After a fork the child is a producer of its own.
+Counts are memory writes (``counting``, ``memory``); everything else changes the account and is told to the daemon at
+once, if that can be done at once. Threads share one lock, which no count of one takes. A signal handler may come in on
+the thread that holds it: it then only changes the account, and the interrupted call tells. After a fork the child is a
+producer of its own, with memory and a connection of its own from its first call on.
 """
 
 from __future__ import annotations
 
 import atexit
-import math
 import os
-import re
 import sys
 import threading
-import time
 import weakref
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from time import monotonic
+from typing import TYPE_CHECKING, cast
 
+from sidecar.client import memory, mistakes
 from sidecar.client.account import Account
 from sidecar.client.channel import Channel
+from sidecar.client.counting import HAS_GIL, CellCounter
 from sidecar.client.telemetry import Counter, Telemetry
-from sidecar.core.domains import admit_duration, admit_increment
+from sidecar.core import slab
+from sidecar.core.rules import BUCKET_EDGES_MS, MAX_DURATION_MS, NS_PER_MS, bucket_of
 from sidecar.core.wire import PROTOCOL, encode
 from sidecar.host.debug import debug
 
@@ -29,10 +33,9 @@ if TYPE_CHECKING:
 
     from sidecar.client.joining import Place
 
-RECONNECT_S = 1.0  # at most once a second, so that an application without a daemon never notices
-MAX_HASHES = 4096  # routes remembered with their hash
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_MAX_TEXT = 64  # no word of any vocabulary is as long
+LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an application without one never notices
+MAX_HASHES = 4096  # marks remembered with their hash
+SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from then on nobody need be told of counts
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 
@@ -42,33 +45,91 @@ class Producer(Telemetry):
         self._place = place
         self._sdk = sdk
         self._hashes: dict[str, str] = {}
+        self._counters: dict[str, CellCounter] = {}
         self._closed = False
-        self._begin()
-        _producers.add(self)
-        with self._lock:
-            self._tell()
-
-    def _begin(self) -> None:
-        """As a new producer: at first, and in a child after a fork (a lock held by another thread stays behind)."""
-        self._id = self._place.new_producer_id()
-        self._lock = threading.RLock()
-        self._account = Account()
         self._channel = Channel()
-        self._next_attempt = 0.0
+        self._account: Account | None = None
+        self.forget()
+        with self._lock:
+            self._tell(self._begin())
+        _producers.add(self)
+
+    def forget(self) -> None:
+        """As one that never counted: at the end, and in a child after a fork, where connection and memory are the
+        parent's, and a lock that another thread held stays locked. A child's next call begins.
+        """
+        self._lock = threading.RLock()
+        self._channel.close()  # closed here, not shut down for the parent
+        if self._account is not None:
+            self._account.memory.close()
+        self._account = None
+        self._cells: Any = ()  # the shared memory's, for the fast path of requests
+        self._rows: dict[str, int] = {}  # by the route's text, its row's first cell
+        self._look_at = 0.0
+        self._slab_taken = False
         self._telling = False
         self._handing_over: dict[str, Any] | None = None
+        for counter in self._counters.values():
+            counter.bind((), 0)
+
+    def _begin(self) -> Account:
+        """A producer's first call, under the lock: its id, its memory."""
+        self._id = self._place.new_producer_id()
+        found = memory.shared(os.path.dirname(self._place.socket_path)) or memory.private()
+        self._account = account = Account(found)
         if self._sdk == "python":
-            self._account.set("python_version", ".".join(map(str, sys.version_info[:3])))
+            account.set("python_version", ".".join(map(str, sys.version_info[:3])))
+        if found.fd is not None and HAS_GIL:
+            self._cells = found.cells
+            for field, counter in self._counters.items():
+                counter.bind(found.cells, slab.COUNTER_CELLS[field])
+            self._count_request = self._counter("request_count").inc
+        return account
 
     # --- the API -------------------------------------------------------------------------------------------------
 
     def counter(self, field: str) -> Counter:
-        return _Counting(self, field)
+        try:
+            with self._lock:
+                if field in slab.COUNTER_CELLS:
+                    return self._counter(field)
+        except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
+            debug("a call failed", error)
+        return CellCounter(lambda n: self._do(self._incr, field, n))  # each count of which is a mistake
+
+    def _counter(self, field: str) -> CellCounter:
+        """The one counter of a count field: it knows the count."""
+        counter = self._counters.get(field)
+        if counter is None:
+            counter = self._counters[field] = CellCounter(lambda n: self._do(self._incr, field, n))
+            if self._cells:
+                counter.bind(self._cells, slab.COUNTER_CELLS[field])
+        return counter
 
     def incr(self, field: str, n: int = 1) -> None:
+        try:
+            if type(n) is int and n == 1 and monotonic() < self._look_at:
+                self._counters[field].inc()
+                return
+        except (KeyError, TypeError):  # not counted before, or no field
+            pass
         self._do(self._incr, field, n)
 
     def request(self, route: str, duration_ms: float | None = None) -> None:
+        try:
+            row, cells = self._rows[route], self._cells
+            kind = type(duration_ms)
+            if (
+                (kind is float or kind is int)
+                and 0 <= duration_ms <= MAX_DURATION_MS  # type: ignore[operator] # a number
+                and monotonic() < self._look_at
+            ):
+                self._count_request()
+                cells[row + 1] += round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
+                cells[row + 2 + bisect_right(BUCKET_EDGES_MS, duration_ms)] += 1  # type: ignore[type-var] # as above
+                return
+        except (KeyError, TypeError):  # a route not seen before, or no route
+            pass
         self._do(self._request, route, duration_ms)
 
     def set(self, **fields: Any) -> None:
@@ -90,44 +151,77 @@ class Producer(Telemetry):
         self._do(self._part, exit_reason)
         with self._lock:
             self._closed = True
-            self._channel.close()
+            self.forget()
 
-    def part(self, exit_reason: str) -> None:
-        """Says goodbye, and goes on: handlers that run later at the interpreter's exit may still count."""
-        if self._account.end is None:
-            self._do(self._part, exit_reason)
+    def part(self) -> None:
+        """The interpreter exits: says goodbye and goes on, as handlers that run after this one may still count."""
+        if self._account is not None and self._account.end is None:
+            self._look_at = 0.0  # now or never
+            crashed = hasattr(sys, "last_exc") or hasattr(sys, "last_type")
+            self._do(self._part, "crash" if crashed else "clean")
 
     @property
     def is_connected(self) -> bool:
         return self._channel.is_open
 
-    # --- what each call changes: it raises _Mistake before it changes anything for the worse ---------------------
+    # --- what each call changes; it raises Mistake before it changes anything for the worse -------------------------
 
-    def _incr(self, field: object, n: object) -> None:
-        self._account.incr(_name(field, "incr"), _increment(n, field))
+    def _incr(self, account: Account, field: object, n: object) -> None:
+        name = mistakes.name_of(field, "incr")
+        self._count(account, name, mistakes.increment(n, name))
 
-    def _request(self, route: object, duration_ms: object) -> None:
-        self._account.incr("request_count", 1)
-        if duration_ms is not None:
-            self._account.observe(self._opaque(route, {"observe": {"?": []}}), _duration(duration_ms))
+    def _count(self, account: Account, field: str, n: int) -> None:
+        cell = slab.COUNTER_CELLS.get(field)
+        if cell is None:
+            raise mistakes.Mistake("no such count", {"incr": {field: 1}})
+        if self._cells:
+            self._counter(field).add(n)
+        else:
+            account.memory.cells[cell] += n
+        if account.memory.fd is None:
+            account.unsay("total", field)
 
-    def _set(self, field: object, value: object) -> None:
-        name = _name(field, "set")
-        self._account.set(name, _scalar(value, {"set": {name: None}}))
+    def _request(self, account: Account, route: object, duration_ms: object) -> None:
+        self._count(account, "request_count", 1)
+        if duration_ms is None:
+            return
+        opaque = self._opaque(mistakes.text_of(route, {"observe": {"?": []}}))
+        took_ms = mistakes.duration_of(duration_ms)
+        cells, row = account.memory.cells, account.memory.row(opaque)
+        cells[row + 1] += round(took_ms * NS_PER_MS)
+        cells[row + 2 + bucket_of(took_ms)] += 1
+        if account.memory.fd is None:
+            account.unsay("histogram", account.memory.route_of(opaque))
+        elif self._cells and len(self._rows) < MAX_HASHES:
+            self._rows[cast("str", route)] = row
 
-    def _add(self, field: object, word: object) -> None:
-        name = _name(field, "add")
-        self._account.add(name, _word(word, {"add": {name: [None]}}))
+    def _set(self, account: Account, field: object, value: object) -> None:
+        name = mistakes.name_of(field, "set")
+        account.set(name, mistakes.scalar(value, {"set": {name: None}}))
 
-    def _mark(self, field: object, text: object) -> None:
-        name = _name(field, "mark")
-        self._account.mark(name, self._opaque(text, {"mark": {name: [None]}}))
+    def _add(self, account: Account, field: object, word: object) -> None:
+        name = mistakes.name_of(field, "add")
+        account.add(name, mistakes.word_of(word, {"add": {name: [None]}}))
 
-    def _event(self, name: object, fields: dict[str, Any]) -> None:
-        self._account.event(_name(name, "event"), {field: _event_value(value) for field, value in fields.items()})
+    def _mark(self, account: Account, field: object, text: object) -> None:
+        name = mistakes.name_of(field, "mark")
+        account.mark(name, self._opaque(mistakes.text_of(text, {"mark": {name: [None]}})))
 
-    def _part(self, exit_reason: object) -> None:
-        self._account.part(_word(exit_reason, {"end": {"exit_reason": None}}))
+    def _event(self, account: Account, name: object, fields: dict[str, Any]) -> None:
+        said = {field: mistakes.event_value(value) for field, value in fields.items()}
+        account.event(mistakes.name_of(name, "event"), said)
+
+    def _part(self, account: Account, exit_reason: object) -> None:
+        account.part(mistakes.word_of(exit_reason, {"end": {"exit_reason": None}}))
+
+    def _opaque(self, text: str) -> str:
+        """The text's hash, with the session as key: the same text in two sessions is two ids."""
+        known = self._hashes.get(text)
+        if known is None:
+            known = self._place.opaque(text)
+            if len(self._hashes) < MAX_HASHES:
+                self._hashes[text] = known
+        return known
 
     # --- telling ---------------------------------------------------------------------------------------------------
 
@@ -136,26 +230,29 @@ class Producer(Telemetry):
             return
         try:
             with self._lock:
+                account = self._account or self._begin()
                 try:
-                    change(*said)
-                except _Mistake as mistake:
+                    change(account, *said)
+                except mistakes.Mistake as mistake:
                     debug(f"not counted: {mistake}")
-                    self._account.mistake(mistake.frame)
-                self._tell()
+                    account.mistake(mistake.frame)
+                self._tell(account)
         except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
             debug("a call failed", error)
 
-    def _tell(self) -> None:
+    def _tell(self, account: Account) -> None:
         """Says what is unsaid, as far as the daemon takes it now. Under the lock."""
         if self._telling:  # a signal handler came in here: its change is in the account, and we say it
             return
         self._telling = True
         try:
-            if not self._channel.is_open and not self._connect():
-                return
+            now = monotonic()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_S
+                self._look_after_daemon(account)
             while self._channel.is_ready():
                 self._handing_over = None
-                frame = self._account.unsaid()
+                frame = account.unsaid()
                 if frame is None:
                     return
                 self._handing_over = frame
@@ -163,99 +260,29 @@ class Producer(Telemetry):
         finally:
             self._telling = False
 
-    def _connect(self) -> bool:
-        now = time.monotonic()
-        if now < self._next_attempt:
-            return False
-        self._next_attempt = now + RECONNECT_S
+    def _look_after_daemon(self, account: Account) -> None:
+        """Reconnects where the daemon is gone; and tells the counts to one that did not take our memory."""
+        if self._channel.is_open:
+            self._slab_taken = self._slab_taken or SLAB_TAKEN in self._channel.receive()
+            if not self._slab_taken:
+                account.unsay_counts()
+        if not self._channel.is_open:
+            self._connect(account)
+
+    def _connect(self, account: Account) -> None:
         lost, self._handing_over = self._handing_over, None
         if lost is not None and "event" in lost:
-            self._account.unsay_event(lost)
-        self._account.say_again()
+            account.unsay_event(lost)
+        account.say_again()
+        self._slab_taken = False
         if not self._channel.open(self._place.socket_path):
-            return False
+            return
         hello = {"protocol": PROTOCOL, **self._place.membership, "producer": self._id, "sdk": self._sdk}
-        self._channel.send(encode({"hello": hello}))
-        return True
-
-    def _opaque(self, text: object, refusable: dict[str, Any]) -> str:
-        """The text's hash, with the session as key: the same text in two sessions is two ids."""
-        if not isinstance(text, str):
-            raise _Mistake("a route or mark is a text", refusable)
-        known = self._hashes.get(text)
-        if known is None:
-            known = self._place.opaque(text)
-            if len(self._hashes) < MAX_HASHES:
-                self._hashes[text] = known
-        return known
-
-
-class _Counting(Counter):
-    __slots__ = ("_field", "_producer")
-
-    def __init__(self, producer: Producer, field: str) -> None:
-        self._producer = producer
-        self._field = field
-
-    def inc(self, n: int = 1) -> None:
-        self._producer.incr(self._field, n)
-
-
-# --- what a caller may have got wrong ----------------------------------------------------------------------------
-
-
-class _Mistake(Exception):
-    """A call that says nothing countable. ``frame`` has none of its text, and the daemon refuses it for its reason:
-    that is how the mistake is counted where ``status`` shows it.
-    """
-
-    def __init__(self, what: str, frame: dict[str, Any]) -> None:
-        super().__init__(what)
-        self.frame = frame
-
-
-def _name(name: object, key: str) -> str:
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        return name
-    raise _Mistake("no such field or event", {key: {"name": "?"} if key == "event" else {"?": None}})
-
-
-def _increment(n: object, field: object) -> int:
-    count = admit_increment(n)
-    if count is not None:
-        return count
-    raise _Mistake("counts are whole numbers, 1 to 2^53-1", {"incr": {field: None}})
-
-
-def _duration(duration_ms: object) -> float:
-    admitted = admit_duration(duration_ms)
-    if admitted is not None:
-        return admitted
-    raise _Mistake("a duration is a number of ms, 0 to a day", {"observe": {"0" * 16: [None]}})
-
-
-def _scalar(value: object, refusable: dict[str, Any]) -> Any:
-    if isinstance(value, str):
-        return value[:_MAX_TEXT]
-    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise _Mistake("a field is a text, a number or a truth value", refusable)
-
-
-def _word(word: object, refusable: dict[str, Any]) -> str:
-    if isinstance(word, str):
-        return word[:_MAX_TEXT]
-    raise _Mistake("a word is a text", refusable)
-
-
-def _event_value(value: object) -> Any:
-    """A list of words, or a scalar; anything else becomes what the daemon refuses."""
-    if isinstance(value, (list, tuple)):
-        return [word[:_MAX_TEXT] if isinstance(word, str) else None for word in value]
-    try:
-        return _scalar(value, {})
-    except _Mistake:
-        return [None]
+        if account.memory.fd is None:
+            account.unsay_counts()
+            self._channel.send(encode({"hello": hello}))
+        else:
+            self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)
 
 
 # --- the process around us ------------------------------------------------------------------------------------------
@@ -263,16 +290,13 @@ def _event_value(value: object) -> Any:
 
 def _after_fork_in_child() -> None:
     for producer in list(_producers):
-        inherited = producer._channel  # noqa: SLF001 (this module's own class)
-        producer._begin()  # noqa: SLF001
-        inherited.close()  # the parent's connection is the parent's: closed here, not shut down
+        producer.forget()
 
 
 def _say_goodbye() -> None:
     """At the interpreter's own exit, which SIGKILL, os._exit and exec do not have: those are ends without a word."""
-    crashed = hasattr(sys, "last_exc") or hasattr(sys, "last_type")
     for producer in list(_producers):
-        producer.part("crash" if crashed else "clean")
+        producer.part()
 
 
 if hasattr(os, "register_at_fork"):

@@ -28,6 +28,7 @@ class Hello(NamedTuple):
     producer: str | None
     sdk: str
     is_owner: bool
+    slab: int | None  # the layout's version of the memory whose descriptor comes with the line
 
 
 class Occurred(NamedTuple):
@@ -58,6 +59,13 @@ class Frame:
         self.end: str | None = None
         self.ask: Any = None
         self.refused: list[Refusal] = []
+
+    @property
+    def only_increments(self) -> bool:
+        """Whether it says increments, and nothing else, and nothing wrong."""
+        other = self.totals or self.scalars or self.members or self.marks or self.durations or self.rows or self.events
+        more = self.hello is not None or self.end is not None or self.ask is not None
+        return bool(self.increments) and not (other or more or self.refused)
 
     @property
     def speaks_of_a_session(self) -> bool:
@@ -103,10 +111,16 @@ def _hello(frame: Frame, value: object) -> None:
         return
     sdk = SESSION_FIELDS["sdk"].domain.admit(value.get("sdk", "unknown"))
     role = value.get("role", "worker")
+    slab = value.get("slab")
     if sdk is None or role not in ("worker", "owner"):
         frame.refused.append(Refusal.BAD_VALUE)
     frame.hello = Hello(
-        named.get("session"), named.get("group"), named.get("producer"), sdk or "unknown", role == "owner"
+        session=named.get("session"),
+        group=named.get("group"),
+        producer=named.get("producer"),
+        sdk=sdk or "unknown",
+        is_owner=role == "owner",
+        slab=slab if type(slab) is int else None,
     )
 
 

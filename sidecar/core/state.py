@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sidecar.core.frames import Frame
+    from sidecar.core.slab import Contents
 
 MAX_ROUTES = 4096  # per producer, some 1 MiB; a route is a pattern, and no application has so many. The rest overflows
 MAX_MARKS = 16_384  # per producer and field, some 2 MiB: far more insights than a developer could read
@@ -40,7 +41,7 @@ class ProducerState:
         """Takes in all of a frame but its events. ``when`` orders what this producer says; it never repeats."""
         refused: list[Refusal] = []
         for name, count in frame.increments:
-            self.counts[name] = rules.saturating_add(self.counts[name], count)
+            self.incr(name, count)
         for name, total in frame.totals:
             self.counts[name] = max(self.counts[name], total)
         for name, word in (*frame.scalars, *frame.members):
@@ -54,9 +55,18 @@ class ProducerState:
             key = self._route(route)
             self.routes[key] = rules.observed(self.routes.get(key, rules.EMPTY_ROW), duration_ms)
         for route, row in frame.rows:
-            key = self._route(route)
-            self.routes[key] = tuple(map(max, self.routes.get(key, rules.EMPTY_ROW), row))
+            self._join_row(route, row)
         return refused
+
+    def incr(self, name: str, count: int) -> None:
+        self.counts[name] = rules.saturating_add(self.counts[name], count)
+
+    def take_in(self, contents: Contents) -> None:
+        """What the producer's memory says: running totals and rows, as if it had just said them."""
+        for name, total in contents.counts.items():
+            self.counts[name] = max(self.counts[name], total)
+        for route, row in contents.rows.items():
+            self._join_row(route, row)
 
     def say(self, field: Field, word: Any, when: int) -> None:
         """One word for a scalar, or one member of a set. For a field whose first word wins, neutral is no word."""
@@ -74,6 +84,10 @@ class ProducerState:
         if field.rule is rules.DISTINCT:
             return frozenset(self.marks.get(field.name, ())), self.counts.get(field.name, 0)
         return self.said.get(field.name, field.rule.identity())
+
+    def _join_row(self, route: str, row: rules.Row) -> None:
+        key = self._route(route)
+        self.routes[key] = tuple(map(max, self.routes.get(key, rules.EMPTY_ROW), row))
 
     def _route(self, route: str) -> str:
         known = route in self.routes or len(self.routes) < MAX_ROUTES

@@ -32,6 +32,7 @@ class Refusal(str, Enum):
     UNKNOWN_ASK = "unknown_ask"
     WRONG_KEY = "wrong_key"  # the field exists, but is not said under this key
     BAD_VALUE = "bad_value"
+    BAD_MEMORY = "bad_memory"  # a descriptor that is no worker's memory
     BAD_ID = "bad_id"  # a mark or route that is not 16 hex digits
     TOO_MANY = "too_many"  # beyond what one producer may make the daemon remember
     NO_SESSION = "no_session"
@@ -55,22 +56,30 @@ class FrameReader:
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that ``chunk`` completes, without their newlines. Raises LineTooLong behind the good ones."""
-        first, newline, rest = chunk.partition(b"\n")
-        self._held += len(first)
-        if self._held >= MAX_LINE:
-            raise LineTooLong
-        self._pieces.append(first)
-        if not newline:
-            return
-        yield b"".join(self._pieces)
-        *whole, tail = rest.split(b"\n")
-        self._pieces, self._held = [tail], len(tail)
-        for line in whole:
+        for line in self.cut(chunk):
             if len(line) >= MAX_LINE:
                 raise LineTooLong
             yield line
-        if self._held >= MAX_LINE:
+        if self.is_overlong:
             raise LineTooLong
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """The lines that ``chunk`` completes, whatever their length."""
+        first, newline, rest = chunk.partition(b"\n")
+        self._pieces.append(first)
+        self._held += len(first)
+        if not newline:
+            return []
+        lines = rest.split(b"\n")
+        lines.insert(0, b"".join(self._pieces))
+        tail = lines.pop()
+        self._pieces, self._held = [tail], len(tail)
+        return lines
+
+    @property
+    def is_overlong(self) -> bool:
+        """Whether the unfinished line is too long by now, whatever completes it."""
+        return self._held >= MAX_LINE
 
 
 def encode(frame: dict[str, Any]) -> bytes:

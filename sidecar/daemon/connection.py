@@ -6,25 +6,30 @@ session is sealed; only waiting for it is not.
 
 from __future__ import annotations
 
+import socket
+import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import orjson
+from anyio.lowlevel import checkpoint
 
+from sidecar.core import slab
 from sidecar.core.frames import parse
-from sidecar.core.wire import CLOSING, FrameReader, LineTooLong, Refusal
+from sidecar.core.wire import CLOSING, MAX_LINE, FrameReader, Refusal
+from sidecar.daemon.memories import WorkersMemory
 from sidecar.host import peer
 
 if TYPE_CHECKING:
-    import socket
-
     from sidecar.core.frames import Frame, Hello
     from sidecar.daemon.app import Daemon
     from sidecar.daemon.sessions import Session
 
-READ_SIZE = 64 * 1024
-READ_AT_ONCE = 256 * 1024  # then the others have their turn
+READ_SIZE = 256 * 1024  # a Unix socket holds 208 KiB
+_FD = 4  # an int, as SCM_RIGHTS carries it
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+READ_AT_ONCE = 1024 * 1024  # then the others have their turn
 MAX_UNREAD_REFUSALS = 4096  # bytes that may wait for a producer which does not read
 
 
@@ -39,6 +44,7 @@ class Connection:
         self._answered: set[Refusal] = set()
         self._unsent = bytearray()
         self._owes_answer = False
+        self._memory: WorkersMemory | None = None  # came with the bytes before the hello, and is not yet anybody's
         self._closing = False
         if not peer.is_own_user(stream):
             self._refuse(Refusal.FOREIGN_USER)
@@ -47,45 +53,70 @@ class Connection:
         """Until the producer or a closing refusal ends it."""
         try:
             while not self._closing:
-                await anyio.wait_readable(self._stream)
-                self.pump()
+                if self.pump():
+                    await checkpoint()  # the others' turn; whoever writes much is not waited for each time
+                else:
+                    await anyio.wait_readable(self._stream)
                 while self._owes_answer and self._unsent:  # whoever asked is waited for; who was refused is not
                     await anyio.wait_writable(self._stream)
                     self._flush()
                 self._owes_answer = False
         finally:
             self._stream.close()
+            self._drop_memory()
             self._daemon.forget(self)
             if self._session is not None:
                 self._daemon.sessions.leave(self._session, self, monotonic())
 
-    def pump(self, most: int = READ_AT_ONCE) -> None:
-        """Takes in what the producer has written by now, at most about ``most`` bytes of it."""
-        while most > 0 and not self._closing:
+    def pump(self, most: int = READ_AT_ONCE) -> bool:
+        """Takes in what the producer has written by now, about ``most`` bytes of it at most. False for none."""
+        left = most
+        while left > 0 and not self._closing:
             try:
-                chunk = self._stream.recv(READ_SIZE)
+                chunk = self._stream.recv(READ_SIZE) if self._hello else self._receive_hello()
             except BlockingIOError:
-                return
+                break
             except OSError:  # reset: as good as closed, and what came before it has been read
                 chunk = b""
             if not chunk:
                 self._closing = True
-                return
-            most -= len(chunk)
+                break
+            left -= len(chunk)
             self._take(chunk)
+        return left < most
 
     # --- from bytes to the session -------------------------------------------------------------------------
 
+    def _receive_hello(self) -> bytes:
+        """Until the hello a worker's memory may come with the bytes; descriptors of later ones the kernel drops."""
+        chunk, ancillary, _flags, _address = self._stream.recvmsg(READ_SIZE, socket.CMSG_SPACE(_FD), _CLOEXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= _FD:
+                self._drop_memory()
+                self._memory = WorkersMemory(int.from_bytes(data[:_FD], sys.byteorder))
+        return chunk
+
     def _take(self, chunk: bytes) -> None:
-        try:
-            for line in self._reader.feed(chunk):
+        lines = self._reader.cut(chunk)
+        if lines and self._count(lines):
+            self._lines += len(lines)
+        else:
+            for line in lines:
                 self._lines += 1
-                self._apply(parse(line))
+                if len(line) >= MAX_LINE:
+                    self._refuse(Refusal.OVERSIZE)
+                else:
+                    self._apply(parse(line))
                 if self._closing:
                     return
-        except LineTooLong:
+        if self._reader.is_overlong:
             self._lines += 1
             self._refuse(Refusal.OVERSIZE)
+
+    def _count(self, lines: list[bytes]) -> bool:
+        """The fast path: increments of an open session, and nothing else."""
+        session, sessions = self._session, self._daemon.sessions
+        return session is not None and session.id in sessions.open and sessions.count(session, self, lines)
 
     def _apply(self, frame: Frame) -> None:
         if self._hello is None:
@@ -107,15 +138,23 @@ class Connection:
             frame.refused = [Refusal.BAD_HELLO if bad else Refusal.NO_HELLO]
             return
         self._hello = frame.hello
-        self._session = self._daemon.sessions.join(frame.hello, self, monotonic())
+        memory = self._memory if frame.hello.slab == slab.VERSION else None
+        if memory is not None and not memory.is_acceptable():
+            self._refuse(Refusal.BAD_MEMORY)
+            memory = None
+        self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory)
+        if self._session is not None and memory is not None:
+            self._memory = None  # the session's now
+            self._send({"slab": slab.VERSION})
+        self._drop_memory()
         if frame.hello.is_owner and self._session is not None:
             self._daemon.watch_owner(self._session, peer.peer_of(self._stream).pid)
 
     def _apply_to_session(self, frame: Frame) -> None:
         hello, session, daemon = self._hello, self._session, self._daemon
         assert hello is not None  # else the connection is closing
-        if session is not None and hello.producer is not None and session.id in daemon.sessions.open:
-            occurred, refused = daemon.sessions.say(session, hello.producer, frame, monotonic())
+        if session is not None and session.id in daemon.sessions.open:
+            occurred, refused = daemon.sessions.say(session, self, frame, monotonic())
             for event in occurred:
                 daemon.reporter.journey(event, session)
             for reason in refused:
@@ -130,6 +169,11 @@ class Connection:
                 self._refuse(Refusal.NO_SESSION)
             for event in frame.events:
                 daemon.reporter.journey(event, None)
+
+    def _drop_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     # --- back to the producer --------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ class Control:
 
     def _session(self, session: Session, now: float) -> dict[str, Any]:
         live = session.live_producers
+        session.gather()
         return {
             "id": session.id,
             "age_s": round(session.age_s(now), 3),

@@ -9,9 +9,10 @@ Sealed, it is one event, and only its id is remembered.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
+from sidecar.core.bursts import Burst
 from sidecar.core.frames import Frame
 from sidecar.core.state import SessionState
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sidecar.core.frames import Hello, Occurred
+    from sidecar.core.slab import Contents
     from sidecar.core.wire import Refusal
 
 GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
@@ -31,11 +33,20 @@ COMMANDS = "commands"  # under this name a session keeps what commands said of i
 NS_PER_S = 1_000_000_000
 
 
+class Memory(Protocol):
+    """Where a producer counts."""
+
+    def read(self) -> Contents | None: ...
+
+    def close(self) -> None: ...
+
+
 class Member(NamedTuple):
     """One connection's part in a session."""
 
     producer: str
     is_owner: bool
+    burst: Burst
 
 
 class Ending(NamedTuple):
@@ -56,6 +67,7 @@ class Session:
         self.last_words: dict[str, str] = {}  # by producer: the exit reason it said
         self.parted: tuple[str, float] | None = None  # the last producer that left, and when
         self.workers: set[str] = set()
+        self.memories: dict[str, Memory] = {}  # by producer; kept until sealed, also when its process is gone
         self.owned_by_process = False
         self.owner_is_dead = False
         self.owner_lost_at: float | None = None
@@ -68,6 +80,20 @@ class Session:
     @property
     def has_owner(self) -> bool:
         return self.owned_by_process or any(member.is_owner for member in self.members.values())
+
+    def gather(self) -> None:
+        """Takes in what the producers have counted by now, in their memories and in bursts of lines."""
+        for producer in self.memories:
+            self.gather_from(producer)
+        for member in self.members.values():
+            member.burst.settle(self.state.producer(member.producer))
+
+    def gather_from(self, producer: str) -> None:
+        """Takes in what one producer has counted in its memory."""
+        memory = self.memories.get(producer)
+        contents = memory.read() if memory else None
+        if contents is not None:
+            self.state.producer(producer).take_in(contents)
 
     def age_s(self, now: float) -> float:
         return (self.ending.ended_at if self.ending else now) - self.opened_at
@@ -108,8 +134,8 @@ class Sessions:
             self._changed()
         return session
 
-    def join(self, hello: Hello, connection: Hashable, now: float) -> Session | None:
-        """A producer said hello. None where it names no session, or one that has ended."""
+    def join(self, hello: Hello, connection: Hashable, now: float, memory: Memory | None = None) -> Session | None:
+        """A producer said hello. None where it names no session, or one that has ended; the memory is then not kept."""
         if hello.producer is None:
             return None
         if hello.session is not None:
@@ -120,8 +146,13 @@ class Sessions:
             return None
         if session is None:
             return None
-        session.members[connection] = Member(hello.producer, hello.is_owner)
+        session.members[connection] = Member(hello.producer, hello.is_owner, Burst())
         session.last_words.pop(hello.producer, None)
+        if memory is not None:
+            session.gather_from(hello.producer)  # one that comes back brings the same memory, or says so in its cells
+            if hello.producer in session.memories:
+                session.memories[hello.producer].close()
+            session.memories[hello.producer] = memory
         if hello.is_owner:
             session.owner_lost_at = None
             session.owner_is_dead = False
@@ -132,16 +163,34 @@ class Sessions:
         self._changed()
         return session
 
-    def say(self, session: Session, producer: str, frame: Frame, now: float) -> tuple[list[Occurred], list[Refusal]]:
-        """Takes in a frame of a producer. Returns the events to send, and what was refused."""
+    def say(
+        self, session: Session, connection: Hashable, frame: Frame, now: float
+    ) -> tuple[list[Occurred], list[Refusal]]:
+        """Takes in a frame of a member. Returns the events to send, and what was refused."""
+        member = session.members[connection]
+        member.burst.settle(session.state.producer(member.producer))
+        return self._apply(session, member.producer, frame, now)
+
+    def _apply(
+        self, session: Session, producer: str, frame: Frame, now: float
+    ) -> tuple[list[Occurred], list[Refusal]]:
         elapsed_ms = int((now - session.opened_at) * 1000)
+        if frame.events:  # which may report a count of all producers
+            session.gather()
         return session.state.apply(producer, frame, int(now * NS_PER_S), elapsed_ms)
 
     def remark(self, session: Session, occurred: Occurred, now: float) -> list[Occurred]:
         """An event that a command says of a session that it is no producer of. Returns the events to send."""
         frame = Frame()
         frame.events.append(occurred)
-        return self.say(session, COMMANDS, frame, now)[0]
+        return self._apply(session, COMMANDS, frame, now)[0]
+
+    def count(self, session: Session, connection: Hashable, lines: list[bytes]) -> bool:
+        """Takes in lines that are increments and nothing else, without parsing each. False where they are not."""
+        member = session.members[connection]
+        if member.burst.is_full:
+            member.burst.settle(session.state.producer(member.producer))
+        return member.burst.take(lines)
 
     def part(self, session: Session, connection: Hashable, exit_reason: str, now: float) -> None:
         """A producer said that it is done. From the owner: the session is."""
@@ -158,6 +207,8 @@ class Sessions:
         member = session.members.pop(connection, None)
         if member is None:
             return
+        member.burst.settle(session.state.producer(member.producer))
+        session.gather_from(member.producer)
         if member.is_owner:
             if not session.has_owner:
                 session.owner_lost_at = now
@@ -193,6 +244,10 @@ class Sessions:
 
     def seal(self, session: Session) -> None:
         """It is over: what is said of it from now on is refused."""
+        session.gather()
+        for memory in session.memories.values():
+            memory.close()
+        session.memories.clear()
         del self.open[session.id]
         if session.group is not None:
             del self._groups[session.group]

@@ -152,10 +152,13 @@ def _start_and_wait(environ: Mapping[str, str], socket_path: str, deadline: floa
 def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
     """Detached for good. A shell is the parent for a millisecond, so that init, and not a host that never waits for
     children, reaps the daemon; it gets no text but its own. ``-I``, and a directory of its own: nothing of the
-    application's is imported. The package's own place is appended for installations outside site-packages.
+    application's is imported. This very package is, wherever it lies, and its place is searched last for the rest.
     """
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    bootstrap = "import sys; sys.path.append(sys.argv.pop(1)); from sidecar.daemon.start import detached; detached()"
+    bootstrap = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import sidecar; sys.path.append(sys.path.pop(0)); "
+        "from sidecar.daemon.start import detached; detached()"
+    )
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_THE_DAEMON}
     subprocess.Popen(
         ["/bin/sh", "-c", '"$@" &', "sh", _interpreter(), "-I", "-c", bootstrap, package_parent],

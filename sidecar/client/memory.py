@@ -1,0 +1,91 @@
+"""The memory in which a worker counts: shared with the daemon where it can be had, else the same cells of its own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+
+from sidecar.core import slab
+from sidecar.core.rules import OVERFLOW_ROUTE
+
+
+class Memory:
+    """``cells`` are 64-bit integers laid out as ``core.slab`` says. ``fd`` is None where nobody else can see them."""
+
+    __slots__ = ("cells", "fd", "routes")
+
+    def __init__(self, cells: memoryview, fd: int | None) -> None:
+        self.cells = cells
+        self.fd = fd
+        self.routes = {OVERFLOW_ROUTE: slab.row_cell(0)}  # by opaque id, the first cell of the route's row
+        cells[0] = slab.MAGIC
+        cells[slab.USED_ROWS] = 1
+
+    def route_of(self, route: str) -> str:
+        """The id under which a route's durations are kept: its own, or the overflow's."""
+        return route if route in self.routes else OVERFLOW_ROUTE
+
+    def close(self) -> None:
+        """Gives up the descriptor; the cells stay as long as anyone holds them."""
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = None
+
+    def row_of(self, route: str) -> list[int]:
+        """A known route's sum and buckets."""
+        start = self.routes[route]
+        return self.cells[start + 1 : start + slab.ROW].tolist()
+
+    def row(self, route: str) -> int:
+        """The first cell of the route's row; of the overflow's where there are too many. Under the producer's lock."""
+        start = self.routes.get(route)
+        if start is None:
+            used = self.cells[slab.USED_ROWS]
+            if used > slab.MAX_ROUTES:
+                return self.routes[OVERFLOW_ROUTE]
+            start = self.routes[route] = slab.row_cell(used)
+            self.cells[start] = int(route, 16)
+            self.cells[slab.USED_ROWS] = used + 1  # last: until then the daemon does not look at the row
+        return start
+
+
+def shared(directory: str) -> Memory | None:
+    """Memory that the daemon can map by its descriptor; None where this machine gives none."""
+    for make in (_nameless_file, _memfd, _unlinked_file):
+        with suppress(OSError, AttributeError):  # AttributeError: a platform without the call
+            return _map(make(directory))
+    return None
+
+
+def private() -> Memory:
+    return Memory(memoryview(bytearray(slab.SIZE)).cast("Q"), None)
+
+
+def _nameless_file(directory: str) -> int:
+    return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _memfd(_directory: str) -> int:
+    return os.memfd_create("brakit-sidecar", os.MFD_CLOEXEC)
+
+
+def _unlinked_file(_directory: str) -> int:
+    import tempfile  # noqa: PLC0415 (10 ms, where nothing better can be had)
+
+    fd, path = tempfile.mkstemp(prefix="brakit-")
+    os.unlink(path)
+    return fd
+
+
+def _map(fd: int) -> Memory:
+    try:
+        # Every page is there before it is written: on a full disk a write to a missing page would kill the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, slab.SIZE)
+        else:
+            os.ftruncate(fd, slab.SIZE)
+        return Memory(memoryview(mmap.mmap(fd, slab.SIZE)).cast("Q"), fd)
+    except OSError:
+        os.close(fd)
+        raise

@@ -1,0 +1,75 @@
+"""What a caller may have got wrong. Each check gives the value back, or raises Mistake for the producer to count."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from sidecar.core.domains import admit_duration, admit_increment
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MAX_TEXT = 64  # no word of any vocabulary is as long
+
+
+class Mistake(Exception):
+    """A call that says nothing countable. ``frame`` has none of its text, and the daemon refuses it for its reason:
+    that is how the mistake is counted where ``status`` shows it.
+    """
+
+    def __init__(self, what: str, frame: dict[str, Any]) -> None:
+        super().__init__(what)
+        self.frame = frame
+
+
+def name_of(name: object, key: str) -> str:
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise Mistake("no such field or event", {key: {"name": "?"} if key == "event" else {"?": None}})
+
+
+def increment(n: object, field: object) -> int:
+    count = admit_increment(n)
+    if count is not None:
+        return count
+    raise Mistake("counts are whole numbers, 1 to 2^53-1", {"incr": {field: None}})
+
+
+def duration_of(duration_ms: object) -> float:
+    admitted = admit_duration(duration_ms)
+    if admitted is not None:
+        return admitted
+    raise Mistake("a duration is a number of ms, 0 to a day", {"observe": {"0" * 16: [None]}})
+
+
+def scalar(value: object, refusable: dict[str, Any]) -> Any:
+    if isinstance(value, str):
+        return value[:_MAX_TEXT]
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise Mistake("a field is a text, a number or a truth value", refusable)
+
+
+def word_of(word: object, refusable: dict[str, Any]) -> str:
+    if isinstance(word, str):
+        return word[:_MAX_TEXT]
+    raise Mistake("a word is a text", refusable)
+
+
+def event_value(value: object) -> Any:
+    """A list of words, or a scalar; anything else becomes what the daemon refuses."""
+    if isinstance(value, (list, tuple)):
+        return [word[:_MAX_TEXT] if isinstance(word, str) else None for word in value]
+    try:
+        return scalar(value, {})
+    except Mistake:
+        return [None]
+
+
+def text_of(text: object, refusable: dict[str, Any]) -> str:
+    if isinstance(text, str):
+        return text
+    raise Mistake("a route or mark is a text", refusable)
