@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 
 from sidecar.client.telemetry import Counter, Telemetry
+from sidecar.core.version import __version__
 from sidecar.host.debug import debug
 
-__all__ = ["Counter", "Telemetry", "connect"]
-__version__ = "0.1.0"
+__all__ = ["Counter", "Telemetry", "__version__", "connect"]
 
 
 def connect(sdk: str = "python", *, start: bool = False) -> Telemetry:

@@ -8,9 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__
 from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError
+from sidecar.core.version import __version__
 from sidecar.host import consent, launch, paths
 from sidecar.host.conversation import NoDaemonError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
 
-from sidecar import __version__
+from sidecar.core.version import __version__
 
 _DESCRIPTION = """\
 brakit's telemetry sidecar: a local daemon that counts for all worker processes of your application

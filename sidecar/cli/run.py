@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _EXIT_REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
 _PASSED_ON = (*_EXIT_REASONS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
+# Python ignores these for itself, and what is ignored is handed down.
+_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+
 # As the shells do, for a command that cannot be started.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
@@ -71,7 +74,8 @@ def _open_session() -> Owned | None:
 
 def _become(command: list[str]) -> NoReturn:
     """Runs the command in our place."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that down
+    for number in _PYTHON_IGNORES:
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)  # noqa: S606 (the command line that the user gave us)
     except OSError as error:
@@ -85,7 +89,7 @@ def _run(command: list[str], environ: dict[str, str]) -> tuple[int, str]:
     ours = {number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ours, signal.SIGCHLD})
     try:
-        child = os.posix_spawnp(command[0], command, environ, setsigmask=before, setsigdef=[signal.SIGPIPE])
+        child = os.posix_spawnp(command[0], command, environ, setsigmask=before, setsigdef=_PYTHON_IGNORES)
     except OSError as error:
         return _cannot_start(command, error), "crash"
     status, received = _wait(child, ours)

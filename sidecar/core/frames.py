@@ -28,7 +28,7 @@ class Hello(NamedTuple):
     producer: str | None
     sdk: str
     is_owner: bool
-    slab: int | None  # the layout's version of the memory whose descriptor comes with the line
+    slab: int | None = None  # the layout's version of the memory whose descriptor comes with the line
 
 
 class Occurred(NamedTuple):

@@ -66,12 +66,13 @@ class FrameReader:
     def cut(self, chunk: bytes) -> list[bytes]:
         """The lines that ``chunk`` completes, whatever their length."""
         first, newline, rest = chunk.partition(b"\n")
-        self._pieces.append(first)
         self._held += len(first)
         if not newline:
+            if not self.is_overlong:  # else nothing will come of it: why keep it
+                self._pieces.append(first)
             return []
         lines = rest.split(b"\n")
-        lines.insert(0, b"".join(self._pieces))
+        lines.insert(0, b"".join([*self._pieces, first]))
         tail = lines.pop()
         self._pieces, self._held = [tail], len(tail)
         return lines

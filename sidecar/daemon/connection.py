@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ class Connection:
                     self._flush()
                 self._owes_answer = False
         finally:
-            self._stream.close()
+            self._hang_up()
             self._drop_memory()
             self._daemon.forget(self)
             if self._session is not None:
@@ -169,6 +170,14 @@ class Connection:
                 self._refuse(Refusal.NO_SESSION)
             for event in frame.events:
                 daemon.reporter.journey(event, None)
+
+    def _hang_up(self) -> None:
+        """What was not read is read away: closing over it would reset the connection, before the refusal is read."""
+        with suppress(OSError):
+            for _ in range(READ_AT_ONCE // READ_SIZE):
+                if not self._stream.recv(READ_SIZE):
+                    break
+        self._stream.close()
 
     def _drop_memory(self) -> None:
         if self._memory is not None:

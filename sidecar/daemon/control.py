@@ -7,10 +7,10 @@ from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from sidecar import __version__
 from sidecar.core.frames import UUID, Occurred, admit_event_fields
 from sidecar.core.outbox import Outcome
 from sidecar.core.schema import JOURNEY, SESSION_FIELDS
+from sidecar.core.version import __version__
 from sidecar.core.wire import PROTOCOL, Refusal
 from sidecar.host import consent
 

@@ -171,9 +171,7 @@ class Sessions:
         member.burst.settle(session.state.producer(member.producer))
         return self._apply(session, member.producer, frame, now)
 
-    def _apply(
-        self, session: Session, producer: str, frame: Frame, now: float
-    ) -> tuple[list[Occurred], list[Refusal]]:
+    def _apply(self, session: Session, producer: str, frame: Frame, now: float) -> tuple[list[Occurred], list[Refusal]]:
         elapsed_ms = int((now - session.opened_at) * 1000)
         if frame.events:  # which may report a count of all producers
             session.gather()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sidecar import __version__
+from sidecar.core.version import __version__
 from sidecar.host import consent, launch, paths
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def _serve(*, announce: Callable[[dict[str, object]], None], linger_s: float | N
     lock = launch.acquire_lock(socket_path)
     if lock is None:
         raise AlreadyRunningError
+    _raise_descriptor_limit()
     listener = launch.listen(socket_path)
     # From here on a connect succeeds; who connects now is served as soon as the rest is loaded.
     announce({"socket": socket_path, "pid": os.getpid(), "version": __version__})
@@ -58,6 +61,13 @@ def _serve(*, announce: Callable[[dict[str, object]], None], linger_s: float | N
 
     app.run(listener, socket_path, linger_s=linger_s)
     os._exit(0)  # everything is done; a name resolution that hangs in its thread must not hold up the exit
+
+
+def _raise_descriptor_limit() -> None:
+    """To what this user may have: a worker takes two descriptors, its connection and its memory."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls its limit infinite, and takes no such number
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _announce_and_fall_silent(line: dict[str, object]) -> None:

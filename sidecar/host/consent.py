@@ -157,7 +157,7 @@ def _give_id(path: str) -> None:
     if config.missing:
         if _write(path, {"telemetry": True, "anonymousId": _new_id()}, only_if_missing=True):
             _mark_fresh()
-    else:
+    elif config.anonymous_id is None:
         _update(path, lambda content: {**content, "anonymousId": _new_id()})
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _ENTRANCES = {"flask": "_install_hooks", "fastapi": "_install_middleware"}
 _CANDIDATES = ("flask", "fastapi", "django")
 
+# Requests below this path are brakit's own: processes of its that found no Node core forward to one another.
+_BRAKITS_OWN = "/__brakit"
+
 # A segment that names one thing and not a kind of things: a number, a UUID, hex of 12 and more, a token of letters and
 # digits of 8 and more.
 _ID_SEGMENT = re.compile(
@@ -78,7 +81,7 @@ class _Listener:
         self._telemetry.set(setup_succeeded=True)
 
     def _request_completed(self, request: Any) -> None:
-        if request.is_static or request.is_health_check:
+        if request.is_static or request.is_health_check or request.url.startswith(_BRAKITS_OWN):
             return
         self._telemetry.request(route_of(request.method, request.url), request.duration_ms)
         if not self._had_request:

@@ -17,8 +17,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from anyio import to_thread
 
-from sidecar import __version__
 from sidecar.core.outbox import SENT, Reason, Verdict
+from sidecar.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.core import rules
+from sidecar.core.frames import PARTS, Frame, Hello, Occurred, parse
+from sidecar.core.schema import JOURNEY, SESSION_FIELDS
+from sidecar.core.wire import Refusal
+from tests.core import page
+from tests.core.strategies import lines
+
+SESSION = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
+PRODUCER = "3e4d5c6b-7a89-4b0c-8d1e-2f3a4b5c6d7e"
+ROUTE = "9f3a61c2d4e5b607"
+HELLO = {"protocol": 1, "session": SESSION, "producer": PRODUCER, "sdk": "python", "role": "worker"}
+
+EMPTY: dict[str, Any] = {name: getattr(Frame(), name) for name in Frame.__slots__}
+
+
+def said(frame: Frame) -> dict[str, Any]:
+    """The parts of a frame that hold anything."""
+    parts = {name: getattr(frame, name) for name in Frame.__slots__}
+    return {name: part for name, part in parts.items() if part != EMPTY[name]}
+
+
+def parsed(**keys: Any) -> dict[str, Any]:
+    return said(parse(json.dumps(keys).encode()))
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in HELLO.items() if key != name}
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"not json",
+        b"{'a': 1}",
+        b"\xff",
+        b'{"ask": NaN}',
+        b"\xef\xbb\xbf{}",
+        b'"\\ud800"',
+        b"[" * 5000,
+        b"{}{}",
+    ],
+    ids=repr,
+)
+def test_a_line_that_is_no_json_is_one_refusal(line: bytes) -> None:
+    assert said(parse(line)) == {"refused": [Refusal.BAD_JSON]}
+
+
+@pytest.mark.parametrize("line", [b"null", b"1", b"[]", b'"hello"', b"true", b'[{"incr":{"request_count":1}}]'])
+def test_json_that_is_no_object_is_one_refusal(line: bytes) -> None:
+    assert said(parse(line)) == {"refused": [Refusal.NOT_AN_OBJECT]}
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}", b" {} \r", b'{"incr":{},"set":{},"observe":{}}', b'{"add":{"insight_types":[]}}']
+)
+def test_a_line_may_say_nothing(line: bytes) -> None:
+    assert said(parse(line)) == {}
+
+
+def test_an_unknown_key_is_refused_and_the_rest_of_the_line_applies() -> None:
+    assert parsed(colour="red", incr={"request_count": 1}, more=[]) == {
+        "increments": [("request_count", 1)],
+        "refused": [Refusal.UNKNOWN_KEY, Refusal.UNKNOWN_KEY],
+    }
+
+
+@pytest.mark.parametrize("key", sorted(PARTS.keys() - {"hello", "ask"}))
+@pytest.mark.parametrize("value", [None, 1, "request_count", ["request_count"], True])
+def test_a_part_that_is_no_object_is_one_bad_value(key: str, value: object) -> None:
+    assert parsed(**{key: value}) == {"refused": [Refusal.BAD_VALUE]}
+
+
+@pytest.mark.parametrize("key", ["incr", "total", "set", "add", "mark"])
+def test_a_field_that_does_not_exist_is_refused_and_its_neighbours_apply(key: str) -> None:
+    frame = parsed(**{key: {"password": "hunter2", "port": 8000}})
+    assert frame == {"refused": [Refusal.UNKNOWN_FIELD, Refusal.UNKNOWN_FIELD]}
+
+
+SAID_UNDER = {
+    "incr": {"sum", "distinct"},
+    "total": {"sum", "distinct"},
+    "set": {"first", "max", "min", "any", "all"},
+    "add": {"union"},
+    "mark": {"distinct"},
+}
+
+
+@pytest.mark.parametrize("key", SAID_UNDER)
+@pytest.mark.parametrize("field", page.SESSION)
+def test_a_field_is_said_under_the_keys_of_its_rule_and_no_other(key: str, field: str) -> None:
+    refused = parsed(**{key: {field: None}})["refused"]
+    assert refused == [Refusal.BAD_VALUE if page.SESSION[field].rule in SAID_UNDER[key] else Refusal.WRONG_KEY]
+
+
+@pytest.mark.parametrize(
+    ("keys", "speaks"),
+    [
+        ({"incr": {"request_count": 1}}, True),
+        ({"total": {"request_count": 1}}, True),
+        ({"set": {"framework": "flask"}}, True),
+        ({"add": {"insight_types": ["n1"]}}, True),
+        ({"mark": {"insight_count": [ROUTE]}}, True),
+        ({"observe": {ROUTE: [1]}}, True),
+        ({"histogram": {ROUTE: [1, 1, 0, 0, 0, 0, 0]}}, True),
+        ({"end": {"exit_reason": "clean"}}, True),
+        ({"event": {"name": "cli_invoked"}, "ask": "status", "hello": {"protocol": 1}}, False),
+        ({"incr": {"password": 1}}, False),
+        ({}, False),
+    ],
+)
+def test_a_frame_knows_whether_it_makes_sense_without_a_session(keys: dict[str, Any], speaks: bool) -> None:
+    assert parse(json.dumps(keys).encode()).speaks_of_a_session is speaks
+
+
+# --- hello --------------------------------------------------------------------------------------------------
+
+
+def test_a_hello_names_the_session_the_producer_and_what_it_is() -> None:
+    assert parsed(hello=HELLO) == {"hello": Hello(SESSION, None, PRODUCER, "python", is_owner=False)}
+
+
+def test_a_hello_may_name_its_process_group_in_place_of_the_session() -> None:
+    hello = {**without("session"), "group": SESSION}
+    assert parsed(hello=hello) == {"hello": Hello(None, SESSION, PRODUCER, "python", is_owner=False)}
+
+
+def test_a_hello_without_session_or_group_needs_no_producer() -> None:
+    assert parsed(hello={"protocol": 1}) == {"hello": Hello(None, None, None, "unknown", is_owner=False)}
+
+
+def test_a_hello_with_nulls_for_ids_is_one_without_them() -> None:
+    hello = {"protocol": 1, "session": None, "group": None, "producer": None}
+    assert parsed(hello=hello) == {"hello": Hello(None, None, None, "unknown", is_owner=False)}
+
+
+def test_an_owner_says_so_and_a_worker_need_not() -> None:
+    assert parse(json.dumps({"hello": {**HELLO, "role": "owner"}}).encode()).hello == Hello(
+        SESSION, None, PRODUCER, "python", is_owner=True
+    )
+    assert parsed(hello=without("role")) == parsed(hello=HELLO)
+
+
+def test_ids_are_the_same_in_capitals() -> None:
+    shouted = {**HELLO, "session": SESSION.upper(), "producer": PRODUCER.upper()}
+    assert parsed(hello=shouted) == parsed(hello=HELLO)
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        None,
+        [],
+        "hello",
+        {},
+        without("protocol"),
+        {**HELLO, "protocol": 2},
+        {**HELLO, "protocol": "1"},
+        {**HELLO, "protocol": 1.0},
+        {**HELLO, "protocol": True},
+        {**HELLO, "session": "7"},
+        {**HELLO, "session": 7},
+        {**HELLO, "session": SESSION + "0"},
+        {**HELLO, "session": SESSION + "\n"},
+        {**HELLO, "session": SESSION.replace("-", "")},
+        {**HELLO, "session": SESSION.replace("2", "g")},
+        {**HELLO, "producer": ""},
+        {**HELLO, "producer": None},
+        {**HELLO, "group": "my-group"},
+        without("producer"),
+        {"protocol": 1, "group": SESSION},
+        {"protocol": 1, "producer": "me"},
+    ],
+    ids=json.dumps,
+)
+def test_a_mistake_in_what_identifies_a_producer_spoils_its_hello(hello: object) -> None:
+    assert parsed(hello=hello) == {"refused": [Refusal.BAD_HELLO]}
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"sdk": 3}, {"sdk": None}, {"sdk": ["python"]}, {"role": "boss"}, {"role": ["owner"]}], ids=json.dumps
+)
+def test_a_mistake_in_what_describes_a_producer_costs_only_itself(mistake: dict[str, Any]) -> None:
+    frame = parsed(hello={**HELLO, **mistake})
+    sdk = "unknown" if "sdk" in mistake else "python"
+    assert frame == {"hello": Hello(SESSION, None, PRODUCER, sdk, is_owner=False), "refused": [Refusal.BAD_VALUE]}
+
+
+def test_an_sdk_nobody_knows_is_unknown_and_no_refusal() -> None:
+    assert parsed(hello={**HELLO, "sdk": "cobol"}) == {
+        "hello": Hello(SESSION, None, PRODUCER, "unknown", is_owner=False)
+    }
+
+
+# --- counts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "part"), [("incr", "increments"), ("total", "totals")])
+def test_counts_are_read_in_the_order_in_which_they_stand(key: str, part: str) -> None:
+    counts = {"request_count": 3, "insight_count": page.COUNT_MAX, "query_count": 1}
+    assert parsed(**{key: counts}) == {part: [*counts.items()]}
+
+
+@pytest.mark.parametrize("key", ["incr", "total"])
+@pytest.mark.parametrize("count", [0, -1, page.COUNT_MAX + 1, 2**64, 1.0, 1.5, True, "1", None, [1]])
+def test_a_count_that_is_none_is_refused_and_its_neighbour_applies(key: str, count: object) -> None:
+    frame = parsed(**{key: {"error_count": count, "request_count": 2}})
+    assert frame.pop("refused") == [Refusal.BAD_VALUE]
+    assert [*frame.values()] == [[("request_count", 2)]]
+
+
+# --- set, add, mark -----------------------------------------------------------------------------------------
+
+
+def test_set_reads_each_field_as_its_domain_does() -> None:
+    assert parsed(
+        set={
+            "framework": "cobol-on-cogs",
+            "node_version": "20.11.0-ada",
+            "setup_duration_ms": 4.5,
+            "explain_used": True,
+        }
+    ) == {
+        "scalars": [
+            ("framework", "other"),
+            ("node_version", "v20.11.0"),
+            ("setup_duration_ms", 5),
+            ("explain_used", True),
+        ]
+    }
+
+
+def test_a_scalar_outside_its_domain_is_refused_and_its_neighbour_applies() -> None:
+    assert parsed(set={"brakit_version": "newest", "explain_used": 1, "framework": "flask"}) == {
+        "scalars": [("framework", "flask")],
+        "refused": [Refusal.BAD_VALUE, Refusal.BAD_VALUE],
+    }
+
+
+def test_add_reads_members_one_by_one_and_each_wrong_one_is_refused_alone() -> None:
+    assert parsed(add={"insight_types": ["n1", 7, "new-kind", None], "tabs_viewed": "logs"}) == {
+        "members": [("insight_types", "n1"), ("insight_types", "other")],
+        "refused": [Refusal.BAD_VALUE] * 3,
+    }
+
+
+def test_mark_reads_opaque_ids_and_each_wrong_one_is_refused_alone() -> None:
+    assert parsed(
+        mark={"insight_count": [ROUTE, "GET /users", ROUTE.upper(), 7, ROUTE + "0"], "finding_count": ROUTE}
+    ) == {
+        "marks": [("insight_count", ROUTE)],
+        "refused": [*[Refusal.BAD_ID] * 4, Refusal.BAD_VALUE],
+    }
+
+
+# --- observe, histogram -------------------------------------------------------------------------------------
+
+
+def test_observe_reads_durations_by_opaque_route() -> None:
+    assert parsed(observe={ROUTE: [12.5, 3, 0, 86_400_000]}) == {
+        "durations": [(ROUTE, 12.5), (ROUTE, 3), (ROUTE, 0), (ROUTE, 86_400_000)]
+    }
+
+
+@pytest.mark.parametrize("key", ["observe", "histogram"])
+@pytest.mark.parametrize("route", ["GET /users", "", ROUTE[:-1], ROUTE.upper(), ROUTE + "\n"])
+def test_a_route_that_is_not_opaque_is_refused_with_all_its_values(key: str, route: str) -> None:
+    assert parsed(**{key: {route: [1, 1, 0, 0, 0, 0, 0]}}) == {"refused": [Refusal.BAD_ID]}
+
+
+def test_each_wrong_duration_is_refused_alone() -> None:
+    assert parsed(observe={ROUTE: [-1, 1, "2", True, 86_400_001, None], "0" * 16: 5}) == {
+        "durations": [(ROUTE, 1)],
+        "refused": [Refusal.BAD_VALUE] * 6,
+    }
+
+
+def test_histogram_reads_a_routes_running_row() -> None:
+    assert parsed(histogram={ROUTE: [7, 1, 0, 0, 0, 0, rules.NS_MAX]}) == {
+        "rows": [(ROUTE, (7, 1, 0, 0, 0, 0, rules.NS_MAX))]
+    }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [[], [1] * 6, [1] * 8, [1, 1, 1, 1, 1, 1, -1], [1.0] * 7, [True] * 7, [2**63] * 7, "1111111", None, {}],
+    ids=repr,
+)
+def test_a_row_of_another_shape_is_refused_and_its_neighbour_applies(row: object) -> None:
+    assert parsed(histogram={ROUTE: row, "0" * 16: [0] * 7}) == {
+        "rows": [("0" * 16, (0,) * 7)],
+        "refused": [Refusal.BAD_VALUE],
+    }
+
+
+# --- event --------------------------------------------------------------------------------------------------
+
+
+def test_an_event_comes_with_its_own_fields_and_the_common_ones() -> None:
+    fields = {"port": 8000, "time_to_first_request_ms": 2.5, "python_version": "3.12.1+", "sdk": "python"}
+    assert parsed(event={"name": "first_request", **fields}) == {
+        "events": [
+            Occurred(
+                JOURNEY["first_request"],
+                {"port": 8000, "time_to_first_request_ms": 3, "python_version": "3.12.1", "sdk": "python"},
+            )
+        ]
+    }
+
+
+@pytest.mark.parametrize("name", ["session", "pageview", "", None, 7, ["first_request"], {"a": 1}])
+def test_an_event_that_producers_cannot_say_is_refused(name: object) -> None:
+    assert parsed(event={"name": name, "port": 8000}) == {"refused": [Refusal.UNKNOWN_EVENT]}
+    assert parsed(event={"port": 8000}) == {"refused": [Refusal.UNKNOWN_EVENT]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "refusal"),
+    [
+        ({"framework": "flask"}, Refusal.UNKNOWN_FIELD),
+        ({"cwd": "/home/ada"}, Refusal.UNKNOWN_FIELD),
+        ({"os": "linux-6.1.0"}, Refusal.WRONG_KEY),
+        ({"arch": "x64"}, Refusal.WRONG_KEY),
+        ({"port": 0}, Refusal.BAD_VALUE),
+        ({"port": None}, Refusal.BAD_VALUE),
+        ({"time_to_first_request_ms": -1}, Refusal.BAD_VALUE),
+    ],
+    ids=json.dumps,
+)
+def test_a_wrong_field_of_an_event_costs_only_itself(wrong: dict[str, Any], refusal: Refusal) -> None:
+    assert parsed(event={"name": "first_request", "brakit_version": "0.1.7", **wrong}) == {
+        "events": [Occurred(JOURNEY["first_request"], {"brakit_version": "0.1.7"})],
+        "refused": [refusal],
+    }
+
+
+def test_null_for_a_field_that_may_be_null_is_as_good_as_silence() -> None:
+    assert parsed(event={"name": "first_request", "node_version": None, "time_to_first_request_ms": None}) == {
+        "events": [Occurred(JOURNEY["first_request"], {})]
+    }
+
+
+# --- end, ask -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [({"exit_reason": reason}, reason) for reason in page.VOCABULARY["exit_reason"].split()]
+    + [({}, "unknown"), ({"exit_reason": "tired"}, "unknown")],
+    ids=json.dumps,
+)
+def test_an_end_has_a_reason_of_the_vocabulary(value: dict[str, Any], end: str) -> None:
+    assert parsed(end=value) == {"end": end}
+
+
+@pytest.mark.parametrize(
+    ("value", "refusal"),
+    [
+        ({"exit_reason": 9}, Refusal.BAD_VALUE),
+        ({"exit_reason": None}, Refusal.BAD_VALUE),
+        ({"code": 9}, Refusal.UNKNOWN_FIELD),
+    ],
+    ids=json.dumps,
+)
+def test_an_end_that_is_put_wrongly_ends_all_the_same(value: dict[str, Any], refusal: Refusal) -> None:
+    assert parsed(end=value) == {"end": "unknown", "refused": [refusal]}
+
+
+@pytest.mark.parametrize("question", ["status", {"what": "log"}, 7, False, []])
+def test_a_question_is_handed_on_as_it_is(question: object) -> None:
+    assert parsed(ask=question) == {"ask": question}
+
+
+def test_a_null_question_is_still_a_question_so_that_whoever_asked_gets_a_line() -> None:
+    assert parsed(ask=None) == {"ask": {}}
+
+
+# --- whatever comes -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=400)
+@given(lines)
+def test_parsing_never_raises_and_what_it_lets_through_is_the_schemas(line: bytes) -> None:
+    frame = parse(line)
+    for name, count in (*frame.increments, *frame.totals):
+        assert name in page.SESSION
+        assert 1 <= count <= page.COUNT_MAX
+    for name, word in frame.scalars:
+        assert page.SESSION[name].holds(word)
+    for name, word in frame.members:
+        assert page.SESSION[name].holds([word])
+    for event, fields in frame.events:
+        assert all(page.JOURNEY[event.name][name].holds(value) for name, value in fields.items())
+    for opaque in [mark for _, mark in frame.marks] + [route for route, _ in (*frame.durations, *frame.rows)]:
+        assert len(opaque) == 16
+        assert int(opaque, 16) >= 0
+    assert frame.end is None or page.SESSION["exit_reason"].holds(frame.end)
+    assert frame.hello is None or page.SESSION["sdk"].holds(frame.hello.sdk)
+
+
+@given(st.binary())
+def test_no_bytes_make_parsing_raise(line: bytes) -> None:
+    assert isinstance(parse(line), Frame)
+
+
+def test_every_key_that_feeds_a_rule_is_a_key_of_the_wire() -> None:
+    assert {key for field in SESSION_FIELDS.values() for key in field.rule.said_by} <= PARTS.keys()

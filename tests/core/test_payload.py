@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from uuid import UUID, uuid5
+
+import pytest
+
+from sidecar.core import payload
+from sidecar.core.schema import EVENTS, JOURNEY, SESSION, Event
+from tests.core import page
+
+SESSION_ID = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
+each_event = pytest.mark.parametrize("event", EVENTS.values(), ids=lambda event: event.name)
+
+
+def neutral(event: Event) -> dict[str, object]:
+    return {name: promise.neutral for name, promise in page.EVENTS[event.name].items()}
+
+
+def body(event: Event, values: dict[str, object]) -> bytes:
+    return payload.body(
+        event,
+        values,
+        api_key="phc_key",
+        distinct_id="d15719c7-0000-4000-8000-000000000001",
+        uuid="e7e47000-0000-4000-8000-000000000002",
+        timestamp="2026-11-22T14:08:28.998Z",
+    )
+
+
+def test_the_body_of_an_event_byte_for_byte() -> None:
+    values = {"command": "install", "has_package_json": True, "sdk": "node", "os": "linux-6.18.44", "arch": "x64"}
+    assert body(JOURNEY["cli_invoked"], neutral(JOURNEY["cli_invoked"]) | values) == (
+        b'{"api_key":"phc_key","event":"cli_invoked","distinct_id":"d15719c7-0000-4000-8000-000000000001",'
+        b'"uuid":"e7e47000-0000-4000-8000-000000000002","timestamp":"2026-11-22T14:08:28.998Z",'
+        b'"properties":{"brakit_version":"unknown","node_version":null,"python_version":null,"os":"linux-6.18.44",'
+        b'"arch":"x64","sdk":"node","command":"install","has_package_json":true,"cwd_has_node_modules":false,'
+        b'"$lib":"brakit","$process_person_profile":false,"$geoip_disable":true,"$ip":"0.0.0.0"}}'
+    )
+
+
+@each_event
+def test_the_properties_are_the_events_fields_in_the_schemas_order_and_the_four_fixed_ones(event: Event) -> None:
+    properties = json.loads(body(event, neutral(event)))["properties"]
+    assert [*properties] == [*event.fields, *page.FIXED]
+    assert properties == neutral(event) | page.FIXED
+
+
+@each_event
+def test_what_is_not_in_the_schema_cannot_leave_even_where_it_is_handed_in(event: Event) -> None:
+    assert body(event, neutral(event) | {"route": "GET /users", "$ip": "192.0.2.7"}) == body(event, neutral(event))
+
+
+@each_event
+@pytest.mark.parametrize("field", page.COMMON)
+def test_no_field_may_be_missing(event: Event, field: str) -> None:
+    values = neutral(event)
+    del values[field]
+    with pytest.raises(KeyError):
+        body(event, values)
+
+
+def test_the_uuid_of_what_a_session_sends_once_is_the_same_whoever_makes_it() -> None:
+    assert payload.event_uuid(SESSION_ID, SESSION) == str(uuid5(UUID(SESSION_ID), "session"))
+
+
+def test_each_event_of_a_session_has_a_uuid_of_its_own() -> None:
+    assert len({payload.event_uuid(SESSION_ID, event) for event in EVENTS.values()}) == len(EVENTS)
+
+
+def test_the_same_event_of_another_session_has_another_uuid() -> None:
+    assert payload.event_uuid(SESSION_ID.replace("2", "3"), SESSION) != payload.event_uuid(SESSION_ID, SESSION)
