@@ -130,7 +130,8 @@ class Place:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         with suppress(Exception):  # whatever a test left behind; the directory goes in any case
-            self.run("stop")
+            if os.listdir(self.runtime):
+                self.run("stop")
         for served in self._served:
             if served.poll() is None:
                 served.kill()

@@ -24,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `brakit-sidecar log | head`: the reader has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a path that is not ours, a disk that is full: the message says which
+        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return code

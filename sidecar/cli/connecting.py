@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from sidecar.cli.errors import CommandError
-from sidecar.host import consent, launch, paths
-from sidecar.host.conversation import Conversation, NoDaemonError
+from sidecar.host import launch, paths
+from sidecar.host.conversation import Conversation, NoDaemonError, SilentDaemonError
 
 
 def socket_path() -> str:
@@ -24,15 +24,15 @@ def to_running() -> Conversation | None:
 
 def to_needed() -> Conversation:
     """A conversation with a daemon, started where none runs. Only where telemetry is on. Raises CommandError."""
-    running = to_running()
-    if running is not None:
-        return running
+    conversation = to_running()
     try:
-        return Conversation(launch.ensure_running(os.environ).socket)
-    except (launch.LaunchError, NoDaemonError) as error:
+        if conversation is None:
+            conversation = Conversation(launch.ensure_running(os.environ).socket)
+        conversation.ask("identity")  # an answer: it was not just leaving
+    except SilentDaemonError as error:
+        raise CommandError(f"a daemon runs, but {error}; it may be stopped (SIGSTOP) or stuck") from error
+    except NoDaemonError:
+        return to_needed()
+    except (launch.LaunchError, OSError) as error:
         raise CommandError(str(error)) from error
-
-
-def settled_consent() -> consent.Consent:
-    """The decision, before a command does anything that only counting needs."""
-    return consent.settled(os.environ)
+    return conversation

@@ -21,7 +21,7 @@ _STOP_TIMEOUT_S = 10.0  # five times what a stop may take
 
 
 def start(arguments: Namespace) -> int:
-    decision = connecting.settled_consent()
+    decision = consent.settled(os.environ)
     if not decision.on:
         print(f"brakit-sidecar: nothing started, as telemetry is off: {decision.why}", file=sys.stderr)
         if arguments.json:

@@ -47,7 +47,7 @@ class _Capture(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         event = json.loads(body)["event"]
-        print(f"    the endpoint got  {event}")
+        print(f"    the endpoint got  {event}\n", end="")  # in one piece, beside the main thread's lines
         if event == "session":
             self.server.session_arrived.set()
 

@@ -32,7 +32,7 @@ def main() -> None:
 
 def work(number: int) -> None:
     telemetry = sidecar.connect()
-    telemetry.set(framework="flask", brakit_version="0.1.7")
+    telemetry.set(framework="flask", brakit_version="0.1.7", setup_succeeded=True)
     telemetry.event("setup_completed", adapters_detected=["sqlalchemy"], setup_duration_ms=10 * number)
     rng = random.Random(number)  # noqa: S311 (a demo that is the same each time)
     counted = {"request_count": 0, "query_count": 0, "error_count": 0}
@@ -53,7 +53,8 @@ def work(number: int) -> None:
 
 
 def _say(number: int, counted: dict[str, int], *, killed: bool, counting: bool) -> None:
-    print(json.dumps({"worker": number, **counted, "killed": killed, "counting": counting}), flush=True)
+    line = json.dumps({"worker": number, **counted, "killed": killed, "counting": counting}) + "\n"
+    os.write(1, line.encode())  # in one piece, as all workers write to one pipe; print may make two of it
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError, UsageError
 from sidecar.core.frames import admit_event_fields
 from sidecar.core.schema import JOURNEY, said_in_event
+from sidecar.host import consent
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -22,15 +23,15 @@ def emit(arguments: Namespace) -> int:
     if event is None:
         raise UsageError(f"no such event: {arguments.event}; use one of {', '.join(JOURNEY)}")
     fields = dict(map(_field, arguments.fields))
-    _admitted, refused = admit_event_fields(event, fields)
+    admitted, refused = admit_event_fields(event, fields)
     for name in refused:
         if name in event.fields and said_in_event(event.fields[name]):
             raise UsageError(f"{name} is {event.fields[name].domain.text}")
         sayable = [field.name for field in event.fields.values() if said_in_event(field)]
         raise UsageError(f"{event.name} has no field {name}; it has {', '.join(sayable)}")
-    if not connecting.settled_consent().on:
+    if not consent.settled(os.environ).on:
         return 0
-    emission: dict[str, Any] = {"event": event.name, "fields": fields}
+    emission: dict[str, Any] = {"event": event.name, "fields": admitted}
     if session := _session():
         emission["session"] = session
     with connecting.to_needed() as daemon:

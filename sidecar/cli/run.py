@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import sys
 import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 from sidecar.cli.errors import UsageError
 from sidecar.host import consent, launch
@@ -16,13 +18,22 @@ from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 # What ends a session by a signal's name. The others that are passed on (reload, log rotation, quit) do not.
 _EXIT_REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
 _PASSED_ON = (*_EXIT_REASONS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
+# A terminal sends these to its whole foreground group. A hang-up it sends to the session's leader alone.
+_FROM_A_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
 # Python ignores these for itself, and what is ignored is handed down.
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+
+PATIENCE_S = 2.0  # for an answer that takes a millisecond: a daemon that is stopped may not keep the command waiting
+ATTEMPTS = 3  # a daemon that leaves at the very moment is followed by one that stays
 
 # As the shells do, for a command that cannot be started.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
@@ -62,14 +73,18 @@ def _open_session() -> Owned | None:
         if not decision.on:
             debug(f"telemetry is off: {decision.why}")
             return None
-        daemon = launch.ensure_running(os.environ)
         session = str(uuid.uuid4())
-        connection = Conversation(daemon.socket, session=session, producer=str(uuid.uuid4()), role="owner")
-        connection.ask("identity")  # an answer: the session is open, and not in a daemon that was just leaving
+        for _attempt in range(ATTEMPTS):
+            daemon = launch.ensure_running(os.environ, PATIENCE_S)
+            with suppress(NoDaemonError):  # it was just leaving
+                connection = Conversation(
+                    daemon.socket, PATIENCE_S, session=session, producer=str(uuid.uuid4()), role="owner"
+                )
+                connection.ask("identity")  # an answer: the session is open
+                return Owned(session, daemon, connection)
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
         debug("the command runs without telemetry", error)
-        return None
-    return Owned(session, daemon, connection)
+    return None
 
 
 def _become(command: list[str]) -> NoReturn:
@@ -77,9 +92,19 @@ def _become(command: list[str]) -> NoReturn:
     for number in _PYTHON_IGNORES:
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvp(command[0], command)  # noqa: S606 (the command line that the user gave us)
+        _with_or_without_shebang(os.execvp, command)
     except OSError as error:
         sys.exit(_cannot_start(command, error))
+
+
+def _with_or_without_shebang(start: Callable[[str, list[str]], _T], command: list[str]) -> _T:
+    """As shells do, a script without a first line that says what runs it is run by sh. Raises OSError."""
+    try:
+        return start(command[0], command)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        return start("/bin/sh", ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]])
 
 
 def _run(command: list[str], environ: dict[str, str]) -> tuple[int, str]:
@@ -89,7 +114,10 @@ def _run(command: list[str], environ: dict[str, str]) -> tuple[int, str]:
     ours = {number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ours, signal.SIGCHLD})
     try:
-        child = os.posix_spawnp(command[0], command, environ, setsigmask=before, setsigdef=_PYTHON_IGNORES)
+        child = _with_or_without_shebang(
+            lambda file, argv: os.posix_spawnp(file, argv, environ, setsigmask=before, setsigdef=_PYTHON_IGNORES),
+            command,
+        )
     except OSError as error:
         return _cannot_start(command, error), "crash"
     status, received = _wait(child, ours)
@@ -120,20 +148,28 @@ if sys.platform == "linux":
     _SI_KERNEL = 0x80
 
     def _next_signal(awaited: set[signal.Signals]) -> tuple[int, bool]:
-        """The next signal, and whether the child got it too: a terminal's goes to the whole foreground group."""
+        """The next signal, and whether the child got it too, as it does from a terminal's keyboard."""
         info = signal.sigwaitinfo(awaited)
-        return info.si_signo, info.si_code == _SI_KERNEL
+        return info.si_signo, info.si_code == _SI_KERNEL and info.si_signo in _FROM_A_KEYBOARD
 
 else:
 
     def _next_signal(awaited: set[signal.Signals]) -> tuple[int, bool]:
         """The next signal, and whether the child got it too. Who sent it cannot be known here: in the foreground of a
-        terminal it is taken for the terminal's, which goes to the whole group.
+        terminal what a keyboard can send is taken for the keyboard's.
         """
         number = signal.sigwait(awaited)
-        with suppress(OSError):
-            return number, number != signal.SIGTERM and os.tcgetpgrp(0) == os.getpgrp()
-        return number, False
+        return number, number in _FROM_A_KEYBOARD and _is_in_foreground()
+
+    def _is_in_foreground() -> bool:
+        try:
+            terminal = os.open("/dev/tty", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return os.tcgetpgrp(terminal) == os.getpgrp()
+        finally:
+            os.close(terminal)
 
 
 def _cannot_start(command: list[str], error: OSError) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from typing import TYPE_CHECKING
 
 from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError, UsageError
 from sidecar.core.schema import EXIT_REASONS
+from sidecar.host import consent
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def start(arguments: Namespace) -> int:
-    if not connecting.settled_consent().on:
+    if not consent.settled(os.environ).on:
         if arguments.json:
             print(json.dumps({"session": None, "socket": None}))
         return 0

@@ -1,7 +1,7 @@
 """What one producer has said: running state, which may be said any number of times. Knows no socket.
 
 Counts and rows are in the memory's cells. Where the daemon has that memory, nothing need be said of them; where it has
-not, they are said like the rest. ``unsaid`` gives the next frame to say; ``say_again`` makes everything unsaid, for a
+not, they are said like the rest. ``next_frame`` gives what is still to be said; ``owe_everything`` is, for a
 daemon that has never heard of it. Only events are no state: each is said once, and kept (bounded) until it is.
 """
 
@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sidecar.core import slab
+from sidecar.core.rules import COUNT_MAX, NS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,28 +22,30 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 64  # that wait for a daemon; a session has five
 MAX_MISTAKES = 64  # likewise
-MAX_SCALARS = 256  # words for scalar fields, of which there are a dozen
+MAX_WORDS = 64  # of a scalar field, which has one, or a few
 MAX_MARKS = 4096  # of a field: more insights than anybody reads
-AT_ONCE = 256  # rows or marks in a frame: 16 KiB of the line's 64
+AT_ONCE = 64  # words, marks, rows in a frame: at their longest still within a line
 
 
 class Account:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.scalars: dict[tuple[str, Any], None] = {}  # every word, as some rules want more than the last one
+        # Every word, as some rules want more than the last one; with its type, as 1 and True are equal.
+        self.scalars: dict[tuple[str, Any, type], None] = {}
         self.members: dict[str, dict[str, None]] = {}
         self.marks: dict[str, dict[str, None]] = {}
         self.end: str | None = None
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._mistakes: deque[dict[str, Any]] = deque(maxlen=MAX_MISTAKES)
-        self._unsaid: dict[str, dict[Any, None]] = {}  # by the wire's key, what of it; dicts, as they keep the order
+        self._owed: dict[str, dict[Any, None]] = {}  # by the wire's key, what of it; dicts, as they keep the order
 
     # --- what is said ------------------------------------------------------------------------------------------
 
     def set(self, field: str, value: Any) -> None:
-        if (field, value) not in self.scalars and len(self.scalars) < MAX_SCALARS:
-            self.scalars[field, value] = None
-            self.unsay("set", (field, value))
+        scalar = (field, value, type(value))
+        if scalar not in self.scalars and sum(said[0] == field for said in self.scalars) < MAX_WORDS:
+            self.scalars[scalar] = None
+            self.owe("set", scalar)
 
     def add(self, field: str, word: str) -> None:
         self._member("add", self.members, field, word)
@@ -59,45 +62,45 @@ class Account:
 
     def part(self, exit_reason: str) -> None:
         self.end = exit_reason
-        self.unsay("end", exit_reason)
+        self.owe("end", exit_reason)
 
     def _member(self, key: str, sets: dict[str, dict[str, None]], field: str, member: str) -> None:
         members = sets.setdefault(field, {})
         if member not in members and len(members) < MAX_MARKS:
             members[member] = None
-            self.unsay(key, (field, member))
+            self.owe(key, (field, member))
 
     # --- what is still to be said --------------------------------------------------------------------------------
 
-    def unsay(self, key: str, what: Any) -> None:
-        """Marks as still to be said."""
-        self._unsaid.setdefault(key, {})[what] = None
+    def owe(self, key: str, what: Any) -> None:
+        """It is still to be said."""
+        self._owed.setdefault(key, {})[what] = None
 
-    def unsay_counts(self) -> None:
+    def owe_counts(self) -> None:
         """The counts and rows are to be said, as far as there are any."""
         cells = self.memory.cells
-        self._unsaid["total"] = dict.fromkeys(name for name, cell in slab.COUNTER_CELLS.items() if cells[cell])
-        self._unsaid["histogram"] = dict.fromkeys(self.memory.routes)
+        self._owed["total"] = dict.fromkeys(name for name, cell in slab.COUNTER_CELLS.items() if cells[cell])
+        self._owed["histogram"] = dict.fromkeys(self.memory.routes)
 
-    def unsay_event(self, frame: dict[str, Any]) -> None:
+    def owe_event(self, frame: dict[str, Any]) -> None:
         """An event's frame did not get through."""
         self._events.appendleft(frame)
 
-    def say_again(self) -> None:
-        """Everything but counts and events is unsaid again."""
-        self._unsaid = {
+    def owe_everything(self) -> None:
+        """Everything but counts and events is to be said again."""
+        self._owed = {
             "set": dict.fromkeys(self.scalars),
             "add": dict.fromkeys((field, word) for field, words in self.members.items() for word in words),
             "mark": dict.fromkeys((field, mark) for field, marks in self.marks.items() for mark in marks),
         }
         if self.end is not None:
-            self.unsay("end", self.end)
+            self.owe("end", self.end)
 
-    def unsaid(self) -> dict[str, Any] | None:
+    def next_frame(self) -> dict[str, Any] | None:
         """The next frame: state first, then events, mistakes, and the end last. None where all is said."""
         frame: dict[str, Any] = {}
         for key, build in _FRAME_PARTS:
-            waiting = self._unsaid.get(key)
+            waiting = self._owed.get(key)
             if waiting:
                 some = list(islice(waiting, AT_ONCE))
                 for said in some:
@@ -108,7 +111,7 @@ class Account:
         for queue in (self._events, self._mistakes):
             if queue:
                 return queue.popleft()
-        if self._unsaid.pop("end", None):
+        if self._owed.pop("end", None):
             return {"end": {"exit_reason": self.end}}
         return None
 
@@ -120,23 +123,23 @@ def _grouped(_account: Account, pairs: list[tuple[str, str]]) -> dict[str, list[
     return groups
 
 
-def _one_word_a_field(account: Account, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _one_word_a_field(account: Account, scalars: list[tuple[str, Any, type]]) -> dict[str, Any]:
     """A frame has one word for a field; a second one waits for the next frame."""
     words: dict[str, Any] = {}
-    for field, word in pairs:
+    for field, word, kind in scalars:
         if field in words:
-            account.unsay("set", (field, word))
+            account.owe("set", (field, word, kind))
         else:
             words[field] = word
     return words
 
 
 def _totals(account: Account, fields: list[str]) -> dict[str, int]:
-    return {field: account.memory.cells[slab.COUNTER_CELLS[field]] for field in fields}
+    return {field: min(account.memory.cells[slab.COUNTER_CELLS[field]], COUNT_MAX) for field in fields}
 
 
 def _rows(account: Account, routes: list[str]) -> dict[str, list[int]]:
-    return {route: account.memory.row_of(route) for route in routes}
+    return {route: [min(cell, NS_MAX) for cell in account.memory.row_of(route)] for route in routes}
 
 
 _FRAME_PARTS: tuple[tuple[str, Callable[[Account, list[Any]], dict[str, Any]]], ...] = (

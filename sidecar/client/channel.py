@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 
+_SO_NOSIGPIPE = 0x1022  # macOS' way, and missing from the socket module
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)  # an application may have given SIGPIPE its deadly default back
 
 
@@ -25,9 +27,14 @@ class Channel:
     def open(self, path: str) -> bool:
         """Connects, if that can be done at once: non-blocking before connect, as a full backlog would wait forever."""
         self.close()
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:  # out of descriptors
+            return False
         try:
             stream.setblocking(False)
+            if sys.platform == "darwin":
+                stream.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
             stream.connect(path)
         except OSError:
             stream.close()
@@ -76,6 +83,10 @@ class Channel:
         if self._socket is not None:
             self._socket.close()
         self._socket, self._rest = None, b""
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the interpreter's end anything may be gone
+            self.close()
 
     def _write(self, data: bytes) -> None:
         if self._socket is None:

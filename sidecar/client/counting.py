@@ -41,6 +41,8 @@ class CellCounter(Counter):
                     cell[0] = count = count + 1
                 except (IndexError, TypeError):  # nothing is bound: before the first count, or after a fork
                     n = 1
+                except ValueError:  # the cell is full, far beyond what any count may be
+                    return
                 else:
                     return
             slow(n)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _GROUPS = uuid.UUID("6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e")  # a namespace of our own
 
 
+DAEMON_STARTS_S = 0.25  # what a start takes, about
+
+
 class Place(NamedTuple):
     socket_path: str
     membership: dict[str, str]  # what the hello says: the session, or the process group
@@ -48,6 +51,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
         from sidecar.host import launch  # noqa: PLC0415 (fcntl and subprocess, for a worker that starts a daemon)
 
         launch.start(environ)
+        producer.expect_daemon(DAEMON_STARTS_S)
     return producer
 
 

@@ -32,6 +32,10 @@ class Memory:
             os.close(self.fd)
         self.fd = None
 
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the interpreter's end anything may be gone
+            self.close()
+
     def row_of(self, route: str) -> list[int]:
         """A known route's sum and buckets."""
         start = self.routes[route]

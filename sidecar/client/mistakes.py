@@ -7,11 +7,15 @@ import re
 from typing import TYPE_CHECKING
 
 from sidecar.core.domains import admit_duration, admit_increment
+from sidecar.core.rules import COUNT_MAX
+from sidecar.core.schema import SESSION_FIELDS
 
 if TYPE_CHECKING:
     from typing import Any
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SURROGATES = re.compile("[\ud800-\udfff]")  # half a character: no UTF-8 has it, and no JSON reader takes it
+_MAX_WORDS = 64  # of a list: three times the largest vocabulary
 _MAX_TEXT = 64  # no word of any vocabulary is as long
 
 
@@ -31,6 +35,13 @@ def name_of(name: object, key: str) -> str:
     raise Mistake("no such field or event", {key: {"name": "?"} if key == "event" else {"?": None}})
 
 
+def field_of(name: object, key: str) -> str:
+    """A field of the session: what is kept of others would only be refused, and there could be any number of them."""
+    if name_of(name, key) in SESSION_FIELDS:
+        return str(name)
+    raise Mistake("no such field", {key: {"?": None}})
+
+
 def increment(n: object, field: object) -> int:
     count = admit_increment(n)
     if count is not None:
@@ -47,14 +58,16 @@ def duration_of(duration_ms: object) -> float:
 
 def scalar(value: object, refusable: dict[str, Any]) -> Any:
     if isinstance(value, str):
-        return value[:_MAX_TEXT]
-    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return word_of(value, refusable)
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) <= COUNT_MAX):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
         return value
     raise Mistake("a field is a text, a number or a truth value", refusable)
 
 
 def word_of(word: object, refusable: dict[str, Any]) -> str:
-    if isinstance(word, str):
+    if isinstance(word, str) and not _SURROGATES.search(word):
         return word[:_MAX_TEXT]
     raise Mistake("a word is a text", refusable)
 
@@ -62,11 +75,18 @@ def word_of(word: object, refusable: dict[str, Any]) -> str:
 def event_value(value: object) -> Any:
     """A list of words, or a scalar; anything else becomes what the daemon refuses."""
     if isinstance(value, (list, tuple)):
-        return [word[:_MAX_TEXT] if isinstance(word, str) else None for word in value]
+        return [_or_null(word) for word in value[:_MAX_WORDS]]
     try:
         return scalar(value, {})
     except Mistake:
         return [None]
+
+
+def _or_null(word: object) -> str | None:
+    try:
+        return word_of(word, {})
+    except Mistake:
+        return None
 
 
 def text_of(text: object, refusable: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from sidecar.client.counting import HAS_GIL, CellCounter
 from sidecar.client.telemetry import Counter, Telemetry
 from sidecar.core import slab
 from sidecar.core.rules import BUCKET_EDGES_MS, MAX_DURATION_MS, NS_PER_MS, bucket_of
-from sidecar.core.wire import PROTOCOL, encode
+from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Producer(Telemetry):
             if type(n) is int and n == 1 and monotonic() < self._look_at:
                 self._counters[field].inc()
                 return
-        except (KeyError, TypeError):  # not counted before, or no field
+        except Exception:  # noqa: BLE001, S110 (not counted before, or no field: whatever that raises)
             pass
         self._do(self._incr, field, n)
 
@@ -124,15 +124,17 @@ class Producer(Telemetry):
                 and 0 <= duration_ms <= MAX_DURATION_MS  # type: ignore[operator] # a number
                 and monotonic() < self._look_at
             ):
-                self._count_request()
-                cells[row + 1] += round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
-                cells[row + 2 + bisect_right(BUCKET_EDGES_MS, duration_ms)] += 1  # type: ignore[type-var] # as above
+                took_ns = round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
+                bucket = row + 2 + bisect_right(BUCKET_EDGES_MS, duration_ms)  # type: ignore[type-var] # as above
+                cells[row + 1] += took_ns  # no call in these two: another thread could come in (see counting)
+                cells[bucket] += 1
+                self._count_request()  # last: where a cell is full, the slow path counts the request
                 return
-        except (KeyError, TypeError):  # a route not seen before, or no route
+        except Exception:  # noqa: BLE001, S110 (a route not seen before, a full cell, or no route: whatever that raises)
             pass
         self._do(self._request, route, duration_ms)
 
-    def set(self, **fields: Any) -> None:
+    def set(self, /, **fields: Any) -> None:
         for field, value in fields.items():
             self._do(self._set, field, value)
 
@@ -144,10 +146,11 @@ class Producer(Telemetry):
         for text in texts:
             self._do(self._mark, field, text)
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         self._do(self._event, name, fields)
 
     def close(self, exit_reason: str = "clean") -> None:
+        self._look_at = 0.0  # now or never
         self._do(self._part, exit_reason)
         with self._lock:
             self._closed = True
@@ -157,8 +160,14 @@ class Producer(Telemetry):
         """The interpreter exits: says goodbye and goes on, as handlers that run after this one may still count."""
         if self._account is not None and self._account.end is None:
             self._look_at = 0.0  # now or never
-            crashed = hasattr(sys, "last_exc") or hasattr(sys, "last_type")
-            self._do(self._part, "crash" if crashed else "clean")
+            self._do(self._part, _exit_reason())
+            with self._lock:
+                if self._channel.is_ready():
+                    self._channel.close()  # all is said, and what is counted after this is in the memory
+
+    def expect_daemon(self, in_s: float) -> None:
+        """One was started: the next call after that time looks for it."""
+        self._look_at = monotonic() + in_s
 
     @property
     def is_connected(self) -> bool:
@@ -179,7 +188,7 @@ class Producer(Telemetry):
         else:
             account.memory.cells[cell] += n
         if account.memory.fd is None:
-            account.unsay("total", field)
+            account.owe("total", field)
 
     def _request(self, account: Account, route: object, duration_ms: object) -> None:
         self._count(account, "request_count", 1)
@@ -188,23 +197,24 @@ class Producer(Telemetry):
         opaque = self._opaque(mistakes.text_of(route, {"observe": {"?": []}}))
         took_ms = mistakes.duration_of(duration_ms)
         cells, row = account.memory.cells, account.memory.row(opaque)
-        cells[row + 1] += round(took_ms * NS_PER_MS)
-        cells[row + 2 + bucket_of(took_ms)] += 1
+        took_ns, bucket = round(took_ms * NS_PER_MS), row + 2 + bucket_of(took_ms)
+        cells[row + 1] += took_ns  # no call in these two, as in request
+        cells[bucket] += 1
         if account.memory.fd is None:
-            account.unsay("histogram", account.memory.route_of(opaque))
+            account.owe("histogram", account.memory.route_of(opaque))
         elif self._cells and len(self._rows) < MAX_HASHES:
             self._rows[cast("str", route)] = row
 
     def _set(self, account: Account, field: object, value: object) -> None:
-        name = mistakes.name_of(field, "set")
+        name = mistakes.field_of(field, "set")
         account.set(name, mistakes.scalar(value, {"set": {name: None}}))
 
     def _add(self, account: Account, field: object, word: object) -> None:
-        name = mistakes.name_of(field, "add")
+        name = mistakes.field_of(field, "add")
         account.add(name, mistakes.word_of(word, {"add": {name: [None]}}))
 
     def _mark(self, account: Account, field: object, text: object) -> None:
-        name = mistakes.name_of(field, "mark")
+        name = mistakes.field_of(field, "mark")
         account.mark(name, self._opaque(mistakes.text_of(text, {"mark": {name: [None]}})))
 
     def _event(self, account: Account, name: object, fields: dict[str, Any]) -> None:
@@ -252,11 +262,15 @@ class Producer(Telemetry):
                 self._look_after_daemon(account)
             while self._channel.is_ready():
                 self._handing_over = None
-                frame = account.unsaid()
+                frame = account.next_frame()
                 if frame is None:
                     return
                 self._handing_over = frame
-                self._channel.send(encode(frame))
+                line = encode(frame)
+                if (
+                    len(line) <= MAX_LINE
+                ):  # no frame of this account's making is longer; one that were would cost the rest
+                    self._channel.send(line)
         finally:
             self._telling = False
 
@@ -265,21 +279,21 @@ class Producer(Telemetry):
         if self._channel.is_open:
             self._slab_taken = self._slab_taken or SLAB_TAKEN in self._channel.receive()
             if not self._slab_taken:
-                account.unsay_counts()
+                account.owe_counts()
         if not self._channel.is_open:
             self._connect(account)
 
     def _connect(self, account: Account) -> None:
         lost, self._handing_over = self._handing_over, None
         if lost is not None and "event" in lost:
-            account.unsay_event(lost)
-        account.say_again()
+            account.owe_event(lost)
+        account.owe_everything()
         self._slab_taken = False
         if not self._channel.open(self._place.socket_path):
             return
         hello = {"protocol": PROTOCOL, **self._place.membership, "producer": self._id, "sdk": self._sdk}
         if account.memory.fd is None:
-            account.unsay_counts()
+            account.owe_counts()
             self._channel.send(encode({"hello": hello}))
         else:
             self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)
@@ -291,6 +305,14 @@ class Producer(Telemetry):
 def _after_fork_in_child() -> None:
     for producer in list(_producers):
         producer.forget()
+
+
+def _exit_reason() -> str:
+    """By the exception that the interpreter is leaving for, if it printed one."""
+    uncaught = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    if uncaught is None:
+        return "clean"
+    return "sigint" if isinstance(uncaught, KeyboardInterrupt) else "crash"
 
 
 def _say_goodbye() -> None:

@@ -36,7 +36,7 @@ class Telemetry:
         The text is hashed here, with the session's id as key; only the hash goes to the daemon.
         """
 
-    def set(self, **fields: Any) -> None:
+    def set(self, /, **fields: Any) -> None:
         """Says scalar fields: ``framework="flask"``, ``is_custom_command=True``."""
 
     def add(self, field: str, *words: str) -> None:
@@ -45,7 +45,7 @@ class Telemetry:
     def mark(self, field: str, *texts: str) -> None:
         """Counts each text once in a session, whoever marks it. Hashed as routes are."""
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """A journey event: ``event("first_request", port=8000)``."""
 
     def close(self, exit_reason: str = "clean") -> None:

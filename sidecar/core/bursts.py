@@ -11,11 +11,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from sidecar.core.frames import parse
-from sidecar.core.wire import MAX_LINE
 
 if TYPE_CHECKING:
     from sidecar.core.state import ProducerState
 
+LONGEST = 1024  # longer lines are parsed each: some 1 MiB of remembered ones for a connection
 MAX_DISTINCT = 1024  # lines remembered; a producer that counts by ones has a handful
 
 
@@ -56,7 +56,7 @@ class Burst:
 
     def _learn(self, line: bytes) -> bool:
         """Parses a line seen for the first time; False where it says anything but increments."""
-        if len(line) >= MAX_LINE:
+        if len(line) > LONGEST:
             return False
         frame = parse(line)
         if not frame.only_increments:

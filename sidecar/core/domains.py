@@ -86,7 +86,7 @@ class Words(Domain):
         return None if None in members else sorted({word for word in members if word is not None})
 
 
-_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])")
+_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])", re.ASCII)
 
 
 class Version(Domain):

@@ -99,7 +99,6 @@ def parse(line: bytes) -> Frame:
 
 def _hello(frame: Frame, value: object) -> None:
     """Any mistake in what identifies the producer spoils the hello; one in what describes it does not."""
-    frame.hello = None
     bad = Refusal.BAD_HELLO
     if type(value) is not dict or type(value.get("protocol")) is not int or value["protocol"] != PROTOCOL:
         frame.refused.append(bad)
@@ -186,7 +185,7 @@ def _observe(frame: Frame, value: object) -> None:
 
 def _histogram(frame: Frame, value: object) -> None:
     """Running rows, as ``total`` is to ``incr``: the sum in ns and the six buckets of each route."""
-    for route, raw in _routes(frame, value):
+    for route, raw in _routes(frame, value, also=rules.OVERFLOW_ROUTE):
         cells = raw if type(raw) is list and len(raw) == len(rules.EMPTY_ROW) else ()
         if cells and all(type(cell) is int and 0 <= cell <= rules.NS_MAX for cell in cells):
             frame.rows.append((route, tuple(cells)))
@@ -275,11 +274,11 @@ def _fields(frame: Frame, key: str, value: object) -> list[tuple[Field, Any]]:
     return good
 
 
-def _routes(frame: Frame, value: object) -> list[tuple[str, Any]]:
+def _routes(frame: Frame, value: object, also: str | None = None) -> list[tuple[str, Any]]:
     if type(value) is not dict:
         frame.refused.append(Refusal.BAD_VALUE)
         return []
-    good = [(route, raw) for route, raw in value.items() if _is_opaque_id(route)]
+    good = [(route, raw) for route, raw in value.items() if _is_opaque_id(route) or route == also]
     frame.refused += [Refusal.BAD_ID] * (len(value) - len(good))
     return good
 
@@ -295,4 +294,4 @@ def _is_opaque_id(raw: object) -> bool:
     return isinstance(raw, str) and _OPAQUE_ID.fullmatch(raw) is not None
 
 
-# To add a key of the wire: one function and one entry in PARTS; then CLAUSE by clause in state.ProducerState.apply.
+# To add a key of the wire: one function and one entry in PARTS; and what it changes in state.ProducerState.apply.

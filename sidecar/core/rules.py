@@ -37,7 +37,8 @@ Row = tuple[int, ...]
 EMPTY_ROW: Row = (0,) * (1 + len(BUCKETS))
 
 # The row of whatever no longer fits a bounded table of routes: it feeds durations, but is no route of its own.
-OVERFLOW_ROUTE = "0" * 16
+# No opaque id, so that no route can be taken for it.
+OVERFLOW_ROUTE = "overflow"
 
 
 def saturating_add(a: int, b: int) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from sidecar.core.rules import BUCKETS, COUNT_MAX, NS_MAX, Row
+from sidecar.core.rules import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE, Row
 from sidecar.core.schema import SESSION_FIELDS
 
 VERSION = 1
@@ -68,7 +68,7 @@ def read(memory: bytes) -> Contents | None:
         start = row_cell(number)
         cells = tuple(min(_cell(memory, cell), NS_MAX) for cell in range(start + 1, start + ROW))
         if any(cells[1:]):
-            rows[f"{_cell(memory, start):016x}"] = cells
+            rows[f"{_cell(memory, start):016x}" if number else OVERFLOW_ROUTE] = cells
     return Contents({name: count for name, count in counts.items() if count}, rows)
 
 

@@ -176,7 +176,7 @@ class SessionState:
         """What an event says of the session's fields, the session knows."""
         for name, value in (*fields.items(), *event.implies.items()):
             field = SESSION_FIELDS.get(name)
-            if field is None or event.fields.get(name, field) is not field:
+            if field is None:  # the event's alone
                 continue
             if "set" in field.rule.said_by:
                 state.say(field, value, when)

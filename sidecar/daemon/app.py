@@ -16,7 +16,6 @@ from sidecar.daemon.delivery import Delivery
 from sidecar.daemon.listener import ACCEPT_AT_ONCE, OUT_OF_DESCRIPTORS_S, Listener
 from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
-from sidecar.host import process
 from sidecar.host.debug import debug
 from sidecar.host.launch import BACKLOG
 
@@ -38,7 +37,11 @@ DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was writt
 
 def run(listening: socket.socket, socket_path: str, *, linger_s: float | None) -> None:
     """Serves until it is stopped, or for ``linger_s`` seconds without session, connection and queue."""
-    anyio.run(Daemon(Listener(listening), socket_path, linger_s).serve)
+
+    async def serve() -> None:
+        await Daemon(Listener(listening, socket_path), socket_path, linger_s).serve()
+
+    anyio.run(serve)
 
 
 class Daemon:
@@ -59,6 +62,8 @@ class Daemon:
         self._tasks: TaskGroup
         self._changed = anyio.Event()
         self._stopping = anyio.Event()
+        self._accepting = anyio.CancelScope()
+        self._busy_until = monotonic()
 
     async def serve(self) -> None:
         async with anyio.create_task_group() as self._tasks:
@@ -68,8 +73,8 @@ class Daemon:
             self._tasks.start_soon(self.delivery.run, self._tasks)
             await self._stopping.wait()
             await self._finish_sessions()
-            self._listener.close()
-            os.unlink(self.socket_path)  # we hold the lock: it is ours
+            self._listener.remove_path()
+            self._accepting.cancel()
             await self.delivery.finish(within_s=LAST_TRY_S)
             self._tasks.cancel_scope.cancel()
 
@@ -84,22 +89,23 @@ class Daemon:
                 self.stop()
 
     async def _accept(self) -> None:
-        while True:
-            await self._listener.wait()
-            self._take_in_connections(ACCEPT_AT_ONCE)
-            if self._listener.is_starved:
-                await anyio.sleep(OUT_OF_DESCRIPTORS_S)
+        """Closes the listener when nobody waits on it any more: its number may be another socket's at once."""
+        with self._accepting:
+            while True:
+                await self._listener.wait()
+                self._take_in_connections(ACCEPT_AT_ONCE)
+                if self._listener.is_starved:
+                    await anyio.sleep(OUT_OF_DESCRIPTORS_S)
+        self._listener.close()
 
     async def _keep_time(self) -> None:
         """Seals what is due, and leaves when nothing is left to do. Sleeps until the next due time, or a change."""
-        idle_since = monotonic()
         while not self._stopping.is_set():
             now = monotonic()
             for session in self.sessions.due(now):
                 self._seal(session)
-            if self.sessions.open or self._connections:
-                idle_since = now
-            leave_at = float("inf") if self._linger_s is None else idle_since + self._linger_s
+            busy = self.sessions.open or self._connections
+            leave_at = float("inf") if busy or self._linger_s is None else self._busy_until + self._linger_s
             if now >= leave_at and self._leave():
                 return
             self._changed = anyio.Event()
@@ -108,8 +114,8 @@ class Daemon:
                 await self._changed.wait()
 
     def _leave(self) -> bool:
-        """False where somebody connected at the last moment. Who connects after that finds the socket closing, is
-        hung up on before any answer, and starts the next daemon.
+        """False where somebody connected at the last moment. Who connects after that is hung up on before any answer,
+        and asks again: the next daemon.
         """
         if self._take_in_connections(ACCEPT_AT_ONCE):
             return False
@@ -120,6 +126,7 @@ class Daemon:
 
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._busy_until = monotonic()
         self._wake()
 
     def _take_in_connections(self, most: int) -> list[Connection]:
@@ -137,20 +144,12 @@ class Daemon:
 
     # --- the end of sessions -----------------------------------------------------------------------------------
 
-    def watch_owner(self, session: Session, pid: int) -> bool:
-        """The session's owner is that process: when it ends, the session does. False where it cannot be watched."""
-        try:
-            end_of_owner = process.end_of(pid)
-        except ProcessLookupError:
-            self.sessions.owner_ended(session, monotonic())
-            return True
-        if end_of_owner is None:
-            return False
+    def watch_owner(self, session: Session, end_of_owner: int) -> None:
+        """When the process ends whose end ``host.process`` gave us to wait on, so does its session."""
         if previous := self._watches.pop(session.id, None):  # an owner that came back
             previous.cancel()
         watch = self._watches[session.id] = anyio.CancelScope()
         self._tasks.start_soon(self._await_owners_end, session, end_of_owner, watch)
-        return True
 
     async def _await_owners_end(self, session: Session, end_of_owner: int, watch: anyio.CancelScope) -> None:
         try:
@@ -162,26 +161,46 @@ class Daemon:
 
     def _seal(self, session: Session) -> None:
         """Everything that was written before the end is in the event: who still waits is accepted, what still waits is
-        read. Nothing here gives another task a turn.
+        read. Nothing here gives another task a turn. A living worker that is found only now may say goodbye first.
         """
         self._take_in_connections(BACKLOG)
         for connection in self._connections:
-            connection.pump(DRAIN_BYTES)
+            self._drain(connection)
+        now = monotonic()
+        if self.sessions.may_still_hear(session, now):
+            return
+        self._close(session)
+        self.reporter.session(session, now)
+
+    def _drain(self, connection: Connection) -> None:
+        try:
+            connection.drain(DRAIN_BYTES)
+        except Exception as error:  # noqa: BLE001 (one connection's fault must not cost a session)
+            debug("a connection failed", error)
+
+    def _close(self, session: Session) -> None:
         self.sessions.seal(session)
+        self._busy_until = monotonic()
         if watch := self._watches.pop(session.id, None):
             watch.cancel()
-        self.reporter.session(session, monotonic())
 
     async def _finish_sessions(self) -> None:
         now = monotonic()
         for session in self.sessions.open.values():
-            self.sessions.end(session, "unknown", now, goodbye_s=STOP_GOODBYE_S)
+            self.sessions.end(session, "unknown", now, now, goodbye_s=STOP_GOODBYE_S)
         with anyio.move_on_after(STOP_GOODBYE_S):
             while any(session.live_producers for session in self.sessions.open.values()):
                 self._changed = anyio.Event()
                 await self._changed.wait()
         for session in list(self.sessions.open.values()):
+            session.hear_no_more()
             self._seal(session)
+
+    def forget_everything(self) -> None:
+        """Consent is withdrawn: what was counted is nobody's, and what is queued or under way is dropped."""
+        for session in list(self.sessions.open.values()):
+            self._close(session)
+        self.delivery.withdraw()
 
     def _wake(self) -> None:
         self._changed.set()

@@ -6,6 +6,7 @@ session is sealed; only waiting for it is not.
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from contextlib import suppress
@@ -20,7 +21,7 @@ from sidecar.core import slab
 from sidecar.core.frames import parse
 from sidecar.core.wire import CLOSING, MAX_LINE, FrameReader, Refusal
 from sidecar.daemon.memories import WorkersMemory
-from sidecar.host import peer
+from sidecar.host import consent, peer, process
 
 if TYPE_CHECKING:
     from sidecar.core.frames import Frame, Hello
@@ -45,6 +46,8 @@ class Connection:
         self._answered: set[Refusal] = set()
         self._unsent = bytearray()
         self._owes_answer = False
+        self._waiting: list[bytes] = []  # lines behind a question
+        self._draining = False
         self._memory: WorkersMemory | None = None  # came with the bytes before the hello, and is not yet anybody's
         self._closing = False
         if not peer.is_own_user(stream):
@@ -54,14 +57,15 @@ class Connection:
         """Until the producer or a closing refusal ends it."""
         try:
             while not self._closing:
-                if self.pump():
-                    await checkpoint()  # the others' turn; whoever writes much is not waited for each time
-                else:
-                    await anyio.wait_readable(self._stream)
+                took_in = self.pump()
                 while self._owes_answer and self._unsent:  # whoever asked is waited for; who was refused is not
                     await anyio.wait_writable(self._stream)
                     self._flush()
                 self._owes_answer = False
+                if took_in:
+                    await checkpoint()  # the others' turn; whoever writes much is not waited for each time
+                else:
+                    await anyio.wait_readable(self._stream)
         finally:
             self._hang_up()
             self._drop_memory()
@@ -71,8 +75,9 @@ class Connection:
 
     def pump(self, most: int = READ_AT_ONCE) -> bool:
         """Takes in what the producer has written by now, about ``most`` bytes of it at most. False for none."""
-        left = most
-        while left > 0 and not self._closing:
+        left, waited = most, bool(self._waiting)
+        self._take_lines(self._waiting)
+        while left > 0 and not self._closing and (self._draining or not self._owes_answer):
             try:
                 chunk = self._stream.recv(READ_SIZE) if self._hello else self._receive_hello()
             except BlockingIOError:
@@ -84,7 +89,15 @@ class Connection:
                 break
             left -= len(chunk)
             self._take(chunk)
-        return left < most
+        return waited or left < most
+
+    def drain(self, most: int) -> None:
+        """As ``pump``, before a session is sealed: what was written counts, also behind a question whose answer nobody
+        reads. Of several questions only the first is answered.
+        """
+        self._draining = True
+        self.pump(most)
+        self._draining = False
 
     # --- from bytes to the session -------------------------------------------------------------------------
 
@@ -102,17 +115,27 @@ class Connection:
         if lines and self._count(lines):
             self._lines += len(lines)
         else:
-            for line in lines:
-                self._lines += 1
-                if len(line) >= MAX_LINE:
-                    self._refuse(Refusal.OVERSIZE)
-                else:
-                    self._apply(parse(line))
-                if self._closing:
-                    return
-        if self._reader.is_overlong:
+            self._take_lines(lines)
+        if self._reader.is_overlong and not (self._closing or self._waiting):
             self._lines += 1
             self._refuse(Refusal.OVERSIZE)
+
+    def _take_lines(self, lines: list[bytes]) -> None:
+        """One by one, and in order. Behind a question the rest waits until the answer is on its way: whoever asks
+        without reading costs one answer.
+        """
+        self._waiting = []
+        for position, line in enumerate(lines, start=1):
+            self._lines += 1
+            if len(line) >= MAX_LINE:
+                self._refuse(Refusal.OVERSIZE)
+            else:
+                self._apply(parse(line))
+            if self._closing:
+                return
+            if self._owes_answer and not self._draining:
+                self._waiting = lines[position:]
+                return
 
     def _count(self, lines: list[bytes]) -> bool:
         """The fast path: increments of an open session, and nothing else."""
@@ -143,13 +166,16 @@ class Connection:
         if memory is not None and not memory.is_acceptable():
             self._refuse(Refusal.BAD_MEMORY)
             memory = None
-        self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory)
+        if consent.current(os.environ).on:  # otherwise all that is said of a session is refused, as of one that ended
+            self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory)
         if self._session is not None and memory is not None:
             self._memory = None  # the session's now
             self._send({"slab": slab.VERSION})
         self._drop_memory()
         if frame.hello.is_owner and self._session is not None:
-            self._daemon.watch_owner(self._session, peer.peer_of(self._stream).pid)
+            end_of_owner = process.end_of(peer.peer_of(self._stream).pid)
+            if end_of_owner is not None:
+                self._daemon.watch_owner(self._session, end_of_owner)
 
     def _apply_to_session(self, frame: Frame) -> None:
         hello, session, daemon = self._hello, self._session, self._daemon
@@ -187,6 +213,8 @@ class Connection:
     # --- back to the producer --------------------------------------------------------------------------------
 
     def _answer(self, question: Any) -> None:
+        if self._owes_answer:  # only while draining: a producer that reads asks again
+            return
         answer = self._daemon.control.answer(question)
         if isinstance(answer, Refusal):
             self._refuse(answer)
@@ -198,6 +226,8 @@ class Connection:
         self._daemon.refused[reason] += 1
         if reason in CLOSING:
             self._closing = True
+            with suppress(OSError):
+                self._stream.shutdown(socket.SHUT_RD)  # wakes whoever waits to read from it
         if reason not in self._answered and len(self._unsent) < MAX_UNREAD_REFUSALS:
             self._answered.add(reason)
             self._send({"refused": {"reason": reason.value, "line": self._lines}})

@@ -12,7 +12,7 @@ from sidecar.core.outbox import Outcome
 from sidecar.core.schema import JOURNEY, SESSION_FIELDS
 from sidecar.core.version import __version__
 from sidecar.core.wire import PROTOCOL, Refusal
-from sidecar.host import consent
+from sidecar.host import consent, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +93,11 @@ class Control:
         return {"stopping": True}
 
     def _consent(self) -> dict[str, Any]:
-        """The decision may have changed; where it is no, what is queued goes."""
+        """A person has decided, in the config. That is later than the opt-in of whoever started this daemon."""
+        os.environ.pop("BRAKIT_TELEMETRY", None)
         decision = consent.current(os.environ)
         if not decision.on:
-            self._daemon.delivery.withdraw()
+            self._daemon.forget_everything()
         return {"on": decision.on}
 
     # --- about a session ---------------------------------------------------------------------------------------
@@ -104,13 +105,17 @@ class Control:
     def _open(self, session: object, owner_pid: object = None) -> dict[str, Any] | Refusal:
         if not _is_uuid(session) or not (owner_pid is None or type(owner_pid) is int):
             return Refusal.BAD_VALUE
+        end_of_owner = None
+        if owner_pid is not None:
+            end_of_owner = process.end_of(owner_pid)
+            if end_of_owner is None:
+                return Refusal.BAD_VALUE
         opened = self._daemon.sessions.open_session(session, monotonic())
         if opened is None:
             return Refusal.SESSION_ENDED
-        if owner_pid is not None:
+        if end_of_owner is not None:
             opened.owned_by_process = True
-            if not self._daemon.watch_owner(opened, owner_pid):
-                return Refusal.BAD_VALUE
+            self._daemon.watch_owner(opened, end_of_owner)
         return {"session": opened.id}
 
     def _end(self, session: object, exit_reason: object = "clean") -> dict[str, Any] | Refusal:
@@ -120,7 +125,8 @@ class Control:
         reason = SESSION_FIELDS["exit_reason"].domain.admit(exit_reason)
         if found is None or reason is None:
             return Refusal.SESSION_ENDED if found is None else Refusal.BAD_VALUE
-        self._daemon.sessions.end(found, reason, monotonic())
+        now = monotonic()
+        self._daemon.sessions.end(found, reason, now, now)
         return {"session": found.id}
 
     def _emit(self, event: object, fields: object, session: object = None) -> dict[str, Any] | Refusal:
@@ -136,7 +142,10 @@ class Control:
             return {"emitted": True}
         found = self._daemon.sessions.open.get(session)
         if found is None:
-            return Refusal.SESSION_ENDED
+            if self._daemon.sessions.has_ended(session):
+                return Refusal.SESSION_ENDED
+            self._daemon.reporter.journey(Occurred(occurred, admitted), None)  # of a daemon before this one
+            return {"emitted": True}
         for event_to_send in self._daemon.sessions.remark(found, Occurred(occurred, admitted), monotonic()):
             self._daemon.reporter.journey(event_to_send, found)
         return {"emitted": True}

@@ -28,6 +28,7 @@ class Delivery:
         self._sink_lock = anyio.Lock()
         self._stirred = anyio.Event()
         self.settled = anyio.Event()
+        self._under_way: set[anyio.CancelScope] = set()
 
     def put(self, event: Event) -> None:
         self.outbox.put(event)
@@ -54,21 +55,28 @@ class Delivery:
             _write_receipt(event, Verdict.dropped(Reason.SHUTDOWN))
 
     def withdraw(self) -> None:
-        """Consent is gone: what waits is dropped."""
+        """Consent is gone: what waits is dropped, and what is under way is broken off."""
         for event in self.outbox.give_up(Reason.CONSENT):
             _write_receipt(event, Verdict.dropped(Reason.CONSENT))
+        for attempt in self._under_way:
+            attempt.cancel()
 
     async def _attempt(self, event: Event) -> None:
-        verdict = Verdict.dropped(Reason.SHUTDOWN)  # stands where the attempt is cancelled
+        verdict = Verdict.dropped(Reason.SHUTDOWN)  # stands where the daemon ends first
+        withdrawn = anyio.CancelScope()
+        self._under_way.add(withdrawn)
         try:
-            with anyio.move_on_after(DEADLINE_S) as deadline:
+            with withdrawn, anyio.move_on_after(DEADLINE_S) as deadline:
                 verdict = await self._send(event)
             if deadline.cancelled_caught:
                 verdict = Verdict.dropped(Reason.TIMEOUT)
+            if withdrawn.cancelled_caught:
+                verdict = Verdict.dropped(Reason.CONSENT)
         except Exception as error:  # noqa: BLE001 (one event's failure, whatever it is, must not end the daemon)
             debug("delivery failed", error)
             verdict = Verdict.dropped(Reason.UNEXPECTED)
         finally:
+            self._under_way.discard(withdrawn)
             self._settle(event, verdict)
 
     async def _send(self, event: Event) -> Verdict:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
 
 ACCEPT_AT_ONCE = 16  # then the readers have their turn: a flood of connects starves nobody
 OUT_OF_DESCRIPTORS_S = 0.1
-_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+RESERVE = 24  # descriptors that connections do not get: the config, the receipts, and what sending takes
 
 
 class Listener:
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, path: str) -> None:
         self._listening = listening
+        self._path = path
+        self._bound = _identity(path)
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.is_starved = False  # of descriptors: accepting again at once would only spin
 
     async def wait(self) -> None:
@@ -31,16 +36,18 @@ class Listener:
         accepted: list[socket.socket] = []
         self.is_starved = False
         while len(accepted) < most:
+            if self._is_near_the_limit():
+                self.is_starved = True
+                break
             try:
                 stream, _ = self._listening.accept()
             except BlockingIOError:
                 break
             except OSError as error:
-                # One that hung up meanwhile is nobody's loss; out of descriptors, the backlog keeps the others.
-                if error.errno not in _OUT_OF_DESCRIPTORS:
+                if error.errno == errno.ECONNABORTED:  # it hung up meanwhile: nobody's loss
                     continue
-                debug("out of descriptors", error)
-                self.is_starved = True
+                debug("cannot accept", error)
+                self.is_starved = True  # the backlog keeps the others
                 break
             stream.setblocking(False)
             accepted.append(stream)
@@ -48,3 +55,25 @@ class Listener:
 
     def close(self) -> None:
         self._listening.close()
+
+    def remove_path(self) -> None:
+        """Unlinks the socket, if what is there is still what was bound: the directory may be another by now."""
+        if self._bound is not None and _identity(self._path) == self._bound:
+            os.unlink(self._path)
+
+    def _is_near_the_limit(self) -> bool:
+        """The kernel gives the lowest number that is free."""
+        try:
+            probe = os.dup(self._listening.fileno())
+        except OSError:
+            return True
+        os.close(probe)
+        return probe >= self._limit - RESERVE
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino

@@ -8,12 +8,12 @@ import json
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sidecar.host import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sidecar.core.outbox import Event, Verdict
 
@@ -37,17 +37,22 @@ def write(event: Event, verdict: Verdict) -> None:
             "body": event.body.decode(),
         }
     )
-    fd = os.open(newer, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    data = line.encode() + b"\n"
+    fd = _open(newer)
     try:
         before = os.fstat(fd).st_size
-        data = line.encode() + b"\n"
-        if os.write(fd, data) < len(data):  # the disk is full
-            os.ftruncate(fd, before)
-            return
         if before + len(data) > MAX_BYTES // 2:
             os.rename(newer, os.path.join(directory, _OLDER))
+            os.close(fd)
+            fd, before = _open(newer), 0
+        if os.write(fd, data) < len(data):  # the disk is full
+            os.ftruncate(fd, before)
     finally:
         os.close(fd)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def read() -> Iterator[dict[str, Any]]:
@@ -55,31 +60,35 @@ def read() -> Iterator[dict[str, Any]]:
     directory = paths.state_dir()
     for name in (_OLDER, _NEWER):
         with suppress(FileNotFoundError), open(os.path.join(directory, name), encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            yield from _whole(file)
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
     """Every receipt, oldest first, then each new one as it comes; None where the caller has to wait for one."""
-    yield from read()
-    path = os.path.join(paths.state_dir(), _NEWER)
-    position, inode = _end_of(path)
+    older, newer = (os.path.join(paths.state_dir(), name) for name in (_OLDER, _NEWER))
+    with suppress(FileNotFoundError), open(older, encoding="utf-8") as file:
+        yield from _whole(file)
     while True:
-        size, now_inode = _end_of(path)
-        if now_inode != inode:  # the newer one became the older one
-            position, inode = 0, now_inode
-        if size <= position:
-            yield None
+        with suppress(FileNotFoundError), open(newer, encoding="utf-8") as file:
+            is_newer = True
+            while is_newer:
+                is_newer = _is_at(newer, file)  # asked before reading on: nothing more comes to the older one
+                yield from _whole(iter(file.readline, ""))
+                if is_newer:
+                    yield None
             continue
-        with open(path, encoding="utf-8") as file:
-            file.seek(position)
-            for line in file.read(size - position).splitlines():
-                yield json.loads(line)
-        position = size
+        yield None
 
 
-def _end_of(path: str) -> tuple[int, int]:
+def _is_at(path: str, file: TextIO) -> bool:
     try:
-        info = os.stat(path)
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
-        return 0, 0
-    return info.st_size, info.st_ino
+        return False
+
+
+def _whole(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Without the half line that a power cut may leave behind."""
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)

@@ -95,6 +95,11 @@ class Session:
         if contents is not None:
             self.state.producer(producer).take_in(contents)
 
+    def hear_no_more(self) -> None:
+        """Its goodbye time is over."""
+        if self.ending is not None:
+            self.ending = self.ending._replace(seal_by=self.ending.ended_at)
+
     def age_s(self, now: float) -> float:
         return (self.ending.ended_at if self.ending else now) - self.opened_at
 
@@ -197,7 +202,7 @@ class Sessions:
             return
         session.last_words[member.producer] = exit_reason
         if member.is_owner:
-            self.end(session, exit_reason, now)
+            self.end(session, exit_reason, now, now)
         self._changed()
 
     def leave(self, session: Session, connection: Hashable, now: float) -> None:
@@ -211,7 +216,7 @@ class Sessions:
             if not session.has_owner:
                 session.owner_lost_at = now
                 if session.owner_is_dead:
-                    self.end(session, "crash", now)
+                    self.end(session, "crash", now, now)
         elif not any(other.producer == member.producer for other in session.members.values()):
             session.parted = member.producer, now
         self._changed()
@@ -221,12 +226,14 @@ class Sessions:
         session.owned_by_process = False
         session.owner_is_dead = True
         if not session.has_owner:
-            self.end(session, "crash", session.owner_lost_at or now)
+            self.end(session, "crash", now if session.owner_lost_at is None else session.owner_lost_at, now)
 
-    def end(self, session: Session, exit_reason: str, ended_at: float, goodbye_s: float = GOODBYE_S) -> None:
-        """Begins the end; living workers have ``goodbye_s`` to say goodbye. The first end counts."""
+    def end(
+        self, session: Session, exit_reason: str, ended_at: float, now: float, goodbye_s: float = GOODBYE_S
+    ) -> None:
+        """Begins the end; living workers have ``goodbye_s`` from now to say goodbye. The first end counts."""
         if session.ending is None:
-            session.ending = Ending(exit_reason, ended_at, ended_at + goodbye_s)
+            session.ending = Ending(exit_reason, ended_at, now + goodbye_s)
             self._changed()
 
     def due(self, now: float) -> list[Session]:
@@ -234,8 +241,12 @@ class Sessions:
         for session in self.open.values():
             due = session.due()
             if session.ending is None and due is not None and due <= now:
-                self.end(session, *_silent_end(session, now))
+                self.end(session, *_silent_end(session, now), now)
         return [s for s in self.open.values() if s.ending and (s.ending.seal_by <= now or not s.live_producers)]
+
+    def may_still_hear(self, session: Session, now: float) -> bool:
+        """Whether somebody living has goodbye time left."""
+        return bool(session.ending and session.ending.seal_by > now and session.live_producers)
 
     def next_due(self) -> float | None:
         return min((due for due in map(Session.due, self.open.values()) if due is not None), default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ class TelemetryOffError(Exception):
 
 def detached() -> None:
     """The daemon that a command or a worker started: it says one line on stdout when it is ready, and then nothing."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what its starter blocked must reach it
     os.umask(0o077)
     try:
         _serve(announce=_announce_and_fall_silent, linger_s=LINGER_S)

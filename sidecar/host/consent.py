@@ -7,6 +7,7 @@ is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -101,10 +102,13 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
     """Writes a person's decision. Opting out replaces the id by one that was never sent. Raises ConfigError."""
     path = paths.config_path(environ)
     try:
+        is_first = read_config(path).missing
         if on:
             _update(path, lambda content: {"anonymousId": _new_id(), **content, "telemetry": True})
         else:
             _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()})
+        if on and is_first:
+            _mark_fresh()
     except OSError as error:
         raise ConfigError(f"cannot write {path} ({error})") from error
 
@@ -157,8 +161,10 @@ def _give_id(path: str) -> None:
     if config.missing:
         if _write(path, {"telemetry": True, "anonymousId": _new_id()}, only_if_missing=True):
             _mark_fresh()
-    elif config.anonymous_id is None:
-        _update(path, lambda content: {**content, "anonymousId": _new_id()})
+    else:
+        _update(
+            path, lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": _new_id()}
+        )
 
 
 def _mark_fresh() -> None:
@@ -168,8 +174,20 @@ def _mark_fresh() -> None:
 
 
 def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Rewrites the config; its other keys are kept. What was unreadable is replaced, since a person asked for it."""
-    _write(path, change(read_config(path).content or {}))
+    """Rewrites the config; its other keys are kept. What was unreadable is replaced, since a person asked for it.
+
+    One at a time, so that nobody writes back what another has just changed. ``change`` may give its argument back.
+    """
+    paths.ensure_private(os.path.dirname(path))
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        found = read_config(path).content
+        changed = change(found or {})
+        if changed != found:
+            _write(path, changed)
+    finally:
+        os.close(directory)
 
 
 def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False) -> bool:

@@ -20,13 +20,17 @@ class NoDaemonError(Exception):
     """Nobody answers there."""
 
 
+class SilentDaemonError(NoDaemonError):
+    """Somebody listens there, and does not answer in time."""
+
+
 class Conversation:
     """One connection. Every failure is a NoDaemonError."""
 
-    def __init__(self, socket_path: str, **hello: Any) -> None:
-        """``hello``: what the first line says beside the protocol."""
+    def __init__(self, socket_path: str, answer_s: float = ANSWER_TIMEOUT_S, **hello: Any) -> None:
+        """``answer_s``: how long to wait for an answer. ``hello``: what the first line says beside the protocol."""
         self._lines = b""
-        self._socket = _connect(socket_path)
+        self._socket = _connect(socket_path, answer_s)
         self.say({"hello": {"protocol": PROTOCOL, **hello}})
 
     def __enter__(self) -> Conversation:
@@ -56,6 +60,8 @@ class Conversation:
         while b"\n" not in self._lines:
             try:
                 chunk = self._socket.recv(65536)
+            except TimeoutError as error:
+                raise SilentDaemonError("it does not answer") from error
             except OSError as error:
                 raise NoDaemonError(str(error)) from error
             if not chunk:
@@ -65,18 +71,18 @@ class Conversation:
         return line
 
 
-def _connect(socket_path: str) -> socket.socket:
+def _connect(socket_path: str, timeout_s: float) -> socket.socket:
     """Never blocking, as a blocking connect to a full backlog waits without bound; full, it is tried again."""
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(ANSWER_TIMEOUT_S)
+            connection.settimeout(timeout_s)
             connection.connect(socket_path)
         except BlockingIOError as error:
             connection.close()
             if time.monotonic() > deadline:
-                raise NoDaemonError("it is too busy") from error
+                raise SilentDaemonError("it is too busy") from error
             time.sleep(_RETRY_S)
         except OSError as error:
             connection.close()

@@ -15,11 +15,10 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.host import paths
-from sidecar.host.conversation import Conversation, NoDaemonError
+from sidecar.host.conversation import ANSWER_TIMEOUT_S, Conversation, NoDaemonError, SilentDaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +63,17 @@ def acquire_lock(socket_path: str) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    if not _is_at(path, info):  # the directory was replaced meanwhile: this lock would guard nothing
+        os.close(fd)
+        return acquire_lock(socket_path)
     return fd
+
+
+def _is_at(path: str, info: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), info)
+    except FileNotFoundError:
+        return False
 
 
 def listen(socket_path: str) -> socket.socket:
@@ -92,27 +101,35 @@ def listen(socket_path: str) -> socket.socket:
 # --- by whoever needs one -------------------------------------------------------------------------------------
 
 
-def ensure_running(environ: Mapping[str, str]) -> Running:
-    """The daemon of this user, started where none runs; returns when it answers. Raises LaunchError."""
+def ensure_running(environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_S) -> Running:
+    """The daemon of this user, started where none runs; returns when it answers. Raises LaunchError, also where one
+    runs that does not answer within ``answer_s`` seconds: it is stopped or stuck, and another cannot be started.
+    """
     try:
         socket_path = paths.socket_path(environ)
         paths.ensure_private(os.path.dirname(socket_path))
     except paths.UnsafePathError as error:
         raise LaunchError(str(error)) from error
     deadline = time.monotonic() + START_TIMEOUT_S
+    pause_s = RETRY_S
     while time.monotonic() < deadline:
-        with suppress(NoDaemonError):
-            return running(socket_path)
+        try:
+            return running(socket_path, answer_s)
+        except SilentDaemonError as error:
+            raise LaunchError("a daemon runs but does not answer; it may be stopped (SIGSTOP) or stuck") from error
+        except NoDaemonError:
+            pass
         # Of many that find none and start one, all but one lose the race for the lock. The loser exits, and the next
         # turn of its parent's loop finds the winner.
         _start_and_wait(environ, socket_path, deadline)
-        time.sleep(RETRY_S)
+        time.sleep(pause_s)
+        pause_s *= 2  # the winner is still coming up, or an old one still leaving: no crowd of losers
     raise LaunchError(f"the sidecar did not answer within {START_TIMEOUT_S:.0f} s; try `brakit-sidecar serve`")
 
 
-def running(socket_path: str) -> Running:
+def running(socket_path: str, answer_s: float) -> Running:
     """Asks who listens there. Raises NoDaemonError."""
-    with Conversation(socket_path) as daemon:
+    with Conversation(socket_path, answer_s) as daemon:
         identity = daemon.ask("identity")
     return Running(socket_path, identity["pid"], identity["version"])
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sidecar.core.wire import PROTOCOL
@@ -92,15 +93,20 @@ def _is_private(info: os.stat_result) -> bool:
 def ensure_private(directory: str) -> None:
     """Makes the directory, 0700, where it is missing. Raises UnsafePathError where it is not ours and private."""
     try:
-        os.makedirs(os.path.dirname(directory), exist_ok=True)
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        pass
+        _make_private(directory)
     except OSError as error:
         raise UnsafePathError(
             f"cannot create {directory} ({error.strerror}); make it, or its parent, writable"
         ) from error
     check_private(directory)
+
+
+def _make_private(directory: str) -> None:
+    """With its missing parents, all of them private: a runtime directory that others may enter is none."""
+    if not os.path.isdir(directory):
+        _make_private(os.path.dirname(directory))
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
 
 
 def check_private(directory: str) -> None:

@@ -9,7 +9,7 @@ import sys
 
 def end_of(pid: int) -> int | None:
     """A descriptor that becomes readable when the process ends (also before anybody has reaped it); the caller closes
-    it. None where the platform cannot say. Raises ProcessLookupError where it has ended.
+    it. None where there is no such process, or the platform cannot say.
     """
     if pid <= 0:
         return None
@@ -23,8 +23,6 @@ def end_of(pid: int) -> int | None:
             )
             queue.control([exit_of], 0)
             return os.dup(queue.fileno())
-    except ProcessLookupError:
-        raise
-    except OSError:  # a kernel older than the call, or no descriptor left
+    except (OSError, OverflowError):  # gone; an older kernel; no descriptor left; a number that is no pid
         return None
     return None

@@ -5,7 +5,7 @@ from math import floor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.core import domains
@@ -46,6 +46,7 @@ TEXTS_THAT_TELL = st.sampled_from(["/home/ada", "linux-ada", "linux-1.2.3-ada", 
 
 
 @each_domain
+@settings(max_examples=50)  # times fourteen domains
 @given(raw=json_values)
 def test_what_a_domain_admits_it_admits_again_unchanged(domain: Domain, raw: object) -> None:
     admitted = domain.admit(raw)
@@ -53,6 +54,7 @@ def test_what_a_domain_admits_it_admits_again_unchanged(domain: Domain, raw: obj
 
 
 @each_domain
+@settings(max_examples=50)  # times fourteen domains
 @given(raw=json_values | TEXTS_THAT_TELL)
 def test_no_text_gets_past_a_domain_but_its_own_words_and_plain_numbers(domain: Domain, raw: object) -> None:
     admitted = domain.admit(raw)

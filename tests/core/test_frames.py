@@ -126,6 +126,30 @@ def test_a_frame_knows_whether_it_makes_sense_without_a_session(keys: dict[str, 
     assert parse(json.dumps(keys).encode()).speaks_of_a_session is speaks
 
 
+@pytest.mark.parametrize(
+    ("line", "only"),
+    [
+        (b'{"incr":{"request_count":1}}', True),
+        (b'{"incr":{"request_count":1,"insight_count":2}}', True),
+        (b'{"incr":{}}', False),
+        (b'{"incr":{"request_count":0,"query_count":1}}', False),
+        (b'{"incr":{"request_count":1},"colour":"red"}', False),
+        (b'{"incr":{"request_count":1},"total":{"request_count":1}}', False),
+        (b'{"incr":{"request_count":1},"set":{"framework":"flask"}}', False),
+        (b'{"incr":{"request_count":1},"add":{"insight_types":["n1"]}}', False),
+        (b'{"incr":{"request_count":1},"mark":{"insight_count":["9f3a61c2d4e5b607"]}}', False),
+        (b'{"incr":{"request_count":1},"observe":{"9f3a61c2d4e5b607":[1]}}', False),
+        (b'{"incr":{"request_count":1},"histogram":{"9f3a61c2d4e5b607":[1,1,0,0,0,0,0]}}', False),
+        (b'{"incr":{"request_count":1},"event":{"name":"cli_invoked"}}', False),
+        (b'{"incr":{"request_count":1},"hello":{"protocol":1}}', False),
+        (b'{"incr":{"request_count":1},"end":{}}', False),
+        (b'{"incr":{"request_count":1},"ask":null}', False),
+    ],
+)
+def test_a_frame_knows_whether_it_is_increments_and_nothing_else(line: bytes, only: bool) -> None:
+    assert parse(line).only_increments is only
+
+
 # --- hello --------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +229,12 @@ def test_an_sdk_nobody_knows_is_unknown_and_no_refusal() -> None:
     }
 
 
+@pytest.mark.parametrize(("raw", "slab"), [(1, 1), (2, 2), (None, None), ("1", None), (True, None), (1.0, None)])
+def test_a_hello_says_the_layout_of_the_memory_that_comes_with_it(raw: object, slab: int | None) -> None:
+    hello = parse(json.dumps({"hello": {**HELLO, "slab": raw}}).encode()).hello
+    assert hello == Hello(SESSION, None, PRODUCER, "python", is_owner=False, slab=slab)
+
+
 # --- counts -------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +309,12 @@ def test_observe_reads_durations_by_opaque_route() -> None:
 @pytest.mark.parametrize("route", ["GET /users", "", ROUTE[:-1], ROUTE.upper(), ROUTE + "\n"])
 def test_a_route_that_is_not_opaque_is_refused_with_all_its_values(key: str, route: str) -> None:
     assert parsed(**{key: {route: [1, 1, 0, 0, 0, 0, 0]}}) == {"refused": [Refusal.BAD_ID]}
+
+
+def test_the_row_of_routes_that_overflowed_has_a_name_and_single_durations_have_none_for_it() -> None:
+    row = [7, 1, 0, 0, 0, 0, 0]
+    assert parsed(histogram={rules.OVERFLOW_ROUTE: row}) == {"rows": [(rules.OVERFLOW_ROUTE, (*row,))]}
+    assert parsed(observe={rules.OVERFLOW_ROUTE: [7]}) == {"refused": [Refusal.BAD_ID]}
 
 
 def test_each_wrong_duration_is_refused_alone() -> None:

@@ -15,7 +15,7 @@ from tests.core import page
 from tests.core.strategies import ACCOUNTS, durations_ns
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-few = settings(max_examples=40)  # times thirteen rules
+few = settings(max_examples=30)  # times thirteen rules, times two ways
 
 JOIN, MERGE = "join", "merge"
 each_way = pytest.mark.parametrize("way", [JOIN, MERGE])

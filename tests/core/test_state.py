@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sidecar.core import rules, state
 from sidecar.core.frames import Frame, Occurred, parse
 from sidecar.core.schema import JOURNEY, SESSION, SESSION_FIELDS
+from sidecar.core.slab import Contents
 from sidecar.core.state import ProducerState, SessionState
 from sidecar.core.wire import Refusal
 from tests.core import page, strategies
@@ -210,6 +211,25 @@ def test_routes_beyond_the_bound_feed_durations_and_are_no_endpoints(monkeypatch
     assert set(told.state.producer("p").routes) == {ID_A, rules.OVERFLOW_ROUTE}
     assert (told["endpoint_count"], told.refused) == (1, [])
     assert told["slowest_endpoint_bucket"] == ">5000ms"
+
+
+@pytest.mark.parametrize("route", ["0" * 16, "f" * 16])
+def test_every_opaque_id_is_an_endpoint(route: str) -> None:
+    assert Told().says("p", observe={route: [1]})["endpoint_count"] == 1
+
+
+def test_a_producers_memory_is_taken_in_as_if_it_had_just_been_said() -> None:
+    told = Told().says("p", incr={"request_count": 3}, observe={ID_A: [1]})
+    contents = Contents({"request_count": 5, "error_count": 1}, {ID_A: (4_000_000, 2, 0, 0, 0, 0, 0)})
+    for _ in range(2):
+        told.state.producer("p").take_in(contents)
+    assert (told["request_count"], told["error_count"], told["avg_duration_ms"], told["endpoint_count"]) == (5, 1, 2, 1)
+
+
+def test_an_older_reading_of_a_producers_memory_loses_nothing() -> None:
+    told = Told().says("p", total={"request_count": 5}, histogram={ID_A: [4_000_000, 2, 0, 0, 0, 0, 0]})
+    told.state.producer("p").take_in(Contents({"request_count": 4}, {ID_A: (1_000_000, 1, 0, 0, 0, 0, 0)}))
+    assert (told["request_count"], told["avg_duration_ms"]) == (5, 2)
 
 
 def test_one_producers_overflow_takes_no_room_from_another(monkeypatch: pytest.MonkeyPatch) -> None:

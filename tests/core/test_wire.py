@@ -153,3 +153,22 @@ def test_a_number_that_json_cannot_say_is_a_value_error(value: float) -> None:
 def test_an_object_that_json_cannot_say_is_a_type_error() -> None:
     with pytest.raises(TypeError):
         encode({"set": {"framework": object()}})
+
+
+# --- cut: lines of any length, for whoever counts them first ----------------------------------------------------
+
+
+@given(split_streams())
+def test_cutting_finds_the_same_lines_and_says_when_the_unfinished_one_is_too_long(chunks: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "MAX_LINE", 8)
+        reader, lines = FrameReader(), []
+        for chunk in chunks:
+            lines += reader.cut(chunk)
+            if reader.is_overlong:
+                break
+        else:
+            assert lines == b"".join(chunks).split(b"\n")[:-1]
+        good, too_long = read_naively(b"".join(chunks), limit=8)
+        assert lines[: len(good)] == good
+        assert too_long == (reader.is_overlong or any(len(line) >= 8 for line in lines))

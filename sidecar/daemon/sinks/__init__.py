@@ -30,7 +30,7 @@ async def choose(environ: Mapping[str, str]) -> Sink:
     from anyio import to_thread  # noqa: PLC0415 (only with the next line)
 
     posthog = await to_thread.run_sync(_load_posthog)
-    sink: Sink = posthog(endpoint, environ)
+    sink: Sink = posthog(endpoint)
     return sink
 
 

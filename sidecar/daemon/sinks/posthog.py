@@ -21,8 +21,6 @@ from sidecar.core.outbox import SENT, Reason, Verdict
 from sidecar.core.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aiohttp.abc import ResolveResult
 
 PATH = "/i/v0/e/"
@@ -37,9 +35,9 @@ HEADERS = {
 
 
 class PostHogSink:
-    def __init__(self, endpoint: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: str) -> None:
         self._url = endpoint.rstrip("/") + PATH
-        self._proxy = _proxy_for(endpoint, environ)
+        self._proxy = _proxy_for(endpoint)
 
     async def send(self, body: bytes) -> Verdict:
         connector = aiohttp.TCPConnector(resolver=_Resolver(), force_close=True, ttl_dns_cache=None)
@@ -83,16 +81,12 @@ class _Resolver(AbstractResolver):
         pass
 
 
-def _proxy_for(endpoint: str, environ: Mapping[str, str]) -> str | None:
+def _proxy_for(endpoint: str) -> str | None:
     """HTTPS_PROXY and NO_PROXY, in either case, as the standard library reads them. Loopback http goes direct."""
     url = urlsplit(endpoint)
     if url.scheme != "https":
         return None
-    proxies = {
-        name[: -len("_proxy")]: value
-        for name, value in sorted((name.lower(), value) for name, value in environ.items())
-        if name.endswith("_proxy") and value
-    }
+    proxies = request.getproxies_environment()
     if request.proxy_bypass_environment(url.netloc, proxies):  # type: ignore[attr-defined] # its stubs lack it
         return None
     return proxies.get("https")

@@ -1,0 +1,529 @@
+"""The commands beside ``run``, as somebody types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar import __version__
+from tests.core import page
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+COMMANDS = [
+    (), ("run",), ("start",), ("serve",), ("stop",), ("status",), ("session",), ("session", "start"),
+    ("session", "end"), ("emit",), ("telemetry",), ("log",), ("schema",), ("demo",),
+]  # fmt: skip
+OFF = [{"BRAKIT_TELEMETRY": "false"}, {"DO_NOT_TRACK": "1"}, {"CI": "true"}]
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def home(remote: Endpoint) -> Iterator[Place]:
+    """One place for this file, with a daemon in the foreground."""
+    with Place(remote.url) as place:
+        place.serve()
+        yield place
+
+
+def one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "sidecar", *command, "--help"],
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "usage: brakit-sidecar" in ran.stdout
+
+
+@pytest.mark.parametrize("wrong", [(), ("dance",), ("status", "--loud"), ("session",), ("telemetry", "maybe")])
+def test_a_wrong_command_line_is_2(home: Place, wrong: tuple[str, ...]) -> None:
+    ran = home.run(*wrong)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr
+
+
+def test_version_is_the_packages(home: Place) -> None:
+    assert home.run("--version").stdout == f"brakit-sidecar {__version__}\n"
+
+
+# --- start, serve, stop -------------------------------------------------------------------------------
+
+
+def test_start_says_socket_pid_and_version(place: Place) -> None:
+    started = place.start()
+    assert started == {"socket": place.socket_path, "pid": started["pid"], "version": __version__}
+    assert stat.S_ISSOCK(os.stat(place.socket_path).st_mode)
+    os.kill(started["pid"], 0)
+    assert place.start() == started  # it runs already
+    assert place.run("start").stdout == place.socket_path + "\n"
+
+
+def test_what_the_daemon_makes_is_private(place: Place) -> None:
+    place.start()
+    place.run("emit", "cli_invoked")
+    wait_until(place.receipts, "a receipt")
+    for directory, _directories, files in os.walk(place.root):
+        if "brakit" in directory:
+            assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700, directory
+            for name in files:
+                assert stat.S_IMODE(os.stat(os.path.join(directory, name)).st_mode) == 0o600, name
+
+
+@pytest.mark.parametrize("off", OFF)
+def test_start_where_telemetry_is_off_starts_nothing(off: dict[str, str]) -> None:
+    with Place(**off) as place:
+        started = place.run("start", "--json")
+        assert started.returncode == 0
+        assert place.status()["running"] is False
+        assert os.listdir(place.runtime) == []
+
+
+def test_stop_returns_when_the_daemon_is_gone(place: Place) -> None:
+    place.start()
+    assert place.run("stop").returncode == 0
+    assert place.is_gone()
+    assert place.status()["running"] is False
+
+
+def test_stop_where_none_runs_is_fine() -> None:
+    with Place() as place:
+        stopped = place.run("stop")
+        assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", "")
+
+
+def test_stop_ends_every_session_and_sends_it(endpoint: Endpoint, place: Place) -> None:
+    place.start()
+    sessions = [place.run("session", "start").stdout.strip() for _ in range(2)]
+    assert place.run("stop").returncode == 0
+    expected = {str(uuid.uuid5(uuid.UUID(session), "session")) for session in sessions}
+    assert {body["uuid"] for body in endpoint.named("session")} == expected
+
+
+def test_serve_listens_where_start_says(place: Place) -> None:
+    served = place.serve()
+    started = place.start()
+    assert (started["socket"], started["pid"]) == (place.socket_path, served.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_serve_as_stop_does(endpoint: Endpoint, place: Place, number: int) -> None:
+    served = place.serve()
+    session = place.run("session", "start").stdout.strip()
+    assert end_process(served, number) == 0
+    assert place.is_gone()
+    (body,) = endpoint.named("session")
+    assert body["uuid"] == str(uuid.uuid5(uuid.UUID(session), "session"))
+
+
+def test_serve_beside_a_daemon_fails_with_one_line(home: Place) -> None:
+    ran = home.run("serve")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "runs already" in one_line(ran.stderr)
+
+
+@pytest.mark.slow
+def test_a_daemon_that_a_command_started_leaves_by_itself(endpoint: Endpoint, place: Place) -> None:
+    place.start()
+    session = place.run("session", "start").stdout.strip()
+    place.run("session", "end", session)
+    endpoint.wait_for("session")
+    wait_until(place.is_gone, "the daemon's end")
+    assert os.listdir(os.path.dirname(place.socket_path)) == ["sidecar-1.lock"]
+
+
+# --- status -------------------------------------------------------------------------------------------
+
+
+def test_status_where_none_runs() -> None:
+    with Place() as place:
+        ran = place.run("status", "--json")
+        assert ran.returncode == 1
+        found = json.loads(ran.stdout)
+        assert found == {"running": False, "consent": {"on": True, "why": found["consent"]["why"]}}
+        assert found["consent"]["why"]
+        assert place.run("status").returncode == 1
+
+
+def test_status_of_a_daemon(home: Place) -> None:
+    session = new_id()
+    with Wire(home.socket_path).hello(session) as worker:
+        worker.say(incr={"request_count": 3, "nonsense": 1}).sync()
+        ran = home.run("status", "--json")
+        in_words = home.run("status")
+    assert (ran.returncode, in_words.returncode) == (0, 0)
+    found = json.loads(ran.stdout)
+    assert found.keys() == {
+        "running", "version", "protocol", "pid", "socket", "uptime_s", "sessions", "refused", "delivery", "consent",
+    }  # fmt: skip
+    assert (found["running"], found["version"], found["protocol"]) == (True, __version__, 1)
+    assert found["socket"] == home.socket_path
+    assert found["refused"]["unknown_field"] >= 1
+    assert found["delivery"].keys() == {"sent", "local", "queued", "dropped"}
+    assert found["consent"]["on"] is True
+    (shown,) = [shown for shown in found["sessions"] if shown["id"] == session]
+    assert shown.keys() == {"id", "age_s", "producers", "fields"}
+    assert shown["producers"] == {"live": 1, "gone": 0}
+    assert page.broken_promises("session", shown["fields"]) == {}
+    assert shown["fields"]["request_count"] == 3
+    assert session in in_words.stdout
+
+
+# --- sessions for a CLI that is no parent -------------------------------------------------------------
+
+
+def ended(remote: Endpoint, session: str) -> dict[str, Any]:
+    """The session's one event, once it has arrived."""
+    expected = str(uuid.uuid5(uuid.UUID(session), "session"))
+
+    def found() -> list[dict[str, Any]]:
+        return [body["properties"] for body in remote.named("session") if body["uuid"] == expected]
+
+    wait_until(found, "the session event")
+    (properties,) = found()
+    return properties
+
+
+def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> None:
+    started = json.loads(home.run("session", "start", "--json").stdout)
+    assert started == {"session": started["session"], "socket": home.socket_path}
+    home.python(
+        "import sidecar; sidecar.connect().incr('request_count', 2)",
+        BRAKIT_SESSION_ID=started["session"], BRAKIT_SIDECAR_SOCKET=started["socket"],
+    )  # fmt: skip
+    assert home.run("session", "end", started["session"], "--reason", "sigterm").returncode == 0
+    properties = ended(remote, started["session"])
+    assert (properties["request_count"], properties["exit_reason"]) == (2, "sigterm")
+
+
+def test_session_end_is_clean_where_nobody_says_otherwise(home: Place, remote: Endpoint) -> None:
+    session = one_line(home.run("session", "start").stdout)
+    assert home.run("session", "end", session).returncode == 0
+    assert ended(remote, session)["exit_reason"] == "clean"
+
+
+def test_the_commands_own_end_is_not_the_sessions(home: Place) -> None:
+    session = one_line(home.run("session", "start").stdout)
+    assert session in [shown["id"] for shown in home.status()["sessions"]]
+    home.run("session", "end", session)
+
+
+def test_the_death_of_the_owner_pid_ends_the_session(home: Place, remote: Endpoint) -> None:
+    owner = subprocess.Popen(["sleep", "600"])
+    session = one_line(home.run("session", "start", "--owner-pid", str(owner.pid)).stdout)
+    assert session in [shown["id"] for shown in home.status()["sessions"]]
+    end_process(owner, signal.SIGKILL)
+    assert ended(remote, session)["exit_reason"] == "crash"
+
+
+def dead_process() -> str:
+    process = subprocess.Popen(["true"])
+    process.wait(PATIENCE_S)
+    return str(process.pid)
+
+
+@pytest.mark.parametrize("pid", ["0", "-1", "1099511627776", dead_process])
+def test_an_owner_pid_that_is_none_fails_and_leaves_no_session(home: Place, pid: str | Callable[[], str]) -> None:
+    pid = pid if isinstance(pid, str) else pid()
+    before = [shown["id"] for shown in home.status()["sessions"]]
+    ran = home.run("session", "start", f"--owner-pid={pid}")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert pid in one_line(ran.stderr)
+    assert [shown["id"] for shown in home.status()["sessions"]] == before
+
+
+def test_ending_a_session_that_is_over_fails_with_one_line(home: Place) -> None:
+    ran = home.run("session", "end", new_id())
+    assert ran.returncode == 1
+    assert "no such session" in one_line(ran.stderr)
+
+
+def test_ending_a_session_where_no_daemon_runs_fails_and_starts_none() -> None:
+    with Place() as place:
+        assert place.run("session", "end", new_id()).returncode == 1
+        assert place.status()["running"] is False
+
+
+@pytest.mark.parametrize("wrong", [("not-an-id",), (new_id(), "--reason", "boredom")])
+def test_a_wrong_id_or_reason_is_a_wrong_command_line(home: Place, wrong: tuple[str, ...]) -> None:
+    ran = home.run("session", "end", *wrong)
+    assert ran.returncode == 2
+    one_line(ran.stderr)
+
+
+@pytest.mark.parametrize("off", OFF)
+def test_session_start_where_telemetry_is_off_opens_none(off: dict[str, str]) -> None:
+    with Place(**off) as place:
+        ran = place.run("session", "start", "--json")
+        assert (ran.returncode, json.loads(ran.stdout)) == (0, {"session": None, "socket": None})
+        assert os.listdir(place.runtime) == []
+
+
+# --- emit ---------------------------------------------------------------------------------------------
+
+
+def emitted(remote: Endpoint, already: int, name: str = "cli_invoked") -> dict[str, Any]:
+    properties: dict[str, Any] = remote.wait_for(name, already + 1)[already]["properties"]
+    return properties
+
+
+def test_emit_sends_one_event_with_its_fields_read_as_json_or_text(home: Place, remote: Endpoint) -> None:
+    already = len(remote.named("cli_invoked"))
+    ran = home.run("emit", "cli_invoked", "command=install", "has_package_json=true", 'brakit_version="0.10.2"')
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    properties = emitted(remote, already)
+    assert (properties["command"], properties["has_package_json"]) == ("install", True)
+    assert (properties["brakit_version"], properties["cwd_has_node_modules"]) == ("0.10.2", False)
+
+
+def test_emit_takes_the_common_properties(home: Place, remote: Endpoint) -> None:
+    already = len(remote.named("cli_uninstall"))
+    common = {"sdk": "node", "brakit_version": "0.10.2", "node_version": "v20.11.0", "python_version": "3.12.1"}
+    assert home.run("emit", "cli_uninstall", *(f"{name}={value}" for name, value in common.items())).returncode == 0
+    properties = emitted(remote, already, "cli_uninstall")
+    assert {name: properties[name] for name in common} == common
+
+
+def test_emit_starts_the_daemon_where_none_runs(endpoint: Endpoint, place: Place) -> None:
+    assert place.run("emit", "cli_invoked").returncode == 0
+    endpoint.wait_for("cli_invoked")
+
+
+def test_emit_in_a_session_is_the_sessions(home: Place, remote: Endpoint) -> None:
+    session = one_line(home.run("session", "start").stdout)
+    for _ in range(2):
+        assert home.run("emit", "first_request", "port=8000", BRAKIT_SESSION_ID=session).returncode == 0
+    home.run("session", "end", session)
+    assert ended(remote, session)["time_to_first_request_ms"] is not None
+    expected = str(uuid.uuid5(uuid.UUID(session), "first_request"))
+    assert [body["uuid"] for body in remote.named("first_request")].count(expected) == 1
+
+
+def test_emit_in_a_session_that_is_over_fails(home: Place, remote: Endpoint) -> None:
+    session = one_line(home.run("session", "start").stdout)
+    home.run("session", "end", session)
+    ended(remote, session)
+    ran = home.run("emit", "cli_invoked", BRAKIT_SESSION_ID=session)
+    assert ran.returncode == 1
+    one_line(ran.stderr)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("dance",),
+        ("session",),
+        ("cli_invoked", "colour=blue"),
+        ("cli_invoked", "has_package_json=perhaps"),
+        ("cli_invoked", "has_package_json=1"),
+        ("cli_invoked", "command=7"),
+        ("cli_invoked", "os=linux"),
+        ("first_request", "port=65536"),
+        ("cli_invoked", "command"),
+        ("cli_invoked", "=install"),
+    ],
+    ids=" ".join,
+)
+def test_emit_of_what_does_not_exist_is_2_and_sends_nothing(wrong: tuple[str, ...]) -> None:
+    with Place() as place:
+        ran = place.run("emit", *wrong)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert one_line(ran.stderr).startswith("brakit-sidecar: ")
+        assert os.listdir(place.runtime) == []  # not even a daemon was started for it
+
+
+@pytest.mark.parametrize("off", OFF)
+def test_emit_where_telemetry_is_off_is_0_and_nothing(off: dict[str, str]) -> None:
+    with Place(**off) as place:
+        ran = place.run("emit", "cli_invoked", "command=install")
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert os.listdir(place.runtime) == []
+        assert place.receipts() == []
+
+
+# --- telemetry ----------------------------------------------------------------------------------------
+
+
+def test_telemetry_shows_consent_with_its_whole_reason() -> None:
+    with Place() as place:
+        for arguments in ((), ("status",)):
+            shown = place.run("telemetry", *arguments)
+            assert shown.returncode == 0
+            assert "telemetry is on" in shown.stdout
+            for source in ("DO_NOT_TRACK", "BRAKIT_TELEMETRY", place.config_path):
+                assert source in shown.stdout
+        assert "telemetry is off: DO_NOT_TRACK" in place.run("telemetry", DO_NOT_TRACK="1").stdout
+        assert "GITLAB_CI" in place.run("telemetry", GITLAB_CI="1").stdout
+
+
+def test_telemetry_off_and_on_change_the_config() -> None:
+    with Place() as place:
+        switched = place.run("telemetry", "off")
+        assert switched.returncode == 0
+        assert "telemetry is off" in switched.stdout
+        assert place.config["telemetry"] is False
+        assert "telemetry is on" in place.run("telemetry", "on").stdout
+        assert place.config["telemetry"] is True
+
+
+def test_telemetry_off_reaches_a_daemon_that_runs(endpoint: Endpoint, place: Place) -> None:
+    served = place.serve()
+    session = new_id()
+    with Wire(place.socket_path).hello(session) as worker:
+        worker.say(incr={"request_count": 1}).sync()
+        place.run("telemetry", "off")
+        assert place.status()["consent"]["on"] is False
+        worker.say(event={"name": "first_request", "port": 80}).sync()
+        assert end_process(served) == 0
+    assert endpoint.requests == []
+    assert place.receipts() == []
+
+
+def test_a_switch_that_cannot_be_written_fails_with_one_line() -> None:
+    with Place() as place:
+        with open(os.path.join(place.home, ".brakit"), "w", encoding="utf-8"):
+            pass
+        ran = place.run("telemetry", "off")
+        assert ran.returncode == 1
+        assert ".brakit" in one_line(ran.stderr)
+
+
+# --- log ----------------------------------------------------------------------------------------------
+
+
+def test_log_shows_every_receipt_oldest_first(endpoint: Endpoint, place: Place) -> None:
+    place.start()
+    for command in ("install", "uninstall", "mcp"):
+        place.run("emit", "cli_invoked", f"command={command}")
+    wait_until(lambda: len(place.receipts()) == 3, "three receipts")
+    for receipt, (_path, _headers, body) in zip(place.receipts(), endpoint.requests, strict=True):
+        assert receipt.keys() == {"at", "event", "uuid", "outcome", "reason", "body"}
+        assert receipt["body"].encode() == body
+        assert receipt["uuid"] == json.loads(body)["uuid"]
+    in_words = place.run("log").stdout
+    assert in_words.index('"install"') < in_words.index('"uninstall"') < in_words.index('"mcp"')
+
+
+def test_log_where_nothing_was_ever_sent_is_empty() -> None:
+    with Place() as place:
+        for arguments in (("log",), ("log", "--json")):
+            ran = place.run(*arguments)
+            assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_log_may_be_cut_off_by_its_reader(place: Place) -> None:
+    place.start()
+    place.run("emit", "cli_invoked")
+    wait_until(place.receipts, "a receipt")
+    ran = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m sidecar log | true'],
+        env=place.environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert ran.stderr == ""
+
+
+def test_log_follow_goes_on_with_what_comes(place: Place) -> None:
+    place.start()
+    place.run("emit", "cli_invoked", "command=install")
+    wait_until(place.receipts, "a receipt")
+    command = [sys.executable, "-m", "sidecar", "log", "--json", "--follow"]
+    with subprocess.Popen(command, env=place.environ, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        first = json.loads(following.stdout.readline())
+        place.run("emit", "cli_invoked", "command=mcp")
+        second = json.loads(following.stdout.readline())
+        following.send_signal(signal.SIGINT)
+        assert following.wait(PATIENCE_S) == 130
+    commands = [json.loads(receipt["body"])["properties"]["command"] for receipt in (first, second)]
+    assert commands == ["install", "mcp"]
+
+
+# --- schema -------------------------------------------------------------------------------------------
+
+
+def test_schema_is_what_the_page_promises(home: Place) -> None:
+    plain, as_json = home.run("schema"), home.run("schema", "--json")
+    assert plain.stdout == as_json.stdout
+    shown = json.loads(as_json.stdout)
+    assert shown.keys() == {"events", "fixed"}
+    assert shown["fixed"] == page.FIXED
+    assert {name: set(event["fields"]) for name, event in shown["events"].items()} == {
+        name: set(fields) for name, fields in page.EVENTS.items()
+    }
+    for event in shown["events"].values():
+        assert event["purpose"]
+        for field in event["fields"].values():
+            assert field.keys() == {"domain", "rule", "purpose"}
+            assert all(field.values())
+
+
+def test_schema_as_markdown_has_a_row_for_every_field(home: Place) -> None:
+    tables = home.run("schema", "--markdown").stdout
+    for fields in page.EVENTS.values():
+        for name in fields:
+            assert f"| `{name}` |" in tables
+
+
+def test_schema_needs_no_daemon_and_no_consent() -> None:
+    with Place(CI="1") as place:
+        assert place.run("schema").returncode == 0
+        assert os.listdir(place.home) == []
+
+
+# --- the socket that the environment names ------------------------------------------------------------
+
+
+def test_commands_speak_to_the_daemon_that_the_environment_names(home: Place) -> None:
+    with Place() as elsewhere:
+        found = json.loads(elsewhere.run("status", "--json", BRAKIT_SIDECAR_SOCKET=home.socket_path).stdout)
+        assert found["socket"] == home.socket_path
+
+
+def test_a_socket_where_nobody_listens_is_no_daemon() -> None:
+    with Place() as place:
+        path = os.path.join(place.root, "s.sock")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+        assert place.run("status", BRAKIT_SIDECAR_SOCKET=path).returncode == 1
+        assert place.run("stop", BRAKIT_SIDECAR_SOCKET=path).returncode == 0
+
+
+# --- demo ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_shows_bodies_as_they_arrived_and_its_numbers_agree() -> None:
+    with Place() as place:
+        ran = place.run("demo")
+        assert ran.returncode == 0, ran.stderr
+        bodies = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
+        (session,) = [body["properties"] for body in bodies if body["event"] == "session"]
+        assert session["request_count"] > 0
+        assert page.broken_promises("session", {k: v for k, v in session.items() if k[0] != "$"}) == {}
+        assert os.listdir(place.home) == []
+        assert os.listdir(place.runtime) == []

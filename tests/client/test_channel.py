@@ -1,0 +1,299 @@
+"""The worker's socket: it never blocks, never raises, and keeps at most one line."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.client.channel import Channel
+from tests.e2e.serving import REPOSITORY
+from tests.harness import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LINE = b'{"incr":{"request_count":1}}\n'
+
+
+class Daemon:
+    """The other end."""
+
+    def __init__(self, directory: str, backlog: int = 5) -> None:
+        self.path = os.path.join(directory, "s")
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(self.path)
+        self.listening.listen(backlog)
+
+    def accept(self) -> socket.socket:
+        self.listening.settimeout(PATIENCE_S)
+        stream, _ = self.listening.accept()
+        stream.settimeout(PATIENCE_S)
+        return stream
+
+
+@pytest.fixture
+def directory() -> Iterator[str]:
+    """A directory with a short path."""
+    with tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp") as directory:
+        yield directory
+
+
+@pytest.fixture
+def daemon(directory: str) -> Iterator[Daemon]:
+    daemon = Daemon(directory)
+    yield daemon
+    daemon.listening.close()
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    channel = Channel()
+    yield channel
+    channel.close()
+
+
+@pytest.fixture
+def stream(daemon: Daemon, channel: Channel) -> Iterator[socket.socket]:
+    """The daemon's end of the open channel."""
+    assert channel.open(daemon.path)
+    with daemon.accept() as stream:
+        yield stream
+
+
+def read_all(stream: socket.socket) -> bytes:
+    said = b""
+    while chunk := stream.recv(65536):
+        said += chunk
+    return said
+
+
+def fill(channel: Channel) -> int:
+    """Says lines until the kernel takes no more of them: how many."""
+    said = 0
+    while channel.is_ready():
+        channel.send(LINE * 100)
+        said += 100
+    return said
+
+
+# --- opening --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_channel_is_closed_and_takes_nothing(channel: Channel) -> None:
+    channel.send(LINE)
+    channel.send_with_descriptor(LINE, 0)
+    channel.close()
+    assert (channel.is_open, channel.is_ready(), channel.receive()) == (False, False, b"")
+
+
+def test_it_opens_where_somebody_listens(daemon: Daemon, channel: Channel) -> None:
+    assert channel.open(daemon.path)
+    assert channel.is_open
+    assert channel.is_ready()
+
+
+def test_it_stays_closed_where_nobody_listens(daemon: Daemon, channel: Channel) -> None:
+    daemon.listening.close()
+    assert not channel.open(daemon.path)
+    assert not channel.is_open
+
+
+@pytest.mark.parametrize("path", ["", ".", "/dev/null", "/no/such/directory/s", "/" + "x" * 300])
+def test_it_stays_closed_where_there_is_no_socket(channel: Channel, path: str) -> None:
+    assert not channel.open(path)
+    assert not channel.is_open
+
+
+def test_it_does_not_wait_for_a_daemon_whose_backlog_is_full(directory: str) -> None:
+    daemon = Daemon(directory, backlog=0)
+    channels = [Channel() for _ in range(5)]
+    assert [channel.open(daemon.path) for channel in channels][-1] is False
+    daemon.listening.close()
+
+
+def test_it_stays_closed_where_no_descriptor_is_left(daemon: Daemon, channel: Channel) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        opened = channel.open(daemon.path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not opened
+
+
+def test_opening_again_hangs_up_first(daemon: Daemon, channel: Channel, stream: socket.socket) -> None:
+    assert channel.open(daemon.path)
+    assert stream.recv(1) == b""
+    with daemon.accept() as again:
+        channel.send(LINE)
+        assert again.recv(65536) == LINE
+
+
+def test_no_program_that_the_worker_starts_inherits_it(stream: socket.socket, channel: Channel) -> None:
+    assert stream.fileno() >= 0
+    assert channel._socket is not None
+    assert not channel._socket.get_inheritable()
+
+
+# --- saying ---------------------------------------------------------------------------------------------------
+
+
+def test_what_was_said_arrives_in_its_order(channel: Channel, stream: socket.socket) -> None:
+    for number in range(100):
+        assert channel.is_ready()
+        channel.send(b"%d\n" % number)
+    channel.close()
+    assert read_all(stream) == b"".join(b"%d\n" % number for number in range(100))
+
+
+def test_a_daemon_that_does_not_read_is_not_waited_for(channel: Channel, stream: socket.socket) -> None:
+    fill(channel)
+    assert channel.is_open
+    assert not channel.is_ready()
+    assert stream.fileno() >= 0
+
+
+def test_what_was_kept_goes_first_once_the_daemon_reads(channel: Channel, stream: socket.socket) -> None:
+    lines = fill(channel)
+    received = b""
+    while not channel.is_ready():
+        received += stream.recv(65536)
+    channel.send(b"last\n")
+    channel.close()
+    assert received + read_all(stream) == LINE * lines + b"last\n"
+
+
+def test_never_more_than_one_line_is_kept(channel: Channel, stream: socket.socket) -> None:
+    fill(channel)
+    for _ in range(3):
+        channel.is_ready()
+    assert 0 < len(channel._rest) <= len(LINE * 100)
+    assert stream.fileno() >= 0
+
+
+@pytest.mark.parametrize("say", ["send", "is_ready", "receive", "send_with_descriptor"])
+def test_a_daemon_that_is_gone_closes_the_channel_and_fails_nobody(
+    channel: Channel, stream: socket.socket, say: str
+) -> None:
+    if say == "is_ready":
+        fill(channel)
+    stream.close()
+    if say == "send":
+        channel.send(LINE)
+    elif say == "is_ready":
+        assert not channel.is_ready()
+    elif say == "receive":
+        assert channel.receive() == b""
+    else:
+        channel.send_with_descriptor(LINE, 0)
+    assert not channel.is_open
+    assert not channel.is_ready()
+
+
+@pytest.mark.parametrize("say", ["channel.send(b'x')", "channel.send_with_descriptor(b'x', 0)"])
+def test_a_daemon_that_is_gone_does_not_kill_a_worker_with_a_default_sigpipe(daemon: Daemon, say: str) -> None:
+    code = f"""
+import signal
+from sidecar.client.channel import Channel
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+channel = Channel()
+assert channel.open({daemon.path!r})
+input()
+{say}
+print(channel.is_open)
+"""
+    environ = {**os.environ, "PYTHONPATH": REPOSITORY}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+    )
+    daemon.accept().close()
+    out, _ = worker.communicate("go on\n", timeout=PATIENCE_S)
+    assert (worker.returncode, out) == (0, "False\n")
+
+
+# --- a descriptor with a line ---------------------------------------------------------------------------------
+
+
+def test_a_descriptor_arrives_with_the_lines_first_byte(channel: Channel, stream: socket.socket) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"counted")
+        file.flush()
+        channel.send_with_descriptor(LINE, file.fileno())
+    said, fds, _flags, _address = socket.recv_fds(stream, 1, 4)
+    assert (said, len(fds)) == (LINE[:1], 1)
+    assert os.pread(fds[0], 100, 0) == b"counted"
+    os.close(fds[0])
+    assert stream.recv(65536) == LINE[1:]
+
+
+def test_a_descriptor_that_is_none_closes_the_channel_and_fails_nobody(channel: Channel, stream: socket.socket) -> None:
+    closed = os.dup(0)
+    os.close(closed)
+    channel.send_with_descriptor(LINE, closed)
+    assert not channel.is_open
+    assert stream.recv(1) == b""
+
+
+def test_where_a_descriptor_would_have_to_wait_the_channel_is_given_up(channel: Channel, stream: socket.socket) -> None:
+    fill(channel)
+    channel.send_with_descriptor(LINE, 0)
+    assert not channel.is_open
+    assert stream.recv(1) != b""
+
+
+# --- hearing --------------------------------------------------------------------------------------------------
+
+
+def test_a_daemon_that_says_nothing_is_not_waited_for(channel: Channel, stream: socket.socket) -> None:
+    assert channel.receive() == b""
+    assert channel.is_open
+    assert stream.fileno() >= 0
+
+
+def test_what_the_daemon_said_is_heard(channel: Channel, stream: socket.socket) -> None:
+    stream.sendall(b'{"slab":1}\n')
+    assert channel.receive() == b'{"slab":1}\n'
+    assert channel.is_open
+
+
+def test_a_daemons_last_words_are_heard_before_it_is_gone(channel: Channel, stream: socket.socket) -> None:
+    stream.sendall(b"goodbye\n")
+    stream.close()
+    assert channel.receive() == b"goodbye\n"
+    assert channel.is_open
+    assert channel.receive() == b""
+    assert not channel.is_open
+
+
+def test_at_most_4_kib_are_heard_at_once(channel: Channel, stream: socket.socket) -> None:
+    stream.sendall(b"x" * 5000)
+    assert [len(channel.receive()) for _ in range(3)] == [4096, 904, 0]
+
+
+# --- hanging up -----------------------------------------------------------------------------------------------
+
+
+def test_a_channel_that_was_closed_forgets_what_it_kept(channel: Channel, daemon: Daemon) -> None:
+    assert channel.open(daemon.path)
+    fill(channel)
+    channel.close()
+    assert channel.open(daemon.path)
+    assert channel.is_ready()
+    daemon.accept().close()
+
+
+def test_a_channel_that_is_forgotten_hangs_up(daemon: Daemon) -> None:
+    channel = Channel()
+    assert channel.open(daemon.path)
+    with daemon.accept() as stream:
+        del channel
+        assert stream.recv(1) == b""

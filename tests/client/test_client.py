@@ -1,0 +1,748 @@
+"""The worker's side, as an application uses it: exact, never raising, never waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sidecar
+from sidecar.core import slab
+from tests.harness import (
+    _CLEARED,
+    PATIENCE_S,
+    Endpoint,
+    Place,
+    Wire,
+    end_process,
+    new_id,
+    stopped,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX = 2**53 - 1
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def home(remote: Endpoint) -> Iterator[Place]:
+    """One place for this file, with a daemon in the foreground."""
+    with Place(remote.url) as place:
+        place.serve()
+        yield place
+
+
+@contextmanager
+def inside(place: Place, **settings: str) -> Iterator[None]:
+    """This process is one of that place."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _CLEARED:
+            patch.delenv(name, raising=False)
+        for name, value in {**place.environ, **settings}.items():
+            patch.setenv(name, value)
+        yield
+
+
+@contextmanager
+def joined(place: Place, session: str, **arguments: Any) -> Iterator[sidecar.Telemetry]:
+    """A producer in this process."""
+    with inside(place, BRAKIT_SESSION_ID=session):
+        telemetry = sidecar.connect(**arguments)
+        try:
+            yield telemetry
+        finally:
+            telemetry.close()
+
+
+def shown(place: Place, session: str) -> dict[str, Any] | None:
+    """The session's fields as they would be sent now; None where the daemon has no such session."""
+    with Wire(place.socket_path).hello() as wire:
+        for found in wire.ask()[0]["sessions"]:
+            if found["id"] == session:
+                fields: dict[str, Any] = found["fields"]
+                return fields
+    return None
+
+
+def refused(place: Place) -> dict[str, int]:
+    with Wire(place.socket_path).hello() as wire:
+        counted: dict[str, int] = wire.ask()[0]["refused"]
+    return counted
+
+
+def until_shown(place: Place, session: str, telemetry: sidecar.Telemetry | None = None, **expected: Any) -> None:
+    """Returns when the daemon shows the expected fields; the producer makes calls that count nothing meanwhile."""
+    found: dict[str, Any] = {}
+
+    def has_come() -> bool:
+        nonlocal found
+        if telemetry is not None:
+            telemetry.set(framework="flask")
+        found = shown(place, session) or {}
+        return all(found.get(name) == value for name, value in expected.items())
+
+    try:
+        wait_until(has_come)
+    except AssertionError:
+        assert {name: found.get(name) for name in expected} == expected
+        raise
+
+
+# --- what is said arrives -----------------------------------------------------------------------------
+
+
+def test_what_an_application_says_is_the_sessions(home: Place) -> None:
+    session = new_id()
+    with joined(home, session) as telemetry:
+        telemetry.set(framework="flask", brakit_version="0.1.7", is_custom_command=True)
+        requests = telemetry.counter("request_count")
+        for _ in range(10):
+            requests.inc()
+        requests.inc(5)
+        telemetry.incr("query_count", 3)
+        telemetry.request("GET /users", duration_ms=12.5)
+        telemetry.request("GET /users", 612)
+        telemetry.request("POST /users")
+        telemetry.add("insight_types", "n1", "slow")
+        telemetry.mark("insight_count", "one text", "another", "one text")
+        telemetry.event("first_request", port=8000)
+        until_shown(
+            home, session,
+            framework="flask", brakit_version="0.1.7", is_custom_command=True, sdk="python",
+            python_version=".".join(map(str, sys.version_info[:3])), node_version=None,
+            request_count=18, query_count=3, endpoint_count=1, avg_duration_ms=312,
+            slowest_endpoint_bucket="500-1000ms", insight_types=["n1", "slow"], insight_count=2,
+        )  # fmt: skip
+        fields = shown(home, session)
+        assert fields is not None
+        assert fields["time_to_first_request_ms"] >= 0
+
+
+def test_a_counter_is_a_field_and_two_counters_of_a_field_are_one(home: Place) -> None:
+    session = new_id()
+    with joined(home, session) as telemetry:
+        first, second = telemetry.counter("error_count"), telemetry.counter("error_count")
+        first.inc()
+        second.inc(2)
+        telemetry.incr("error_count")
+        until_shown(home, session, error_count=4)
+
+
+def test_counts_saturate(home: Place) -> None:
+    session = new_id()
+    before = refused(home)
+    with joined(home, session) as telemetry:
+        requests = telemetry.counter("request_count")
+        for _ in range(2048):
+            telemetry.incr("request_count", MAX)
+        for _ in range(3000):
+            requests.inc()
+            telemetry.incr("request_count")
+            telemetry.request("GET /")
+        until_shown(home, session, request_count=MAX)
+    assert refused(home) == before
+
+
+def test_durations_saturate(home: Place) -> None:
+    """As an application would reach it that counts microseconds for milliseconds."""
+    session = new_id()
+    with joined(home, session) as telemetry:
+        for _ in range(250_000):
+            telemetry.request("GET /", 86_400_000)
+        until_shown(home, session, request_count=250_000, slowest_endpoint_bucket=">5000ms")
+
+
+def test_what_is_closed_counts_no_more(home: Place, remote: Endpoint) -> None:
+    session = home.run("session", "start").stdout.strip()
+    with joined(home, session) as telemetry:
+        telemetry.incr("request_count")
+        telemetry.close(exit_reason="sigterm")
+        telemetry.incr("request_count")
+        telemetry.close()
+    home.run("session", "end", session)
+    assert ended(remote, session)["request_count"] == 1
+
+
+def ended(remote: Endpoint, session: str) -> dict[str, Any]:
+    expected = str(uuid.uuid5(uuid.UUID(session), "session"))
+
+    def found() -> list[dict[str, Any]]:
+        return [body["properties"] for body in remote.named("session") if body["uuid"] == expected]
+
+    wait_until(found, "the session event")
+    (properties,) = found()
+    return properties
+
+
+# --- it never raises ----------------------------------------------------------------------------------
+
+
+class Hostile(str):
+    """A text that fails whoever touches it."""
+
+    __slots__ = ()
+
+    def _fail(self, *_: object) -> Any:
+        raise RuntimeError("hostile")
+
+    __len__ = __getitem__ = __iter__ = encode = split = lower = __str__ = __repr__ = __format__ = _fail  # type: ignore[assignment]
+
+
+class Worse:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("hostile")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("hostile")
+
+    def __hash__(self) -> int:
+        raise RuntimeError("hostile")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("hostile")
+
+    __bool__ = __int__ = __float__ = __index__ = __len__ = __hash__
+
+
+FIELDS = [
+    "request_count", "insight_count", "framework", "insight_types", "setup_duration_ms", "is_custom_command", "sdk",
+    "first_request", "setup_completed", "session", "os", "nonsense", "Framework", "x" * 100, "a b", "name", "self",
+]  # fmt: skip
+hostile = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.sampled_from([MAX, MAX + 1, 2**63, 2**64, -(2**70), 10**30, 10**5000]),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(FIELDS),
+    st.just("\ud800"),
+    st.just("x" * 100_000),
+    st.binary(max_size=4),
+    st.lists(st.sampled_from(["n1", 7, None, "\ud800"]), max_size=3),
+    st.just({"a": {1, 2}}),
+    st.just(object()),
+    st.just(Hostile("request_count")),
+    st.just(Hostile("flask")),
+    st.builds(Worse),
+)
+names = st.sampled_from(FIELDS) | hostile
+calls = st.one_of(
+    st.tuples(st.just("incr"), st.tuples(names) | st.tuples(names, hostile), st.just({})),
+    st.tuples(st.just("counter"), st.tuples(names), st.just({})),
+    st.tuples(st.just("request"), st.tuples(hostile) | st.tuples(hostile, hostile), st.just({})),
+    st.tuples(st.just("set"), st.just(()), st.dictionaries(st.sampled_from(FIELDS), hostile, max_size=3)),
+    st.tuples(st.just("add"), st.lists(names, min_size=1, max_size=3).map(tuple), st.just({})),
+    st.tuples(st.just("mark"), st.lists(names, min_size=1, max_size=3).map(tuple), st.just({})),
+    st.tuples(st.just("event"), st.tuples(names), st.dictionaries(st.sampled_from(FIELDS), hostile, max_size=3)),
+)
+
+
+def call(telemetry: sidecar.Telemetry, method: str, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    answer = getattr(telemetry, method)(*arguments, **fields)
+    if method == "counter":
+        answer.inc()
+        answer.inc(Worse())
+        answer.inc(2)
+    else:
+        assert answer is None
+
+
+@pytest.fixture(scope="module")
+def abused(home: Place) -> Iterator[tuple[str, sidecar.Telemetry]]:
+    session = new_id()
+    with joined(home, session) as telemetry:
+        yield session, telemetry
+
+
+@given(st.lists(calls, max_size=6))
+def test_no_call_raises_whatever_it_is_given(
+    abused: tuple[str, sidecar.Telemetry], said: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+) -> None:
+    for one in said:
+        call(abused[1], *one)
+
+
+def test_after_all_that_it_still_counts(home: Place, abused: tuple[str, sidecar.Telemetry]) -> None:
+    session, telemetry = abused
+    fields = shown(home, session)
+    assert fields is not None
+    for _ in range(7):
+        telemetry.incr("fetch_count")
+        telemetry.request("GET /after", 1)
+    telemetry.add("tabs_viewed", "logs")
+    expected = {"fetch_count": fields["fetch_count"] + 7, "request_count": min(fields["request_count"] + 7, MAX)}
+    until_shown(home, session, telemetry, **expected)
+    last = shown(home, session)
+    assert last is not None
+    assert "logs" in last["tabs_viewed"]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(calls, max_size=6))
+def test_no_call_raises_where_no_daemon_runs(
+    nowhere: Place, said: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+) -> None:
+    with joined(nowhere, new_id()) as telemetry:
+        for one in said:
+            call(telemetry, *one)
+
+
+@pytest.fixture
+def nowhere() -> Iterator[Place]:
+    """A place without a daemon."""
+    with Place() as place:
+        yield place
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hostile)
+def test_connect_never_raises_whatever_it_is_given(nowhere: Place, sdk: Any) -> None:
+    with inside(nowhere, BRAKIT_SESSION_ID=new_id()):
+        telemetry = sidecar.connect(sdk)
+        telemetry.incr("request_count")
+        telemetry.close(sdk)
+
+
+@pytest.mark.parametrize("name", ["name", "self", "field", "n"])
+def test_a_field_may_be_called_anything(home: Place, name: str) -> None:
+    with joined(home, new_id()) as telemetry:
+        telemetry.set(**{name: "flask"})
+        telemetry.event("first_request", **{name: 8000})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"BRAKIT_SESSION_ID": "no uuid"},
+        {"BRAKIT_SIDECAR_SOCKET": "/" + "x" * 300},
+        {"BRAKIT_SIDECAR_SOCKET": "/dev/null"},
+        {"BRAKIT_SIDECAR_SOCKET": "."},
+        {"XDG_RUNTIME_DIR": "/dev/null"},
+        {"HOME": "/dev/null"},
+    ],
+)
+def test_a_strange_environment_does_not_matter(nowhere: Place, settings: dict[str, str]) -> None:
+    with inside(nowhere, **settings):
+        telemetry = sidecar.connect()
+        telemetry.request("GET /", 1)
+        telemetry.event("first_request", port=1)
+        telemetry.close()
+
+
+# --- a mistake is counted, and costs nothing else -----------------------------------------------------
+
+
+def test_mistakes_are_counted_in_status(home: Place) -> None:
+    before = refused(home)
+    session = new_id()
+    with joined(home, session) as telemetry:
+        telemetry.incr("request_count", 0)
+        telemetry.incr("request_count", True)
+        telemetry.incr("request_count", 1.5)  # type: ignore[arg-type]
+        telemetry.incr("no_such_count")
+        telemetry.counter("no_such_count").inc()
+        telemetry.set(framework=["flask"], no_such_field="x")
+        telemetry.event("no_such_event")
+        telemetry.request("GET /", duration_ms=-1)  # the request counts, its duration does not
+        telemetry.incr("request_count", 2)
+        until_shown(home, session, telemetry, request_count=3, avg_duration_ms=0)
+    after = refused(home)
+    added = {reason: count - before.get(reason, 0) for reason, count in after.items() if count != before.get(reason)}
+    assert added == {"bad_value": 5, "unknown_field": 3, "unknown_event": 1}
+
+
+def test_a_mistake_is_not_said_in_its_own_words(nowhere: Place) -> None:
+    with Listening(nowhere) as listening:
+        with joined(nowhere, new_id()) as telemetry:
+            telemetry.incr("Tell-Tale", 1)
+            telemetry.event("Tell-Tale", port=1)
+            telemetry.set(**{"Tell-Tale": "Tell-Tale"})
+            telemetry.request("Tell-Tale", 5)
+            telemetry.mark("insight_count", "Tell-Tale")
+            telemetry.mark("Tell-Tale", "Tell-Tale")
+        assert b"ell-" not in listening.all_bytes()
+
+
+CLUMSY = {
+    "a text that is no text": lambda t: t.set(framework="\ud800"),
+    "a member that is no text": lambda t: t.add("insight_types", "\ud800"),
+    "an event's text that is none": lambda t: t.event("setup_completed", framework="\ud800"),
+    "a number beyond all digits": lambda t: t.set(setup_duration_ms=10**5000),
+    "an event's number beyond all digits": lambda t: t.event("first_request", port=10**5000),
+    "hundreds of long words": lambda t: [t.add("insight_types", f"{n:03}" + "\u4e2d" * 61) for n in range(300)],
+    "hundreds of long texts": lambda t: [t.set(**{f"f{n}": "\x00" * 64}) for n in range(300)],
+    "a number for a truth": lambda t: t.set(is_custom_command=1),
+    "numbers without end": lambda t: [t.set(setup_duration_ms=n + 0.5) for n in range(1000)],
+    "events without end": lambda t: [t.event("cli_invoked", command="x" * 1000) for _ in range(300)],
+}
+
+
+@pytest.mark.parametrize("clumsy", CLUMSY.values(), ids=CLUMSY)
+def test_a_mistake_before_a_daemon_runs_costs_nothing_else(clumsy: Any) -> None:
+    """All that waits is then said at once, so one bad part lies beside the good ones."""
+    session = new_id()
+    with Place() as place, joined(place, session) as telemetry:
+        telemetry.set(brakit_version="0.1.7")
+        telemetry.incr("request_count", 3)
+        clumsy(telemetry)
+        telemetry.mark("insight_count", "one")
+        telemetry.set(is_custom_command=True)
+        place.serve()
+        telemetry.incr("request_count", 2)
+        expected = {"request_count": 5, "brakit_version": "0.1.7", "insight_count": 1, "is_custom_command": True}
+        until_shown(place, session, telemetry, **expected)
+
+
+# --- where telemetry is off ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [{"BRAKIT_TELEMETRY": "No"}, {"DO_NOT_TRACK": "1"}, {"CI": "1"}])
+@pytest.mark.parametrize("start", [False, True])
+def test_where_telemetry_is_off_a_stand_in_does_nothing(nowhere: Place, off: dict[str, str], start: bool) -> None:
+    with inside(nowhere, **off):
+        telemetry = sidecar.connect(start=start)
+        assert type(telemetry) is sidecar.Telemetry
+        assert type(telemetry.counter("request_count")) is sidecar.Counter
+        telemetry.counter("request_count").inc()
+        telemetry.incr("request_count", Worse())  # type: ignore[arg-type]
+        telemetry.request("GET /", 1)
+        telemetry.set(framework="flask")
+        telemetry.add("insight_types", "n1")
+        telemetry.mark("insight_count", "text")
+        telemetry.event("first_request", port=1)
+        telemetry.close()
+        assert os.listdir(nowhere.runtime) == []
+    if "CI" in off:
+        assert os.listdir(nowhere.home) == []
+    else:
+        assert nowhere.config["telemetry"] is False
+
+
+def test_a_config_that_says_no_means_the_stand_in(nowhere: Place) -> None:
+    nowhere.run("telemetry", "off")
+    with inside(nowhere):
+        assert type(sidecar.connect()) is sidecar.Telemetry
+
+
+def test_inside_the_daemon_nothing_is_counted(nowhere: Place) -> None:
+    with inside(nowhere, BRAKIT_SIDECAR_DAEMON="1"):
+        assert type(sidecar.connect(start=True)) is sidecar.Telemetry
+
+
+# --- light --------------------------------------------------------------------------------------------
+
+HEAVY = ["asyncio", "anyio", "aiohttp", "orjson", "ssl"]
+LIGHT = f"""
+import sys, threading
+import sidecar
+heavy = {HEAVY!r}
+assert not [name for name in heavy if name in sys.modules], "after import"
+t = sidecar.connect(start=True)
+c = t.counter("request_count"); c.inc(); c.inc(3)
+t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
+t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
+t.close()
+assert not [name for name in heavy if name in sys.modules], "after calls"
+assert threading.active_count() == 1
+print("light")
+"""
+
+
+def test_nothing_heavy_is_loaded_and_no_thread_started(home: Place) -> None:
+    ran = home.python(LIGHT, BRAKIT_SESSION_ID=new_id())
+    assert (ran.stdout, ran.stderr) == ("light\n", "")
+
+
+def test_nothing_heavy_is_loaded_where_no_daemon_runs_and_one_is_started(nowhere: Place) -> None:
+    ran = nowhere.python(LIGHT)
+    assert (ran.stdout, ran.stderr) == ("light\n", "")
+
+
+def test_nothing_is_loaded_where_telemetry_is_off(nowhere: Place) -> None:
+    assert nowhere.python(LIGHT, CI="1").stdout == "light\n"
+
+
+# --- what is hashed -----------------------------------------------------------------------------------
+
+
+class Listening:
+    """Something that only listens where the daemon would, and keeps what producers say, and their memory."""
+
+    def __init__(self, place: Place) -> None:
+        os.makedirs(os.path.dirname(place.socket_path), mode=0o700)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(place.socket_path)
+        self._listener.listen()
+
+    def __enter__(self) -> Listening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def hear(self) -> tuple[bytes, slab.Contents | None]:
+        """What the next producer said until it hung up, and what its memory holds."""
+        said, contents = b"", None
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.settimeout(PATIENCE_S)
+            while True:
+                chunk, fds, _flags, _address = socket.recv_fds(connection, 65536, 1)
+                for fd in fds:
+                    contents = slab.read(os.pread(fd, slab.SIZE, 0))
+                    os.close(fd)
+                if not chunk:
+                    return said, contents
+                said += chunk
+
+    def all_bytes(self) -> bytes:
+        return self.hear()[0]
+
+
+def ids_said_in(place: Place, listening: Listening, session: str) -> tuple[str, str]:
+    """The ids of one mark and one route."""
+    with joined(place, session) as telemetry:
+        telemetry.mark("insight_count", "SELECT * FROM users")
+        telemetry.request("GET /users", 1)
+    said, contents = listening.hear()
+    assert b"SELECT" not in said
+    assert b"/users" not in said
+    frames = [json.loads(line) for line in said.splitlines()]
+    (mark,) = [frame["mark"]["insight_count"][0] for frame in frames if "mark" in frame]
+    routes = [route for frame in frames if "histogram" in frame for route in frame["histogram"]]
+    if contents is not None and not routes:
+        routes = list(contents.rows)
+    return mark, routes[0] if routes else ""
+
+
+def test_the_same_text_is_another_id_in_another_session(nowhere: Place) -> None:
+    with Listening(nowhere) as listening:
+        session = new_id()
+        first = ids_said_in(nowhere, listening, session)
+        again = ids_said_in(nowhere, listening, session)
+        other = ids_said_in(nowhere, listening, new_id())
+    assert first == again
+    assert first[0] != other[0]
+    assert re.fullmatch("[0-9a-f]{16}", first[0])
+
+
+# --- daemons that come, go and stand still ------------------------------------------------------------
+
+
+def test_a_new_daemon_is_told_everything_again() -> None:
+    session = new_id()
+    with Place() as place:
+        served = place.serve()
+        with joined(place, session) as telemetry:
+            telemetry.set(brakit_version="0.1.7")
+            telemetry.add("insight_types", "n1")
+            telemetry.mark("insight_count", "one")
+            telemetry.request("GET /users", 300)
+            telemetry.incr("query_count", 4)
+            until_shown(place, session, query_count=4)
+            end_process(served, 9)
+            telemetry.incr("query_count", 2)
+            telemetry.add("insight_types", "slow")
+            place.serve()
+            expected = {
+                "query_count": 6, "request_count": 1, "brakit_version": "0.1.7", "insight_types": ["n1", "slow"],
+                "insight_count": 1, "endpoint_count": 1, "avg_duration_ms": 300,
+            }  # fmt: skip
+            until_shown(place, session, telemetry, **expected)
+
+
+def test_what_was_counted_before_any_daemon_ran_is_not_lost(nowhere: Place) -> None:
+    session = new_id()
+    with joined(nowhere, session) as telemetry:
+        for _ in range(100):
+            telemetry.request("GET /users", 5)
+        telemetry.event("first_request", port=8000)
+        nowhere.serve()
+        until_shown(nowhere, session, telemetry, request_count=100, endpoint_count=1)
+        fields = shown(nowhere, session)
+        assert fields is not None
+        assert fields["time_to_first_request_ms"] is not None
+
+
+def test_a_daemon_that_stands_still_blocks_no_call_and_loses_none(home: Place) -> None:
+    session = new_id()
+    with joined(home, session) as telemetry:
+        telemetry.incr("request_count")
+        until_shown(home, session, request_count=1)
+        began = time.monotonic()
+        with stopped(home.status()["pid"]):
+            requests = telemetry.counter("request_count")
+            for number in range(20_000):
+                requests.inc()
+                telemetry.request(f"GET /{number % 40}", 10)
+            for number in range(3000):
+                telemetry.mark("insight_count", f"text {number}")
+                telemetry.event("cli_invoked", command="install")
+                telemetry.incr("query_count", 2)
+        assert time.monotonic() - began < PATIENCE_S  # it did not wait for anybody
+        until_shown(
+            home, session, telemetry, request_count=40_001, endpoint_count=40, insight_count=3000, query_count=6000
+        )
+
+
+def test_connecting_to_a_daemon_that_stands_still_does_not_block(home: Place) -> None:
+    session = new_id()
+    with ExitStack() as stack:
+        with stopped(home.status()["pid"]):
+            producers = [stack.enter_context(joined(home, session)) for _ in range(50)]
+            for telemetry in producers:
+                telemetry.incr("request_count", 2)
+        until_shown(home, session, request_count=100)
+
+
+# --- processes and threads ----------------------------------------------------------------------------
+
+
+def test_a_worker_killed_at_any_instant_has_lost_nothing(home: Place) -> None:
+    code = (
+        "import os, signal, sidecar; t = sidecar.connect(); c = t.counter('request_count')\n"
+        "for n in range(1000):\n"
+        "  c.inc(); t.incr('query_count'); t.request('GET /', 1)\n"
+        "  if n == {}: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    session = new_id()
+    with Wire(home.socket_path).hello(session, role="owner") as owner:
+        owner.sync()
+        killed_at = [0, 1, 17, 500]
+        for at in killed_at:
+            assert home.python(code.format(at), BRAKIT_SESSION_ID=session).returncode == -9
+        turns = sum(at + 1 for at in killed_at)
+        until_shown(home, session, request_count=2 * turns, query_count=turns, endpoint_count=1)
+        owner.say(end={"exit_reason": "clean"}).sync()
+
+
+def test_a_forked_child_counts_for_itself_once(home: Place) -> None:
+    code = (
+        "import os, sidecar; t = sidecar.connect(); c = t.counter('request_count')\n"
+        "c.inc(10); t.mark('insight_count', 'x')\n"
+        "children = []\n"
+        "for _ in range(3):\n"
+        "  pid = os.fork()\n"
+        "  if pid == 0:\n"
+        "    c.inc(); t.incr('request_count', 4); t.request('GET /', 1); t.mark('insight_count', 'x')\n"
+        "    os._exit(0)\n"
+        "  children.append(pid)\n"
+        "c.inc(100)\n"
+        "for pid in children: os.waitpid(pid, 0)"
+    )  # fmt: skip
+    session = new_id()
+    with Wire(home.socket_path).hello(session, role="owner") as owner:
+        owner.sync()
+        ran = home.python(code, BRAKIT_SESSION_ID=session)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        until_shown(home, session, request_count=110 + 3 * 6, endpoint_count=1, insight_count=1)
+        owner.say(end={"exit_reason": "clean"}).sync()
+
+
+def test_threads_lose_no_count(home: Place) -> None:
+    session = new_id()
+    before = sys.getswitchinterval()
+    with joined(home, session) as telemetry:
+
+        def work(number: int) -> None:
+            requests = telemetry.counter("request_count")
+            for turn in range(2000):
+                requests.inc()
+                telemetry.incr("query_count", 2)
+                telemetry.request(f"GET /{number}/{turn % 5}", 1)
+                if turn % 100 == 0:
+                    telemetry.mark("insight_count", f"{number} {turn}")
+
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(before)
+        until_shown(
+            home, session, telemetry, request_count=24_000, query_count=24_000, endpoint_count=30, insight_count=120
+        )
+
+
+# --- without a session in the environment -------------------------------------------------------------
+
+
+def run_command_line(place: Place, command: str) -> None:
+    """A shell's command line in a process group of its own, as an interactive shell makes one."""
+    ran = subprocess.run(
+        ["sh", "-c", command], env=place.environ, start_new_session=True, timeout=PATIENCE_S, check=False
+    )
+    assert ran.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_workers_of_one_command_line_are_one_session_without_run(endpoint: Endpoint, place: Place) -> None:
+    worker = f"{sys.executable} -c \"import sidecar; sidecar.connect().incr('request_count', %d)\""
+    place.serve()
+    run_command_line(place, f"{worker % 2} & {worker % 3} & wait; {worker % 5}")
+    run_command_line(place, f"{worker % 7} & {worker % 11}; wait")
+    sessions = endpoint.wait_for("session", 2)
+    assert sorted(body["properties"]["request_count"] for body in sessions) == [10, 18]
+
+
+def test_a_worker_may_start_the_daemon_and_does_not_wait_for_it(nowhere: Place) -> None:
+    session = new_id()
+    with joined(nowhere, session, start=True) as telemetry:
+        telemetry.incr("request_count", 2)
+        wait_until(nowhere.accepts, "a daemon that accepts")
+        until_shown(nowhere, session, telemetry, request_count=2)
+
+
+# --- how a producer ends ------------------------------------------------------------------------------
+
+ENDINGS = {
+    "returns": ("pass", "clean"),
+    "exits with a code": ("raise SystemExit(3)", "clean"),
+    "raises": ("raise RuntimeError", "crash"),
+    "is killed": ("import os; os.kill(os.getpid(), 9)", "crash"),
+    "leaves without a word": ("import os; os._exit(0)", "crash"),
+    "says sigterm": ("t.close('sigterm')", "sigterm"),
+}
+
+
+@pytest.fixture(scope="module")
+def endings(home: Place, remote: Endpoint) -> dict[str, str]:
+    """The exit reason of a session of one worker, by how it ended; all wait for the grace at the same time."""
+    sessions = {}
+    for how, (code, _reason) in ENDINGS.items():
+        sessions[how] = new_id()
+        home.python(
+            f"import sidecar; t = sidecar.connect(); t.incr('request_count'); {code}", BRAKIT_SESSION_ID=sessions[how]
+        )
+    return {how: ended(remote, session)["exit_reason"] for how, session in sessions.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ENDINGS)
+def test_without_an_owner_the_sessions_end_is_the_workers_who(endings: dict[str, str], how: str) -> None:
+    assert endings[how] == ENDINGS[how][1]

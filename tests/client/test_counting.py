@@ -1,0 +1,272 @@
+"""The fast path by itself: a count is one store, for threads and for signal handlers too."""
+
+from __future__ import annotations
+
+import dis
+import signal
+import sys
+import threading
+import time
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.client import producer as producing
+from sidecar.client.counting import HAS_GIL, CellCounter
+from sidecar.client.joining import Place
+from sidecar.client.producer import Producer
+from sidecar.core import slab
+from tests.harness import PATIENCE_S, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FULL = 2**64 - 1
+
+
+class Slow(list[Any]):
+    """What the fast path did not take."""
+
+    def __call__(self, n: Any) -> None:
+        self.append(n)
+
+
+def cells(*values: int) -> memoryview:
+    return memoryview(array("Q", values))
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def counter(slow: Slow) -> CellCounter:
+    return CellCounter(slow)
+
+
+# --- bound, rebound, unbound ----------------------------------------------------------------------------------
+
+
+def test_a_counter_that_was_never_bound_counts_slowly(counter: CellCounter, slow: Slow) -> None:
+    counter.inc()
+    counter.inc(3)
+    assert slow == [1, 3]
+
+
+def test_a_bound_counter_counts_in_its_cell_and_in_no_other(counter: CellCounter, slow: Slow) -> None:
+    memory = cells(10, 20, 30)
+    counter.bind(memory, 1)
+    counter.inc()
+    counter.inc()
+    assert memory.tolist() == [10, 22, 30]
+    assert slow == []
+
+
+def test_a_counter_goes_on_from_what_its_cell_holds(counter: CellCounter) -> None:
+    memory = cells(0)
+    counter.bind(memory, 0)
+    counter.inc()
+    memory[0] = 100
+    counter.bind(memory, 0)
+    counter.inc()
+    assert memory[0] == 101
+
+
+def test_a_rebound_counter_leaves_the_cell_that_it_had(counter: CellCounter) -> None:
+    parents, childs = cells(0), cells(0)
+    counter.bind(parents, 0)
+    counter.inc()
+    counter.bind(childs, 0)
+    counter.inc()
+    counter.inc()
+    assert (parents[0], childs[0]) == (1, 2)
+
+
+def test_an_unbound_counter_counts_slowly_again(counter: CellCounter, slow: Slow) -> None:
+    memory = cells(0)
+    counter.bind(memory, 0)
+    counter.inc()
+    counter.bind((), 0)
+    counter.inc()
+    assert (memory[0], slow) == (1, [1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 0, -1, True, 1.0, "1", (), object()])
+def test_what_is_given_a_number_is_looked_at_first(counter: CellCounter, slow: Slow, n: Any) -> None:
+    memory = cells(0)
+    counter.bind(memory, 0)
+    counter.inc(n)
+    assert (memory[0], slow) == (0, [n])
+
+
+def test_more_than_one_is_added_to_what_was_counted(counter: CellCounter) -> None:
+    memory = cells(0)
+    counter.bind(memory, 0)
+    counter.inc()
+    counter.add(5)
+    counter.inc()
+    assert memory[0] == 7
+
+
+def test_a_full_cell_stays_full_and_fails_nobody(counter: CellCounter, slow: Slow) -> None:
+    memory = cells(FULL - 1)
+    counter.bind(memory, 0)
+    for _ in range(3):
+        counter.inc()
+    assert (memory[0], slow) == (FULL, [])
+
+
+# --- one step -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["inc", "add"])
+def test_nothing_lets_another_thread_in_between_loading_and_storing_the_count(counter: CellCounter, path: str) -> None:
+    """Threads change, and signals come in, where a call begins or a jump goes back."""
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(getattr(counter, path))]
+    loaded = max(at for at, step in enumerate(steps) if step == ("LOAD_DEREF", "count"))
+    stored = steps.index(("STORE_DEREF", "count"))
+    between = [name for name, _ in steps[loaded:stored]]
+    assert "STORE_SUBSCR" in between
+    assert not [name for name in between if "CALL" in name or "JUMP" in name or name in {"RESUME", "YIELD_VALUE"}]
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(work: Callable[[], None], number: int = 8) -> None:
+    together = threading.Barrier(number)
+
+    def run() -> None:
+        together.wait()
+        work()
+
+    threads = [threading.Thread(target=run) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.skipif(not HAS_GIL, reason="without a GIL no cell is ever bound")
+def test_threads_lose_no_count_of_a_bound_counter(counter: CellCounter) -> None:
+    memory = cells(0)
+    counter.bind(memory, 0)
+
+    def work() -> None:
+        for _ in range(20_000):
+            counter.inc()
+
+    in_threads(work)
+    assert memory[0] == 160_000
+
+
+def test_a_signal_handler_that_counts_loses_no_count(counter: CellCounter) -> None:
+    memory, handled, counted = cells(0), 0, 0
+
+    def handler(*_: object) -> None:
+        nonlocal handled
+        handled += 1
+        counter.inc()
+
+    counter.bind(memory, 0)
+    before = signal.signal(signal.SIGVTALRM, handler)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0005, 0.0005)
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while handled < 20:
+            counter.inc()
+            counted += 1
+            assert counted % 100_000 or time.monotonic() < deadline
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert memory[0] == counted + handled
+
+
+# --- builds without a GIL -------------------------------------------------------------------------------------
+
+
+def producer_without_daemon(directory: Path) -> Producer:
+    session = new_id()
+    return Producer(Place(str(directory / "none.sock"), {"session": session}, session.encode()[:16]), "python")
+
+
+def counted_by(producer: Producer) -> slab.Contents:
+    assert producer._account is not None
+    contents = slab.read(bytes(producer._account.memory.cells))
+    assert contents is not None
+    return contents
+
+
+@pytest.fixture(params=[True, False], ids=["with a GIL", "without a GIL"])
+def producer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Producer]:
+    if request.param and not HAS_GIL:
+        pytest.skip("this interpreter has no GIL")
+    monkeypatch.setattr(producing, "HAS_GIL", request.param)
+    producer = producer_without_daemon(tmp_path)
+    yield producer
+    producer.close()
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_lose_nothing_that_they_count_in_any_way(producer: Producer) -> None:
+    requests, errors = producer.counter("request_count"), producer.counter("error_count")
+
+    def work() -> None:
+        for number in range(1000):
+            requests.inc()
+            errors.inc(2)
+            producer.incr("query_count")
+            producer.incr("query_count", 2)
+            producer.request(f"GET /{number % 5}", 1.5)
+            producer.request("GET /untimed")
+
+    in_threads(work)
+    found = counted_by(producer)
+    assert found.counts == {"request_count": 24_000, "error_count": 16_000, "query_count": 24_000}
+    assert [*found.rows.values()] == [(2_400_000_000, 1600, 0, 0, 0, 0, 0)] * 5
+
+
+def test_without_a_gil_no_cell_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing, "HAS_GIL", False)
+    producer = producer_without_daemon(tmp_path)
+    counted = []
+    monkeypatch.setattr(producer, "_incr", lambda _account, field, n: counted.append((field, n)))
+    producer.counter("request_count").inc()
+    producer.incr("request_count")
+    assert counted == [("request_count", 1)] * 2
+    producer.close()
+
+
+def test_a_count_after_the_close_is_nobodys(producer: Producer) -> None:
+    requests = producer.counter("request_count")
+    requests.inc()
+    producer.close()
+    requests.inc()
+    producer.incr("request_count")
+    producer.request("GET /", 1)
+    assert producer._account is None
+
+
+def test_counters_before_and_after_a_fork_are_one_count_each(producer: Producer) -> None:
+    """``forget`` is what a child does first: it counts in a memory of its own, and the parent's is left as it was."""
+    requests = producer.counter("request_count")
+    requests.inc()
+    assert producer._account is not None
+    parents = producer._account.memory.cells
+    producer.forget()
+    requests.inc()
+    producer.incr("request_count", 2)
+    producer.counter("request_count").inc()
+    assert counted_by(producer).counts == {"request_count": 4}
+    assert parents[slab.COUNTER_CELLS["request_count"]] == 1

@@ -1,0 +1,471 @@
+"""What arrives at the remote endpoint, and what becomes of an event where nothing can."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import sys
+import threading
+import uuid
+from contextlib import ExitStack, suppress
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from sidecar import __version__
+from tests.core import page
+from tests.harness import Endpoint, Place, Wire, new_id, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def say_a_session(place: Place, session: str) -> None:
+    """One whole session, each of its events once, over the wire."""
+    with Wire(place.socket_path).hello(session, role="owner") as owner:
+        owner.sync()
+        with Wire(place.socket_path).hello(session) as worker:
+            worker.say(set={"framework": "flask", "brakit_version": "0.1.7", "python_version": "3.12.1"})
+            worker.say(event={"name": "setup_completed", "setup_duration_ms": 120})
+            worker.say(incr={"request_count": 1}, event={"name": "first_request", "port": 8000})
+            worker.say(event={"name": "dashboard_viewed"}, add={"tabs_viewed": ["overview"]})
+            worker.say(end={"exit_reason": "clean"}).sync()
+        owner.say(end={"exit_reason": "clean"}).sync()
+
+
+# --- what arrives, exactly ----------------------------------------------------------------------------
+
+
+class Arrived(NamedTuple):
+    session: str
+    anonymous_id: str
+    requests: list[tuple[str, dict[str, str], bytes]]
+    receipts: list[dict[str, Any]]
+    began: datetime
+    ended: datetime
+
+    def by_event(self) -> dict[str, dict[str, Any]]:
+        return {body["event"]: body for body in map(json.loads, (raw for _path, _headers, raw in self.requests))}
+
+
+@pytest.fixture(scope="module")
+def arrived() -> Iterator[Arrived]:
+    """A session and the two events that need none, at a well-behaved endpoint."""
+    endpoint, session = Endpoint(), new_id()
+    began = datetime.now(timezone.utc)
+    with Place(endpoint.url + "/") as place:  # the slash is one too many, and does not matter
+        place.start()
+        say_a_session(place, session)
+        with Wire(place.socket_path).hello() as wire:
+            for _ in range(2):
+                wire.say(event={"name": "cli_invoked", "command": "install", "brakit_version": "0.10.2"})
+            wire.say(event={"name": "cli_uninstall", "data_removed": True}).sync()
+        wait_until(lambda: len(endpoint.requests) == 7 == len(place.receipts()), "the arrival of all events")
+        anonymous_id = place.config["anonymousId"]
+        yield Arrived(session, anonymous_id, endpoint.requests, place.receipts(), began, datetime.now(timezone.utc))
+    endpoint.close()
+
+
+def test_each_event_is_one_post_to_the_capture_path(arrived: Arrived) -> None:
+    assert {path for path, _headers, _raw in arrived.requests} == {"/i/v0/e/"}
+    assert set(arrived.by_event()) == set(page.EVENTS)
+
+
+def test_a_request_has_these_headers_and_no_other(arrived: Arrived) -> None:
+    for _path, headers, raw in arrived.requests:
+        assert set(headers) == {
+            "host", "content-type", "content-length", "user-agent", "accept", "accept-encoding", "connection",
+        }  # fmt: skip
+        assert headers["content-type"] == "application/json"
+        assert headers["user-agent"] == f"brakit-sidecar/{__version__}"
+        assert headers["content-length"] == str(len(raw))
+
+
+def test_a_body_has_these_keys_and_no_other(arrived: Arrived) -> None:
+    for body in arrived.by_event().values():
+        assert list(body) == ["api_key", "event", "distinct_id", "uuid", "timestamp", "properties"]
+        assert body["api_key"] == "phc_test"
+
+
+def test_the_distinct_id_is_the_configs_anonymous_id(arrived: Arrived) -> None:
+    assert {body["distinct_id"] for body in arrived.by_event().values()} == {arrived.anonymous_id}
+    assert str(uuid.UUID(arrived.anonymous_id)) == arrived.anonymous_id
+
+
+@pytest.mark.parametrize("event", page.EVENTS)
+def test_the_properties_are_what_the_page_promises(arrived: Arrived, event: str) -> None:
+    properties = arrived.by_event()[event]["properties"]
+    promised = {name: value for name, value in properties.items() if not name.startswith("$")}
+    assert page.broken_promises(event, promised) == {}
+    assert {name: value for name, value in properties.items() if name.startswith("$")} == page.FIXED
+
+
+@pytest.mark.parametrize("event", ["session", "setup_completed", "first_request", "dashboard_viewed"])
+def test_what_a_session_sends_once_has_a_uuid_of_session_and_event(arrived: Arrived, event: str) -> None:
+    assert arrived.by_event()[event]["uuid"] == str(uuid.uuid5(uuid.UUID(arrived.session), event))
+
+
+def test_what_is_sent_each_time_has_a_random_uuid_each_time(arrived: Arrived) -> None:
+    bodies = [json.loads(raw) for _path, _headers, raw in arrived.requests]
+    uuids = [uuid.UUID(body["uuid"]) for body in bodies if body["event"] in ("cli_invoked", "cli_uninstall")]
+    assert len(set(uuids)) == 3
+    assert {found.version for found in uuids} == {4}
+
+
+def test_the_timestamp_is_the_time_in_utc_to_the_millisecond(arrived: Arrived) -> None:
+    for body in arrived.by_event().values():
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
+        at = datetime.fromisoformat(body["timestamp"].replace("Z", "+00:00"))
+        assert arrived.began.replace(microsecond=0) <= at <= arrived.ended
+
+
+def test_what_was_said_once_is_known_in_every_event_after_it(arrived: Arrived) -> None:
+    for event in ("setup_completed", "first_request", "dashboard_viewed", "session"):
+        properties = arrived.by_event()[event]["properties"]
+        assert (properties["brakit_version"], properties["sdk"]) == ("0.1.7", "python")
+    assert arrived.by_event()["session"]["properties"]["setup_duration_ms"] == 120
+    assert arrived.by_event()["cli_invoked"]["properties"]["brakit_version"] == "0.10.2"
+
+
+def test_each_receipts_body_is_the_bytes_that_arrived(arrived: Arrived) -> None:
+    assert sorted(receipt["body"].encode() for receipt in arrived.receipts) == sorted(r[2] for r in arrived.requests)
+    assert {(receipt["outcome"], receipt["reason"]) for receipt in arrived.receipts} == {("sent", "")}
+
+
+# --- local mode ---------------------------------------------------------------------------------------
+
+
+def listening(backlog: int = 16) -> socket.socket:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(backlog)
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, host: str = "127.0.0.1") -> str:
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+def assert_nobody_connected(listener: socket.socket) -> None:
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+def fate(place: Place) -> dict[str, Any]:
+    """Says one event in a place of its own; the receipt of what became of it."""
+    place.start()
+    with Wire(place.socket_path).hello() as wire:
+        wire.say(event={"name": "cli_invoked"}).sync()
+    wait_until(place.receipts, "a receipt")
+    (receipt,) = place.receipts()
+    return receipt
+
+
+def test_without_a_key_everything_stays_local() -> None:
+    with listening() as listener, Place(BRAKIT_TELEMETRY_ENDPOINT=url_of(listener)) as place:
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("local", "no_key")
+        assert json.loads(receipt["body"])["event"] == "cli_invoked"
+        delivery = place.status()["delivery"]
+        assert (delivery["sent"], delivery["local"], delivery["dropped"]) == (0, 1, {})
+        assert_nobody_connected(listener)
+
+
+@pytest.mark.parametrize("key", ["phx_personal", "k" * 65, "a key\t"])
+def test_a_key_that_the_endpoint_would_refuse_costs_no_connection(key: str) -> None:
+    with listening() as listener, Place(url_of(listener), BRAKIT_TELEMETRY_KEY=key) as place:
+        place.environ["BRAKIT_TELEMETRY_KEY"] = key
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_key")
+        assert_nobody_connected(listener)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # reaches this machine, but is no loopback
+def test_plain_http_to_elsewhere_is_never_connected(host: str) -> None:
+    with listening() as listener, Place(url_of(listener, host)) as place:
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_endpoint")
+        assert_nobody_connected(listener)
+
+
+# --- endpoints that misbehave -------------------------------------------------------------------------
+
+
+class Rude:
+    """Accepts connections, and does to each what it was given to do."""
+
+    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
+        self._listener = listening()
+        self._listener.setblocking(True)
+        self._behave = behave
+        self.url = url_of(self._listener)
+        self.connections: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                self._behave(connection)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for connection in (self._listener, *self.connections):
+            connection.close()
+
+
+def resets(connection: socket.socket) -> None:
+    connection.recv(1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def hangs_up(connection: socket.socket) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request or not request.endswith(b"}}"):
+        request += connection.recv(65536)
+    connection.close()
+
+
+def answers(text: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(text)
+
+    return answer
+
+
+# Each is made with the URL to which a redirect would lead.
+REASONS: dict[str, tuple[Callable[[str], Rude | Endpoint], str]] = {
+    "is silent": (lambda _: Rude(lambda _connection: None), "timeout"),
+    "resets": (lambda _: Rude(resets), "reset"),
+    "hangs up": (lambda _: Rude(hangs_up), "reset"),
+    "speaks no HTTP": (lambda _: Rude(answers(b"220 mail.example.org ESMTP\r\n\r\n")), "bad_answer"),
+    "answers 500": (lambda _: Endpoint(500), "server_error"),
+    "answers 503": (lambda _: Endpoint(503), "server_error"),
+    "answers 404": (lambda _: Endpoint(404), "client_error"),
+    "answers 401": (lambda _: Endpoint(401), "client_error"),
+    "answers 429": (lambda _: Endpoint(429), "too_many_requests"),
+    "answers 301": (lambda elsewhere: Endpoint(301, elsewhere), "redirect"),
+    "answers 302": (lambda elsewhere: Endpoint(302, elsewhere), "redirect"),
+    "answers 307": (lambda elsewhere: Endpoint(307, elsewhere), "redirect"),
+    "answers 308": (lambda elsewhere: Endpoint(308, elsewhere), "redirect"),
+}
+
+
+class Fates(NamedTuple):
+    receipts: dict[str, dict[str, Any]]
+    attempts: dict[str, int]
+    redirected: int  # requests that came where the redirects lead
+
+
+@pytest.fixture(scope="module")
+def fates() -> Fates:
+    """One event for each endpoint, all at the same time, until each daemon has left by itself."""
+    receipts, attempts, elsewhere = {}, {}, Endpoint()
+    with ExitStack() as stack:
+        endpoints = {what: make(f"{elsewhere.url}/i/v0/e/") for what, (make, _reason) in REASONS.items()}
+        places = {what: stack.enter_context(Place(endpoint.url)) for what, endpoint in endpoints.items()}
+        for place in places.values():
+            place.start()
+            with Wire(place.socket_path).hello() as wire:
+                wire.say(event={"name": "cli_invoked"}).sync()
+        for place in places.values():
+            wait_until(place.is_gone, "the daemon's end")
+        for what, place in places.items():
+            (receipts[what],) = place.receipts()
+            endpoint = endpoints[what]
+            attempts[what] = len(endpoint.requests if isinstance(endpoint, Endpoint) else endpoint.connections)
+            endpoint.close()
+    elsewhere.close()
+    return Fates(receipts, attempts, len(elsewhere.requests))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", REASONS)
+def test_an_event_is_tried_once_and_dropped_with_its_reason_where_the_endpoint(fates: Fates, what: str) -> None:
+    receipt = fates.receipts[what]
+    assert (receipt["outcome"], receipt["reason"]) == ("dropped", REASONS[what][1])
+    assert fates.attempts[what] == 1
+
+
+@pytest.mark.slow
+def test_a_redirects_target_sees_nothing(fates: Fates) -> None:
+    assert fates.redirected == 0
+
+
+def test_an_endpoint_that_is_not_there_is_refused() -> None:
+    with listening() as listener:
+        url = url_of(listener)
+    with Place(url) as place:
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "refused")
+        assert place.status()["delivery"]["dropped"] == {"refused": 1}
+
+
+def test_a_name_that_nobody_knows_is_dropped() -> None:
+    with Place("https://telemetry.invalid") as place:
+        place.environ["NO_PROXY"] = "*"
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "name_resolution")
+
+
+def test_200_is_sent_once_its_head_has_arrived() -> None:
+    endless = Rude(answers(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"))
+    with Place(endless.url) as place:
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("sent", "")
+    endless.close()
+
+
+# --- proxies ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_https_goes_by_the_proxy(variable: str) -> None:
+    proxy = Rude(answers(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"))
+    with Place("https://telemetry.invalid", **{variable: proxy.url}) as place:
+        receipt = fate(place)
+        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "proxy")
+        assert len(proxy.connections) == 1
+    proxy.close()
+
+
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_no_proxy_is_honoured(variable: str) -> None:
+    with listening() as proxy, Place("https://telemetry.invalid", HTTPS_PROXY=url_of(proxy)) as place:
+        place.environ[variable] = ".invalid"
+        assert fate(place)["reason"] == "name_resolution"
+        assert_nobody_connected(proxy)
+
+
+# --- the queue, and consent that is withdrawn ---------------------------------------------------------
+
+
+def say_numbered(place: Place, count: int) -> None:
+    """That many events at once; the number of each is its brakit_version."""
+    with Wire(place.socket_path).hello() as wire:
+        lines = [{"event": {"name": "cli_invoked", "brakit_version": f"0.0.{number}"}} for number in range(count)]
+        wire.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines)).sync()
+
+
+def number_of(body: dict[str, Any]) -> int:
+    return int(body["properties"]["brakit_version"].rpartition(".")[2])
+
+
+def test_of_too_many_events_the_oldest_go(endpoint: Endpoint, place: Place) -> None:
+    endpoint.may_answer.clear()
+    place.start()
+    say_numbered(place, 300)
+    overflowed: set[int] = set()
+
+    def has_settled() -> bool:
+        nonlocal overflowed
+        receipts = [receipt for receipt in place.receipts() if receipt["reason"] == "overflow"]
+        overflowed = {number_of(json.loads(receipt["body"])) for receipt in receipts}
+        return len(overflowed) >= 300 - 256 - 4
+
+    wait_until(has_settled, "the overflow")
+    endpoint.may_answer.set()
+    wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
+    assert 299 not in overflowed
+    assert overflowed <= set(range(44))
+    assert len(overflowed) in range(40, 45)  # up to four were under way before the others came
+    arrived = {number_of(body) for body in endpoint.bodies}
+    assert not arrived & overflowed
+    assert len(arrived) == len(endpoint.requests)  # none came twice
+
+
+def test_nothing_arrives_after_telemetry_off_though_the_endpoint_is_slow(endpoint: Endpoint, place: Place) -> None:
+    endpoint.may_answer.clear()
+    place.start()
+    say_numbered(place, 12)
+    wait_until(lambda: len(endpoint.requests) == 4, "the first four, which are under way")
+    switched = place.run("telemetry", "off")
+    assert switched.returncode == 0, switched.stderr
+    endpoint.may_answer.set()
+    with Wire(place.socket_path).hello() as wire:
+        wire.say(event={"name": "cli_invoked"}).sync()
+    wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
+    place.run("stop")
+    assert len(endpoint.requests) == 4
+    reasons = [receipt["reason"] for receipt in place.receipts() if receipt["outcome"] == "dropped"]
+    assert reasons.count("consent") >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's table of connections")
+def test_nothing_arrives_after_telemetry_off_of_what_was_still_connecting() -> None:
+    """The endpoint's backlog is full: the kernel tries to connect again after a second, when consent is gone."""
+    with (
+        listening(0) as listener,
+        socket.create_connection(listener.getsockname()),
+        Place(url_of(listener)) as place,
+    ):
+        place.start()
+        say_numbered(place, 1)
+        port = f":{listener.getsockname()[1]:04X}"
+
+        def is_connecting() -> bool:
+            with open("/proc/net/tcp", encoding="ascii") as table:
+                return any(line.split()[2].endswith(port) and line.split()[3] == "02" for line in table)
+
+        wait_until(is_connecting, "a connect that hangs")
+        place.run("telemetry", "off")
+        listener.accept()[0].close()  # room for whoever tries again
+        wait_until(place.is_gone, "the daemon's end")
+        received = b""
+        with suppress(BlockingIOError):
+            while True:
+                with listener.accept()[0] as connection:
+                    received += connection.recv(65536)
+        assert received == b""
+        (receipt,) = place.receipts()
+        assert receipt["outcome"] == "dropped"
+
+
+def test_telemetry_off_replaces_the_id_before_anything_is_sent_again(endpoint: Endpoint, place: Place) -> None:
+    place.start()
+    say_numbered(place, 1)
+    endpoint.wait_for("cli_invoked", 1)
+    place.run("telemetry", "off")
+    place.run("telemetry", "on")
+    say_numbered(place, 1)
+    first, second = endpoint.wait_for("cli_invoked", 2)
+    assert first["distinct_id"] != second["distinct_id"] == place.config["anonymousId"]
+
+
+# --- a daemon that leaves -----------------------------------------------------------------------------
+
+
+def test_stop_sends_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) -> None:
+    place.start()
+    with Wire(place.socket_path).hello(new_id()) as worker:
+        worker.say(incr={"request_count": 3}).sync()
+        assert place.run("stop").returncode == 0
+    (body,) = endpoint.named("session")
+    assert body["properties"]["request_count"] == 3
+    assert [receipt["outcome"] for receipt in place.receipts()] == ["sent"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_sent_at_the_end_is_dropped_with_a_receipt() -> None:
+    silent = Rude(lambda _connection: None)
+    with Place(silent.url) as place:
+        place.start()
+        with Wire(place.socket_path).hello(new_id()) as worker:
+            worker.say(incr={"request_count": 3}).sync()
+            stopped = place.run("stop")
+        assert stopped.returncode == 0
+        assert place.is_gone()
+        (receipt,) = place.receipts()
+        assert (receipt["event"], receipt["outcome"]) == ("session", "dropped")
+        assert receipt["reason"] in ("shutdown", "timeout")
+    silent.close()

@@ -1,0 +1,148 @@
+"""The receipts: bounded, private, whole lines, oldest first."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.core.outbox import SENT, Event, Reason, Verdict
+from sidecar.daemon import receipts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_BYTES = 4 * 1024 * 1024
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state directory, before there is one."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / "state" / "brakit"
+
+
+def write(number: int, verdict: Verdict = SENT, padding: int = 0) -> None:
+    body = json.dumps({"number": number, "padding": "x" * padding}).encode()
+    receipts.write(Event("cli_invoked", f"uuid-{number}", "somebody", body), verdict)
+
+
+def numbers() -> list[int]:
+    return [json.loads(receipt["body"])["number"] for receipt in receipts.read()]
+
+
+def size_of(state: Path) -> int:
+    return sum(file.stat().st_size for file in state.iterdir())
+
+
+def test_a_receipt_says_what_when_and_what_became_of_it(state: Path) -> None:
+    write(7, Verdict.dropped(Reason.TIMEOUT))
+    (receipt,) = receipts.read()
+    assert receipt.pop("at").endswith("Z")
+    assert receipt == {
+        "event": "cli_invoked",
+        "uuid": "uuid-7",
+        "outcome": "dropped",
+        "reason": "timeout",
+        "body": '{"number": 7, "padding": ""}',
+    }
+
+
+def test_where_nothing_was_written_there_is_nothing(state: Path) -> None:
+    assert list(receipts.read()) == []
+    assert not state.exists()
+
+
+def test_receipts_are_read_in_the_order_in_which_they_were_written(state: Path) -> None:
+    for number in range(20):
+        write(number)
+    assert numbers() == list(range(20))
+
+
+def test_files_are_0600_in_a_directory_of_0700(state: Path) -> None:
+    before = os.umask(0)
+    try:
+        write(1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in state.iterdir()} == {0o600}
+
+
+def test_together_they_are_never_more_than_4_mib_and_the_oldest_go_first(state: Path) -> None:
+    for number in range(4000):
+        write(number, padding=1900)
+        assert size_of(state) <= MAX_BYTES
+    kept = numbers()
+    assert kept == list(range(kept[0], 4000))
+    assert kept[0] > 0
+    assert size_of(state) > MAX_BYTES // 2 - 4096  # half goes at once, and no more
+
+
+def test_a_link_in_the_files_place_is_not_followed(state: Path, tmp_path: Path) -> None:
+    write(1)
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (state / "receipts.jsonl").unlink()
+    (state / "receipts.jsonl").symlink_to(target)
+    with pytest.raises(OSError, match="link"):
+        write(2)
+    assert target.read_text() == "mine"
+
+
+def test_a_full_disk_leaves_whole_lines(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(1)
+    really_write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: really_write(fd, data[: len(data) // 2]))
+    write(2)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", str(state.parent))
+    write(3)
+    assert numbers() == [1, 3]
+
+
+def test_following_gives_what_there_is_and_then_what_comes(state: Path) -> None:
+    write(1)
+    following = receipts.follow()
+    assert _numbers(following, 1) == [1]
+    assert next(following) is None
+    assert next(following) is None
+    write(2)
+    write(3)
+    assert _numbers(following, 2) == [2, 3]
+    assert next(following) is None
+
+
+def test_following_begins_before_there_is_a_file(state: Path) -> None:
+    following = receipts.follow()
+    assert next(following) is None
+    write(1)
+    assert _numbers(following, 1) == [1]
+
+
+def test_following_misses_nothing_when_the_oldest_go(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_BYTES", 4000)
+    write(0)
+    following = receipts.follow()
+    assert _numbers(following, 1) == [0]
+    assert next(following) is None
+    for number in range(1, 60, 3):
+        for more in range(3):
+            write(number + more)
+        assert _numbers(following, 3) == [number, number + 1, number + 2]
+        assert next(following) is None
+    assert size_of(state) <= 4000
+
+
+def _numbers(following: object, count: int) -> list[int]:
+    assert hasattr(following, "__next__")
+    found = []
+    for _ in range(count):
+        receipt = next(following)
+        assert receipt is not None
+        found.append(json.loads(receipt["body"])["number"])
+    return found

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from tests.e2e.facts import ServedFacts
+from tests.e2e.serving import NOT_COUNTED, SHARED, SHARED_ROUTES, Server
+from tests.harness import Endpoint, Place, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.e2e.serving import Ran
+
+pytestmark = pytest.mark.slow
+
+WORKERS = 4
+MEETING = [("GET", f"/meet/{WORKERS}")] * WORKERS  # the same moment in every worker: each of them has a part
+
+
+def _serve(*, options: Sequence[str] = (), by_itself: bool = False, one_is_killed: bool = False) -> Ran:
+    """Flask under gunicorn with four workers: 48 requests that count, some that do not, SIGTERM."""
+    endpoint = Endpoint()
+    gunicorn = ["gunicorn", "--bind", "127.0.0.1:0", "--workers", str(WORKERS), "--timeout", "300", *options]
+    with (
+        Place(endpoint.url) as place,
+        Server(place, *gunicorn, "tests.e2e.apps.flask_app:app", by_itself=by_itself) as server,
+    ):
+        workers = _ask(server, MEETING)
+        _ask(server, SHARED[::2])
+        if one_is_killed:
+            _kill(server, int(workers[0]))
+        _ask(server, SHARED[1::2] + NOT_COUNTED)
+        ran = server.stop(endpoint)
+    endpoint.close()
+    return ran
+
+
+def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[bytes]:
+    with ThreadPoolExecutor(WORKERS) as users:
+        return list(users.map(lambda request: server.request(*request), requests))
+
+
+def _kill(server: Server, worker: int) -> None:
+    """Returns when the worker's successor answers (a health check does not count)."""
+    known = {int(pid) for pid in os.listdir(os.path.join(server.directory, "met"))}
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: int(server.request("GET", "/health")) not in known, "a new worker's answer")
+
+
+@pytest.fixture(scope="class")
+def ran(request: pytest.FixtureRequest) -> Ran:
+    return _serve(**request.cls.manner)
+
+
+class TestFlask(ServedFacts):
+    framework = "flask"
+    routes = SHARED_ROUTES + 1
+    workers = WORKERS
+
+
+class TestFlaskMadeBeforeTheWorkersAreForked(TestFlask):
+    manner: ClassVar = {"options": ["--preload"]}
+
+
+class TestFlaskWithOneWorkerKilled(TestFlask):
+    manner: ClassVar = {"one_is_killed": True}
+
+
+class TestFlaskWithoutRun(TestFlask):
+    """Its workers find one another by their process group, and start the daemon."""
+
+    manner: ClassVar = {"by_itself": True}
+    exit_reason = "clean"  # the last worker's word

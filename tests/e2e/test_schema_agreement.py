@@ -1,0 +1,92 @@
+"""What `schema` prints, what the README shows and what arrives are one list."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import pytest
+
+from tests.core import page
+from tests.e2e.serving import REPOSITORY
+from tests.harness import Endpoint, Place, Wire, new_id
+
+EVENTS = sorted(page.EVENTS)
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    with Place() as place:
+        printed: dict[str, Any] = json.loads(place.run("schema", "--json").stdout)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def shown() -> str:
+    """The README's part between its markers."""
+    with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
+        between = re.findall(r"<!-- schema -->\n(.*?)<!-- /schema -->", file.read(), re.DOTALL)
+    assert len(between) == 1, "the README has the markers once"
+    part: str = between[0]
+    return part
+
+
+def table(shown: str, head: str) -> dict[str, list[str]]:
+    """The rows of the README's table whose head begins so, by their first cell without its backquotes."""
+    (rows,) = re.findall(rf"^\| {head} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", shown, re.MULTILINE)
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows.splitlines()]
+    return {name.strip("`"): rest for name, *rest in cells}
+
+
+def arriving(place: Place, endpoint: Endpoint, event: str) -> dict[str, Any]:
+    """The properties of such an event, of which nothing was said."""
+    with Wire(place.start()["socket"]) as owner:
+        owner.hello(new_id(), role="owner")
+        if event != "session":
+            owner.say(event={"name": event})
+        owner.say(end={"exit_reason": "clean"})
+        (body,) = endpoint.wait_for(event)
+    properties: dict[str, Any] = body["properties"]
+    return properties
+
+
+def test_the_schema_has_the_pages_events(schema: dict[str, Any]) -> None:
+    assert sorted(schema["events"]) == EVENTS
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_arrives_is_what_the_schema_prints(
+    schema: dict[str, Any], place: Place, endpoint: Endpoint, event: str
+) -> None:
+    printed = [*schema["events"][event]["fields"], *schema["fixed"]]
+    assert list(arriving(place, endpoint, event)) == printed
+
+
+def test_the_fixed_properties_arrive_as_the_schema_prints_them(
+    schema: dict[str, Any], place: Place, endpoint: Endpoint
+) -> None:
+    properties = arriving(place, endpoint, "session")
+    assert {name: properties[name] for name in schema["fixed"]} == schema["fixed"] == page.FIXED
+
+
+def test_the_readme_shows_what_schema_prints_as_markdown(shown: str, place: Place) -> None:
+    assert shown.strip() == place.run("schema", "--markdown").stdout.strip()
+
+
+def test_the_readmes_events_and_their_fields_are_the_schemas(schema: dict[str, Any], shown: str) -> None:
+    common = set(page.COMMON)
+    in_readme = {event: set(re.findall(r"`(\w+)`", " ".join(cells))) for event, cells in table(shown, "event").items()}
+    in_schema = {event: set(about["fields"]) - common for event, about in schema["events"].items()}
+    assert in_readme == in_schema
+
+
+def test_the_readmes_fields_are_all_that_the_schema_has(schema: dict[str, Any], shown: str) -> None:
+    in_schema = {name: field for about in schema["events"].values() for name, field in about["fields"].items()}
+    in_readme = table(shown, "field")
+    assert in_readme == {name: [field["domain"], field["rule"], field["purpose"]] for name, field in in_schema.items()}
+
+
+def test_the_readmes_fixed_properties_are_the_schemas(schema: dict[str, Any], shown: str) -> None:
+    assert list(table(shown, "property")) == list(schema["fixed"])

@@ -1,0 +1,46 @@
+"""The end of a process that is no child of ours."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+
+import pytest
+
+from sidecar.host import process
+from tests.harness import PATIENCE_S, end_process
+
+
+def is_readable(fd: int, timeout_s: float) -> bool:
+    return bool(select.select([fd], [], [], timeout_s)[0])
+
+
+def test_a_process_that_ends_makes_the_descriptor_readable() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    end = process.end_of(child.pid)
+    assert end is not None
+    assert not is_readable(end, 0)
+    child.send_signal(signal.SIGKILL)
+    assert is_readable(end, PATIENCE_S)  # before anybody has reaped it
+    child.wait(PATIENCE_S)
+    os.close(end)
+
+
+def test_a_process_that_has_ended_cannot_be_watched() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    end_process(child, signal.SIGKILL)
+    assert process.end_of(child.pid) is None
+
+
+@pytest.mark.parametrize("pid", [0, -1, -(2**40), 2**31, 2**40, 2**70])
+def test_a_number_that_is_no_process_cannot_be_watched(pid: int) -> None:
+    assert process.end_of(pid) is None
+
+
+def test_the_descriptor_is_not_handed_down() -> None:
+    end = process.end_of(os.getpid())
+    assert end is not None
+    assert not os.get_inheritable(end)
+    os.close(end)
