@@ -99,10 +99,12 @@ class Account:
     def next_frame(self) -> dict[str, Any] | None:
         """The next frame: state first, then events, mistakes, and the end last. None where all is said."""
         frame: dict[str, Any] = {}
+        room = AT_ONCE
         for key, build in _FRAME_PARTS:
             waiting = self._owed.get(key)
-            if waiting:
-                some = list(islice(waiting, AT_ONCE))
+            if waiting and room:
+                some = list(islice(waiting, room))
+                room -= len(some)
                 for said in some:
                     del waiting[said]
                 frame[key] = build(self, some)

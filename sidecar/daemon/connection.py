@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
+from array import array
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -105,9 +105,10 @@ class Connection:
         """Until the hello a worker's memory may come with the bytes; descriptors of later ones the kernel drops."""
         chunk, ancillary, _flags, _address = self._stream.recvmsg(READ_SIZE, socket.CMSG_SPACE(_FD), _CLOEXEC)
         for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= _FD:
-                self._drop_memory()
-                self._memory = WorkersMemory(int.from_bytes(data[:_FD], sys.byteorder))
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                for fd in reversed(array("i", data)):  # the room for one is rounded up to two; the first one is kept
+                    self._drop_memory()
+                    self._memory = WorkersMemory(fd)
         return chunk
 
     def _take(self, chunk: bytes) -> None:

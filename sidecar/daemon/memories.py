@@ -17,9 +17,12 @@ class WorkersMemory:
         self._fd = fd
 
     def is_acceptable(self) -> bool:
-        """Whether it is what a worker of ours would pass: a regular file of ours, of the right size."""
+        """Whether it is what a worker of ours would pass: a regular file of ours, of the right size, with its magic.
+        Whoever is told that it was taken says nothing more of its counts.
+        """
         info = os.fstat(self._fd)
-        return stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == slab.SIZE
+        is_ours = stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == slab.SIZE
+        return is_ours and self.read() is not None
 
     def read(self) -> slab.Contents | None:
         """What is counted in it by now; None where it is no longer what it was."""
