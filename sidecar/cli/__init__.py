@@ -11,9 +11,9 @@ from sidecar.cli.parser import parse
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    command = import_module(f"sidecar.cli.{arguments.module}")
     try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        command = import_module(f"sidecar.cli.{arguments.module}")
         code: int = getattr(command, arguments.function)(arguments)
     except UsageError as error:
         print(f"brakit-sidecar: {error}", file=sys.stderr)

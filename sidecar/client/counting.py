@@ -1,9 +1,9 @@
 """The fast path: a count is a store into memory, with no lock, no system call and no validation.
 
-``cell[0] = count = count + 1`` is one step for threads: CPython with a GIL lets another thread in only at calls and at
-backward jumps, and there is none of either between loading ``count`` and storing it. The count is kept beside the
-cell, since reading a memoryview costs as much as writing it. Builds without a GIL never bind the cell, and count under
-the producer's lock.
+``cell[...] = count = count + 1`` is one step for threads: CPython with a GIL lets another thread in only at calls and
+at backward jumps, and there is none of either between loading ``count`` and storing it. The count is kept beside the
+cell, since reading a memoryview costs as much as writing it; and the view has no dimension, since an index costs too.
+Builds without a GIL never bind the cell, and count under the producer's lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CellCounter(Counter):
             nonlocal count
             if n is None:
                 try:
-                    cell[0] = count = count + 1
+                    cell[...] = count = count + 1
                 except (IndexError, TypeError):  # nothing is bound: before the first count, or after a fork
                     n = 1
                 except ValueError:  # the cell is full, far beyond what any count may be
@@ -49,11 +49,14 @@ class CellCounter(Counter):
 
         def add(n: int) -> None:
             nonlocal count
-            cell[0] = count = count + n
+            cell[...] = count = count + n
 
         def bind(cells: Any, position: int) -> None:
             nonlocal cell, count
-            cell = cells[position : position + 1]
-            count = cell[0] if cell else 0
+            if cells:
+                cell = cells[position : position + 1].cast("B").cast("Q", shape=())
+                count = cell[()]
+            else:
+                cell, count = (), 0
 
         self.inc, self.add, self.bind = inc, add, bind

@@ -125,7 +125,9 @@ class Producer(Telemetry):
                 and monotonic() < self._look_at
             ):
                 took_ns = round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
-                bucket = row + 2 + bisect_right(BUCKET_EDGES_MS, duration_ms)  # type: ignore[type-var] # as above
+                bucket = row + 2  # the fastest, as most are; the others are looked up
+                if duration_ms >= BUCKET_EDGES_MS[0]:  # type: ignore[operator] # as above
+                    bucket += bisect_right(BUCKET_EDGES_MS, duration_ms)  # type: ignore[type-var] # as above
                 cells[row + 1] += took_ns  # no call in these two: another thread could come in (see counting)
                 cells[bucket] += 1
                 self._count_request()  # last: where a cell is full, the slow path counts the request
@@ -277,7 +279,8 @@ class Producer(Telemetry):
     def _look_after_daemon(self, account: Account) -> None:
         """Reconnects where the daemon is gone; and tells the counts to one that did not take our memory."""
         if self._channel.is_open:
-            self._slab_taken = self._slab_taken or SLAB_TAKEN in self._channel.receive()
+            said = self._channel.receive()  # each time: this is also how the end of the daemon is noticed
+            self._slab_taken = self._slab_taken or SLAB_TAKEN in said
             if not self._slab_taken:
                 account.owe_counts()
         if not self._channel.is_open:
@@ -292,8 +295,9 @@ class Producer(Telemetry):
         if not self._channel.open(self._place.socket_path):
             return
         hello = {"protocol": PROTOCOL, **self._place.membership, "producer": self._id, "sdk": self._sdk}
-        if account.memory.fd is None:
+        if account.memory.fd is None or account.end is not None:  # at the end no answer is waited for
             account.owe_counts()
+        if account.memory.fd is None:
             self._channel.send(encode({"hello": hello}))
         else:
             self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)

@@ -65,14 +65,14 @@ class FrameReader:
 
     def cut(self, chunk: bytes) -> list[bytes]:
         """The lines that ``chunk`` completes, whatever their length."""
-        first, newline, rest = chunk.partition(b"\n")
-        self._held += len(first)
-        if not newline:
+        if b"\n" not in chunk:
+            self._held += len(chunk)
             if not self.is_overlong:  # else nothing will come of it: why keep it
-                self._pieces.append(first)
+                self._pieces.append(chunk)
             return []
-        lines = rest.split(b"\n")
-        lines.insert(0, b"".join([*self._pieces, first]))
+        if self._held:
+            chunk = b"".join([*self._pieces, chunk])
+        lines = chunk.split(b"\n")
         tail = lines.pop()
         self._pieces, self._held = [tail], len(tail)
         return lines
@@ -83,6 +83,9 @@ class FrameReader:
         return self._held >= MAX_LINE
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one for each line
+
+
 def encode(frame: dict[str, Any]) -> bytes:
     """One line of the wire. Raises ValueError or TypeError for what JSON cannot say."""
-    return json.dumps(frame, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return _ENCODER.encode(frame).encode() + b"\n"

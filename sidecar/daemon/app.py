@@ -197,7 +197,11 @@ class Daemon:
             self._seal(session)
 
     def forget_everything(self) -> None:
-        """Consent is withdrawn: what was counted is nobody's, and what is queued or under way is dropped."""
+        """Consent is withdrawn: what was counted is nobody's, and what is queued or under way is dropped.
+
+        Workers that run now count for nothing until they are started again, also where consent comes back: what they
+        counted meanwhile cannot be told from the rest.
+        """
         for session in list(self.sessions.open.values()):
             self._close(session)
         self.delivery.withdraw()

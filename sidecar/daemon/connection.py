@@ -113,9 +113,16 @@ class Connection:
 
     def _take(self, chunk: bytes) -> None:
         lines = self._reader.cut(chunk)
+        if lines and self._hello is None:  # alone, so that what came with it may be counted in one go
+            first, lines = lines[:1], lines[1:]
+            self._take_lines(first)
+            if self._closing:
+                return
+            if self._owes_answer and not self._draining:
+                self._waiting, lines = lines, []
         if lines and self._count(lines):
             self._lines += len(lines)
-        else:
+        elif lines:
             self._take_lines(lines)
         if self._reader.is_overlong and not (self._closing or self._waiting):
             self._lines += 1

@@ -11,6 +11,7 @@ from uuid import uuid4
 from sidecar.core import outbox, payload
 from sidecar.core.schema import SESSION
 from sidecar.core.state import SessionState
+from sidecar.daemon.sinks.settings import is_plausible_key
 from sidecar.host import consent, machine
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Reporter:
         self._environ = environ
         self._put = put
         self._machine = machine.facts()
-        self._api_key = environ.get("BRAKIT_TELEMETRY_KEY", "")
+        key = environ.get("BRAKIT_TELEMETRY_KEY", "")
+        self._api_key = key if is_plausible_key(key) else ""  # the sink says why nothing is sent with another
         self.withheld: Counter[outbox.Reason] = Counter()  # events that were never made, for want of consent
 
     def journey(self, occurred: Occurred, session: Session | None) -> None:

@@ -168,9 +168,11 @@ def _give_id(path: str) -> None:
 
 
 def _mark_fresh() -> None:
-    paths.ensure_private(paths.state_dir())
-    fd = os.open(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.close(fd)
+    """Where that cannot be kept, the first session passes for a later one; consent does not depend on it."""
+    with suppress(OSError):
+        paths.ensure_private(paths.state_dir())
+        fd = os.open(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(fd)
 
 
 def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

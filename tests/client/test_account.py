@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.client import memory
-from sidecar.client.account import AT_ONCE, MAX_EVENTS, MAX_MARKS, MAX_MISTAKES, MAX_SCALARS, Account
+from sidecar.client.account import AT_ONCE, MAX_EVENTS, MAX_MARKS, MAX_MISTAKES, MAX_WORDS, Account
 from sidecar.core import rules
+from sidecar.core.schema import SESSION_FIELDS
 from sidecar.core.slab import COUNTER_CELLS, MAX_ROUTES
 from sidecar.core.wire import MAX_LINE, encode
 
@@ -198,11 +199,14 @@ def test_owing_everything_forgets_no_event_that_still_waits() -> None:
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
-def test_no_more_words_for_scalars_are_kept_than_there_may_be() -> None:
+def test_no_more_words_of_a_scalar_field_are_kept_than_there_may_be() -> None:
     account = new_account()
-    for number in range(MAX_SCALARS + 10):
+    for number in range(MAX_WORDS + 10):
         account.set("setup_duration_ms", number)
-    assert len(all_frames(account)) == len(account.scalars) == MAX_SCALARS
+    account.set("framework", "flask")
+    said = [frame["set"] for frame in all_frames(account)]
+    assert [words["setup_duration_ms"] for words in said] == [*range(MAX_WORDS)]
+    assert [words["framework"] for words in said if "framework" in words] == ["flask"]
 
 
 @pytest.mark.parametrize("say", [Account.add, Account.mark])
@@ -231,11 +235,11 @@ LONGEST_WORD = "\N{PILE OF POO}" * 64  # twelve bytes of JSON each, and as long 
 
 def test_no_frame_is_longer_than_a_line_whatever_waits() -> None:
     account = new_account()
-    for number in range(300):
-        field = f"{number:064}"
+    for field in SESSION_FIELDS:
         account.set(field, LONGEST_WORD)
-        account.add(field, LONGEST_WORD)
-        account.mark(field, f"{number:016x}")
+        for number in range(AT_ONCE):
+            account.add(field, f"{number:03}{LONGEST_WORD}"[:64])
+            account.mark(field, f"{number:016x}")
     for field in COUNTER_CELLS:
         count(account, field, rules.COUNT_MAX)
     for number in range(MAX_ROUTES):

@@ -573,6 +573,26 @@ def test_a_new_daemon_is_told_everything_again() -> None:
             until_shown(place, session, telemetry, **expected)
 
 
+def test_a_worker_that_says_nothing_but_counts_notices_a_new_daemon_too() -> None:
+    session = new_id()
+    with Place() as place:
+        served = place.serve()
+        with joined(place, session) as telemetry:
+            telemetry.request("GET /users", 5)
+            began = time.monotonic()
+            while time.monotonic() < began + 2.5:  # past several looks after the daemon, of which each finds it there
+                telemetry.request("GET /users", 5)
+                time.sleep(0.05)
+            end_process(served, 9)
+            place.serve()
+            until_counting = time.monotonic() + PATIENCE_S
+            while shown(place, session) is None and time.monotonic() < until_counting:
+                telemetry.request("GET /users", 5)
+            fields = shown(place, session)
+            assert fields is not None
+            assert fields["request_count"] > 2  # not only what came after
+
+
 def test_what_was_counted_before_any_daemon_ran_is_not_lost(nowhere: Place) -> None:
     session = new_id()
     with joined(nowhere, session) as telemetry:

@@ -1,0 +1,97 @@
+"""python -m tests.bench [--quick] [--only GROUP]...: prints a Markdown table for each group, and then the machine.
+
+Never fails by the clock: a missed goal is only listed. Exit code 1 where something could not run, or a total that has
+to be exact is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from tests.bench.groups import exits, increments, ingest, journeys, sealing, starting, syscalls
+from tests.bench.measuring import Effort, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FULL, QUICK = Effort(11, 1.0), Effort(3, 0.2)
+
+GROUPS: dict[str, Callable[[Effort], Report]] = {
+    "increments": increments.run,
+    "syscalls": syscalls.run,
+    "journeys": journeys.run,
+    "exits": exits.run,
+    "ingest": ingest.run,
+    "starting": starting.run,
+    "sealing": sealing.run,
+}
+
+
+def main() -> int:
+    asked = _parser().parse_args()
+    effort = QUICK if asked.quick else FULL
+    effort = effort._replace(
+        rounds=asked.rounds or effort.rounds, size=asked.size or effort.size, with_peers=not asked.without_peers
+    )
+    begun, load = time.monotonic(), os.getloadavg()[0]
+    missed: list[str] = []
+    wrong: list[str] = []
+    for name in asked.only or GROUPS:
+        print(f"## {name}\n", flush=True)
+        try:
+            report = GROUPS[name](effort)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the other groups still run)
+            traceback.print_exc()
+            wrong.append(f"{name} could not run: {error!r}")
+            continue
+        for table in report.tables:
+            print(table.render(), flush=True)
+        missed += [goal for table in report.tables for goal in table.missed()]
+        wrong += report.wrong
+    print(f"## the machine\n\n{_machine(load)}\n- {effort.rounds} rounds in {time.monotonic() - begun:.0f} s\n")
+    print(_listed("Goals missed", missed) + _listed("Wrong", wrong), end="")
+    return 1 if wrong else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="The sidecar beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: about a minute")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="this group (may be repeated)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds that count")
+    parser.add_argument("--size", type=float, metavar="PART", help="of each measurement, in parts of the full one")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="without what the bench extra, Node and npm would have to bring"
+    )
+    return parser
+
+
+def _machine(load: float) -> str:
+    facts = {
+        "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "load before the start": f"{load:.1f}",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _listed(title: str, entries: list[str]) -> str:
+    return f"## {title}\n\n" + ("\n".join(f"- {entry}" for entry in entries) or "none") + "\n\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""How long reporting a journey event holds up its caller, beside starting a process for it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from functools import partial
+
+from tests.bench.child import Child
+from tests.bench.measuring import Contestant, Effort, Line, Report, Table, interleave
+from tests.bench.sessions import OwnedSession, inexact
+from tests.harness import Place
+
+EVENTS, SPAWNS = 50, 5  # in a round
+PAUSE_S = (
+    0.002  # events are rare: when the next one comes, the last one's work is over and the caches hold other things
+)
+EVENT, AT_ONCE = "sidecar `t.event`, after a pause", "sidecar `t.event`, many in a row"
+POPEN = "`subprocess.Popen` of `python -c pass`"
+SPAWN = "Node's `child_process.spawn` of `node -e 0`"
+
+# As brakit's SDK for Node sends an event: detached, and not waited for. Here the next one waits, so that all are alone.
+NODE = """
+const { spawn } = require("child_process");
+const lines = require("readline").createInterface({ input: process.stdin });
+lines.on("line", async (line) => {
+  const took = [];
+  for (let left = JSON.parse(line).times; left > 0; left--) {
+    const begun = process.hrtime.bigint();
+    const child = spawn(process.execPath, ["-e", "0"], { detached: true, stdio: "ignore" });
+    child.unref();
+    took.push(Number(process.hrtime.bigint() - begun) / 1e3);
+    await new Promise((ended) => child.on("exit", ended));
+  }
+  took.sort((a, b) => a - b);
+  console.log(JSON.stringify({ us: took[took.length >> 1] }));
+});
+"""
+
+
+def run(effort: Effort) -> Report:
+    node = shutil.which("node") if effort.with_peers else None
+    with ExitStack() as stack:
+        place = stack.enter_context(Place())
+        place.serve()
+        session = stack.enter_context(OwnedSession(place))
+        said = 0
+
+        def events(pause_s: float) -> float:
+            nonlocal said
+            said += effort.times(EVENTS)
+            return _median_us(worker, effort.times(EVENTS), pause_s)
+
+        worker = stack.enter_context(Child.worker("journey", "event", environ=session.environ))
+        popen = stack.enter_context(Child.worker("journey", "popen"))
+        spawn = stack.enter_context(Child(node, "-e", NODE)) if node else None
+        absent = "not here" if effort.with_peers else "left out"
+        contestants = [
+            Contestant(EVENT, partial(events, PAUSE_S)),
+            Contestant(AT_ONCE, partial(events, 0)),
+            Contestant(POPEN, partial(_median_us, popen, effort.times(SPAWNS))),
+            Contestant(SPAWN, partial(_median_us, spawn, effort.times(SPAWNS)) if spawn else None, absent),
+        ]
+        samples = interleave(contestants, effort.rounds)
+        shown = session.shown(said)
+        lines = [
+            *(Line(name, POPEN, at_most=1 / 15) for name in (EVENT, AT_ONCE)),
+            *(Line(name, SPAWN, at_most=1 / 50) for name in (EVENT, AT_ONCE)),
+            Line(POPEN),
+            Line(SPAWN, POPEN),
+        ]
+        remarks = dict.fromkeys((EVENT, AT_ONCE), f"{shown:,} of {said:,} together")
+        table = Table("Reporting one journey event", "µs", lines, samples, "arrived", remarks)
+        return Report([table], inexact("events", shown, said))
+
+
+def _median_us(worker: Child, times: int, pause_s: float = 0) -> float:
+    took: float = worker.ask(times=times, pause_s=pause_s)["us"]
+    return took

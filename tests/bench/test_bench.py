@@ -1,0 +1,70 @@
+"""The benchmarks run: what they measure here means nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.bench.child import ROOT
+from tests.bench.measuring import Contestant, Line, Samples, Table, interleave
+from tests.harness import PATIENCE_S
+
+
+@pytest.mark.slow
+def test_a_tiny_slice_prints_tables_and_succeeds() -> None:
+    """Increments, exits, ingest and a seal, with totals that are exact, and without any optional package."""
+    groups = ("increments", "journeys", "exits", "ingest", "sealing")
+    only = [word for group in groups for word in ("--only", group)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--rounds", "1", "--size", "0.01", "--without-peers", *only],
+        capture_output=True,
+        cwd=ROOT,
+        text=True,
+        timeout=3 * PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"## {group}\n" in done.stdout for group in groups)
+    assert "| sidecar `counter.inc()` |" in done.stdout
+    assert "| datadog, buffered and aggregated, Unix datagrams | left out |" in done.stdout
+    assert "## Wrong\n\nnone" in done.stdout
+    assert "## the machine" in done.stdout
+
+
+def test_a_round_measures_each_contestant_once_and_none_always_follows_the_same() -> None:
+    measured: list[str] = []
+
+    def contestant(name: str) -> Contestant:
+        def measure() -> float:
+            measured.append(name)
+            return float(len(measured))
+
+        return Contestant(name, measure)
+
+    samples = interleave([contestant(name) for name in "abc"], 4, warm_up=False)
+    rounds = ["".join(measured[at : at + 3]) for at in range(0, len(measured), 3)]
+    assert [sorted(one) for one in rounds] == [["a", "b", "c"]] * 4
+    assert len(set(rounds)) == 4
+    assert {name: len(taken) for name, taken in samples.taken.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    """A load that doubles everything in one round moves no ratio."""
+    samples = Samples()
+    for calm, busy in ((10.0, 5.0), (20.0, 10.0), (12.0, 6.0)):
+        samples.take("ours", calm)
+        samples.take("theirs", busy)
+    assert samples.ratio("ours", "theirs") == 2.0
+
+
+def test_a_missed_goal_is_listed_and_an_absent_contestant_is_not() -> None:
+    samples = Samples()
+    samples.take("ours", 3.0)
+    samples.take("theirs", 1.0)
+    samples.absent["nobody"] = "not installed"
+    lines = [Line("ours", "theirs", at_most=2), Line("ours", "nobody", at_most=2), Line("nobody", "theirs")]
+    table = Table("A title", "ns", lines, samples)
+    assert table.missed() == ["A title: ours: 3.00 x theirs, goal ≤ 2"]
+    assert "| nobody | not installed |" in table.render()

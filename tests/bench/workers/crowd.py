@@ -1,0 +1,48 @@
+"""Many producers in one process, each with a connection and a memory of its own."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+import sidecar
+from tests.bench.child import serve_requests
+from tests.harness import wait_until
+
+if TYPE_CHECKING:
+    from sidecar.client.telemetry import Telemetry
+
+COUNTS, ROUTES = 10, 5  # of each producer
+CATCH_UP_S = 0.001  # after each few, so that the daemon's backlog has room
+FEW = 64
+
+
+def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    crowd: list[Telemetry] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        for number in range(request["producers"]):
+            crowd.append(_producer())
+            if number % FEW == 0:
+                time.sleep(CATCH_UP_S)
+        wait_until(lambda: all(getattr(t, "is_connected", False) for t in crowd), "a connection of each producer")
+        return {"counted": len(crowd) * (COUNTS + ROUTES)}
+
+    serve_requests(answer)
+
+
+def _producer() -> Telemetry:
+    t = sidecar.connect()
+    counter = t.counter("request_count")
+    for _ in range(COUNTS):
+        counter.inc()
+    for route in range(ROUTES):
+        t.request(f"GET /{route}", duration_ms=12.5)
+    return t
+
+
+if __name__ == "__main__":
+    main()
