@@ -32,3 +32,19 @@ def place(endpoint: Endpoint) -> Iterator[Place]:
     """A place whose daemon sends to the endpoint."""
     with Place(endpoint.url) as place:
         yield place
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[Endpoint]:
+    """A remote endpoint that takes everything, for all tests of a file."""
+    server = Endpoint()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def home(remote: Endpoint) -> Iterator[Place]:
+    """A place for all tests of a file, with a daemon in the foreground that stays."""
+    with Place(remote.url) as place:
+        place.serve()
+        yield place

@@ -19,28 +19,13 @@ from tests.core import page
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 COMMANDS = [
     (), ("run",), ("start",), ("serve",), ("stop",), ("status",), ("session",), ("session", "start"),
     ("session", "end"), ("emit",), ("telemetry",), ("log",), ("schema",), ("demo",),
 ]  # fmt: skip
 OFF = [{"BRAKIT_TELEMETRY": "false"}, {"DO_NOT_TRACK": "1"}, {"CI": "true"}]
-
-
-@pytest.fixture(scope="module")
-def remote() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture(scope="module")
-def home(remote: Endpoint) -> Iterator[Place]:
-    """One place for this file, with a daemon in the foreground."""
-    with Place(remote.url) as place:
-        place.serve()
-        yield place
 
 
 def one_line(text: str) -> str:

@@ -7,32 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.harness import PATIENCE_S, Endpoint, Place, end_process, wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 RUN = (sys.executable, "-m", "sidecar", "run")
 PYTHON = sys.executable
-
-
-@pytest.fixture(scope="module")
-def remote() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture(scope="module")
-def home(remote: Endpoint) -> Iterator[Place]:
-    """One place for this file: its daemon stays for the next test."""
-    with Place(remote.url) as place:
-        place.serve()
-        yield place
 
 
 @pytest.fixture

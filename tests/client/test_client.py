@@ -38,21 +38,6 @@ if TYPE_CHECKING:
 MAX = 2**53 - 1
 
 
-@pytest.fixture(scope="module")
-def remote() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture(scope="module")
-def home(remote: Endpoint) -> Iterator[Place]:
-    """One place for this file, with a daemon in the foreground."""
-    with Place(remote.url) as place:
-        place.serve()
-        yield place
-
-
 @contextmanager
 def inside(place: Place, **settings: str) -> Iterator[None]:
     """This process is one of that place."""
