@@ -8,6 +8,8 @@ from sidecar.cli.errors import CommandError
 from sidecar.host import launch, paths
 from sidecar.host.conversation import Conversation, NoDaemonError, SilentDaemonError
 
+ATTEMPTS = 3  # a daemon that leaves at the very moment is followed by one that stays
+
 
 def socket_path() -> str:
     """Of the daemon that this environment names, else of this user's."""
@@ -24,15 +26,15 @@ def to_running() -> Conversation | None:
 
 def to_needed() -> Conversation:
     """A conversation with a daemon, started where none runs. Only where telemetry is on. Raises CommandError."""
-    conversation = to_running()
-    try:
-        if conversation is None:
-            conversation = Conversation(launch.ensure_running(os.environ).socket)
-        conversation.ask("identity")  # an answer: it was not just leaving
-    except SilentDaemonError as error:
-        raise CommandError(f"a daemon runs, but {error}; it may be stopped (SIGSTOP) or stuck") from error
-    except NoDaemonError:
-        return to_needed()
-    except (launch.LaunchError, OSError) as error:
-        raise CommandError(str(error)) from error
-    return conversation
+    for _attempt in range(ATTEMPTS):
+        try:
+            conversation = to_running() or Conversation(launch.ensure_running(os.environ).socket)
+            conversation.ask("identity")  # an answer: it was not just leaving
+        except SilentDaemonError as error:
+            raise CommandError(f"a daemon runs, but {error}; it may be stopped (SIGSTOP) or stuck") from error
+        except NoDaemonError:
+            continue
+        except (launch.LaunchError, OSError) as error:
+            raise CommandError(str(error)) from error
+        return conversation
+    raise CommandError("the daemon hangs up each time; BRAKIT_DEBUG=1 brakit-sidecar serve may show why")

@@ -11,6 +11,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
+from sidecar.cli import connecting
 from sidecar.cli.errors import UsageError
 from sidecar.host import consent, launch
 from sidecar.host.conversation import Conversation, NoDaemonError
@@ -33,7 +34,6 @@ _FROM_A_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
 PATIENCE_S = 2.0  # for an answer that takes a millisecond: a daemon that is stopped may not keep the command waiting
-ATTEMPTS = 3  # a daemon that leaves at the very moment is followed by one that stays
 
 # As the shells do, for a command that cannot be started.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
@@ -74,7 +74,7 @@ def _open_session() -> Owned | None:
             debug(f"telemetry is off: {decision.why}")
             return None
         session = str(uuid.uuid4())
-        for _attempt in range(ATTEMPTS):
+        for _attempt in range(connecting.ATTEMPTS):
             daemon = launch.ensure_running(os.environ, PATIENCE_S)
             with suppress(NoDaemonError):  # it was just leaving
                 connection = Conversation(
