@@ -1,4 +1,4 @@
-"""brakit's telemetry sidecar: count in any number of worker processes, and one daemon reports the session.
+"""brakit's telemetry sidecar: count in any number of worker processes, and one daemon reports the session::
 
 import sidecar
 

@@ -81,6 +81,17 @@ class Endpoint(ThreadingHTTPServer):
         properties: dict[str, Any] = body["properties"]
         return properties
 
+    def end_of(self, session: str) -> dict[str, Any]:
+        """The properties of that session's one event, once it has arrived."""
+        expected = str(uuid.uuid5(uuid.UUID(session), "session"))
+
+        def found() -> list[dict[str, Any]]:
+            return [body["properties"] for body in self.named("session") if body["uuid"] == expected]
+
+        wait_until(found, "the session event")
+        (properties,) = found()
+        return properties
+
     def close(self) -> None:
         self.may_answer.set()
         self.shutdown()

@@ -1,7 +1,7 @@
 """What one producer has said: running state, which may be said any number of times. Knows no socket.
 
 Counts and rows are in the memory's cells. Where the daemon has that memory, nothing need be said of them; where it has
-not, they are said like the rest. ``next_frame`` gives what is still to be said; ``owe_everything`` is, for a
+not, they are said like the rest. ``next_frame`` gives what is still to be said; ``owe_everything`` starts over, for a
 daemon that has never heard of it. Only events are no state: each is said once, and kept (bounded) until it is.
 """
 

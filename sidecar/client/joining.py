@@ -12,13 +12,12 @@ from sidecar.client.producer import Producer
 from sidecar.client.telemetry import Telemetry
 from sidecar.host import consent, paths
 from sidecar.host.debug import debug
+from sidecar.host.guards import DAEMON_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GROUPS = uuid.UUID("6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e")  # a namespace of our own
-
-
 DAEMON_STARTS_S = 0.25  # what a start takes, about
 
 
@@ -37,7 +36,7 @@ class Place(NamedTuple):
 
 def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
     """A producer where telemetry is on, else the stand-in. Raises OSError where this machine cannot say who we are."""
-    if not hasattr(socket, "AF_UNIX") or "BRAKIT_SIDECAR_DAEMON" in environ:
+    if not hasattr(socket, "AF_UNIX") or DAEMON_MARK in environ:
         return Telemetry()
     decision = consent.current(environ)
     if not decision.on:

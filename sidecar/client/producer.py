@@ -269,9 +269,7 @@ class Producer(Telemetry):
                     return
                 self._handing_over = frame
                 line = encode(frame)
-                if (
-                    len(line) <= MAX_LINE
-                ):  # no frame of this account's making is longer; one that were would cost the rest
+                if len(line) <= MAX_LINE:  # a longer one would cost the connection, and with it the rest
                     self._channel.send(line)
         finally:
             self._telling = False

@@ -21,6 +21,9 @@ _CLOUD_VARIABLES = (
     "KUBERNETES_SERVICE_HOST",
 )  # fmt: skip
 
+# In a daemon's environment: whatever counts by its environment must leave it alone.
+DAEMON_MARK = "BRAKIT_SIDECAR_DAEMON"
+
 # What a test or a demo clears from the environment of what it starts.
 VARIABLES = ("BRAKIT_DISABLE", *_PRODUCTION_VARIABLES, *_CI_VARIABLES, *_CLOUD_VARIABLES)
 

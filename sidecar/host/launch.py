@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.host import paths
 from sidecar.host.conversation import ANSWER_TIMEOUT_S, Conversation, NoDaemonError, SilentDaemonError
+from sidecar.host.guards import DAEMON_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +28,6 @@ BACKLOG = 1024  # connects that wait while the daemon starts or is busy; a full 
 START_TIMEOUT_S = 10.0  # fifty times a start on a small machine
 RETRY_S = 0.01
 
-# In the daemon's environment: whatever instruments processes by their environment must leave it alone, and so do we.
-DAEMON_MARK = "BRAKIT_SIDECAR_DAEMON"
 _NOT_FOR_THE_DAEMON = ("BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "NODE_OPTIONS", "PYTHONSTARTUP")
 
 

@@ -182,18 +182,6 @@ def test_status_of_a_daemon(home: Place) -> None:
 # --- sessions for a CLI that is no parent -------------------------------------------------------------
 
 
-def ended(remote: Endpoint, session: str) -> dict[str, Any]:
-    """The session's one event, once it has arrived."""
-    expected = str(uuid.uuid5(uuid.UUID(session), "session"))
-
-    def found() -> list[dict[str, Any]]:
-        return [body["properties"] for body in remote.named("session") if body["uuid"] == expected]
-
-    wait_until(found, "the session event")
-    (properties,) = found()
-    return properties
-
-
 def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> None:
     started = json.loads(home.run("session", "start", "--json").stdout)
     assert started == {"session": started["session"], "socket": home.socket_path}
@@ -202,14 +190,14 @@ def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> Non
         BRAKIT_SESSION_ID=started["session"], BRAKIT_SIDECAR_SOCKET=started["socket"],
     )  # fmt: skip
     assert home.run("session", "end", started["session"], "--reason", "sigterm").returncode == 0
-    properties = ended(remote, started["session"])
+    properties = remote.end_of(started["session"])
     assert (properties["request_count"], properties["exit_reason"]) == (2, "sigterm")
 
 
 def test_session_end_is_clean_where_nobody_says_otherwise(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     assert home.run("session", "end", session).returncode == 0
-    assert ended(remote, session)["exit_reason"] == "clean"
+    assert remote.end_of(session)["exit_reason"] == "clean"
 
 
 def test_the_commands_own_end_is_not_the_sessions(home: Place) -> None:
@@ -223,7 +211,7 @@ def test_the_death_of_the_owner_pid_ends_the_session(home: Place, remote: Endpoi
     session = one_line(home.run("session", "start", "--owner-pid", str(owner.pid)).stdout)
     assert session in [shown["id"] for shown in home.status()["sessions"]]
     end_process(owner, signal.SIGKILL)
-    assert ended(remote, session)["exit_reason"] == "crash"
+    assert remote.end_of(session)["exit_reason"] == "crash"
 
 
 def dead_process() -> str:
@@ -304,7 +292,7 @@ def test_emit_in_a_session_is_the_sessions(home: Place, remote: Endpoint) -> Non
     for _ in range(2):
         assert home.run("emit", "first_request", "port=8000", BRAKIT_SESSION_ID=session).returncode == 0
     home.run("session", "end", session)
-    assert ended(remote, session)["time_to_first_request_ms"] is not None
+    assert remote.end_of(session)["time_to_first_request_ms"] is not None
     expected = str(uuid.uuid5(uuid.UUID(session), "first_request"))
     assert [body["uuid"] for body in remote.named("first_request")].count(expected) == 1
 
@@ -312,7 +300,7 @@ def test_emit_in_a_session_is_the_sessions(home: Place, remote: Endpoint) -> Non
 def test_emit_in_a_session_that_is_over_fails(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     home.run("session", "end", session)
-    ended(remote, session)
+    remote.end_of(session)
     ran = home.run("emit", "cli_invoked", BRAKIT_SESSION_ID=session)
     assert ran.returncode == 1
     one_line(ran.stderr)

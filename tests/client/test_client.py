@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -166,18 +165,7 @@ def test_what_is_closed_counts_no_more(home: Place, remote: Endpoint) -> None:
         telemetry.incr("request_count")
         telemetry.close()
     home.run("session", "end", session)
-    assert ended(remote, session)["request_count"] == 1
-
-
-def ended(remote: Endpoint, session: str) -> dict[str, Any]:
-    expected = str(uuid.uuid5(uuid.UUID(session), "session"))
-
-    def found() -> list[dict[str, Any]]:
-        return [body["properties"] for body in remote.named("session") if body["uuid"] == expected]
-
-    wait_until(found, "the session event")
-    (properties,) = found()
-    return properties
+    assert remote.end_of(session)["request_count"] == 1
 
 
 # --- it never raises ----------------------------------------------------------------------------------
@@ -744,7 +732,7 @@ def endings(home: Place, remote: Endpoint) -> dict[str, str]:
         home.python(
             f"import sidecar; t = sidecar.connect(); t.incr('request_count'); {code}", BRAKIT_SESSION_ID=sessions[how]
         )
-    return {how: ended(remote, session)["exit_reason"] for how, session in sessions.items()}
+    return {how: remote.end_of(session)["exit_reason"] for how, session in sessions.items()}
 
 
 @pytest.mark.slow
