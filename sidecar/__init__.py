@@ -1,10 +1,9 @@
-"""brakit's telemetry sidecar: count in any number of worker processes, and one daemon reports the session::
+"""brakit's telemetry sidecar: count in any number of worker processes, and one daemon reports the session.
 
-import sidecar
-
-t = sidecar.connect()
-requests = t.counter("request_count")
-requests.inc()
+>>> import sidecar
+>>> t = sidecar.connect()
+>>> requests = t.counter("request_count")
+>>> requests.inc()
 """
 
 from __future__ import annotations
