@@ -5,6 +5,7 @@ draws the same examples each time; what fails there is printed as a blob that re
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,11 @@ from tests.harness import Endpoint, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What is ignored is handed down to what tests start, and a shell's background job (or nohup) ignores these.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 settings.register_profile("sidecar", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("sidecar")
