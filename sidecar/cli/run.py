@@ -7,14 +7,11 @@ import os
 import shutil
 import signal
 import sys
-import uuid
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from sidecar.cli import connecting
 from sidecar.cli.errors import UsageError
-from sidecar.host import consent, launch
-from sidecar.host.conversation import Conversation, NoDaemonError
+from sidecar.cli.owning import OwnedSession
+from sidecar.host import consent
 from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
@@ -33,18 +30,8 @@ _FROM_A_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 # Python ignores these for itself, and what is ignored is handed down.
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
-PATIENCE_S = 2.0  # for an answer that takes a millisecond: a daemon that is stopped may not keep the command waiting
-
 # As the shells do, for a command that cannot be started.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
-
-
-class Owned(NamedTuple):
-    """A session of ours, and the connection whose end is the session's end."""
-
-    session: str
-    daemon: launch.Running
-    connection: Conversation
 
 
 def run(arguments: Namespace) -> int:
@@ -54,34 +41,18 @@ def run(arguments: Namespace) -> int:
     owned = _open_session()
     if owned is None:
         _become(command)
-    environ = {
-        **os.environ,
-        "BRAKIT_SESSION_ID": owned.session,
-        "BRAKIT_SIDECAR_SOCKET": owned.daemon.socket,
-    }
-    code, exit_reason = _run(command, environ)
-    with suppress(NoDaemonError):  # it vanished: so be it, the command is what matters
-        owned.connection.say({"end": {"exit_reason": exit_reason}})
-    owned.connection.close()
+    code, exit_reason = _run(command, owned)
+    owned.end(exit_reason)
     return code
 
 
-def _open_session() -> Owned | None:
+def _open_session() -> OwnedSession | None:
     """None where nothing may or can be counted."""
     try:
         decision = consent.settled(os.environ)
-        if not decision.on:
-            debug(f"telemetry is off: {decision.why}")
-            return None
-        session = str(uuid.uuid4())
-        for _attempt in range(connecting.ATTEMPTS):
-            daemon = launch.ensure_running(os.environ, PATIENCE_S)
-            with suppress(NoDaemonError):  # it was just leaving
-                connection = Conversation(
-                    daemon.socket, PATIENCE_S, session=session, producer=str(uuid.uuid4()), role="owner"
-                )
-                connection.ask("identity")  # an answer: the session is open
-                return Owned(session, daemon, connection)
+        if decision.on:
+            return OwnedSession(os.environ)
+        debug(f"telemetry is off: {decision.why}")
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
         debug("the command runs without telemetry", error)
     return None
@@ -107,12 +78,14 @@ def _with_or_without_shebang(start: Callable[[str, list[str]], _T], command: lis
         return start("/bin/sh", ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]])
 
 
-def _run(command: list[str], environ: dict[str, str]) -> tuple[int, str]:
+def _run(command: list[str], owned: OwnedSession) -> tuple[int, str]:
     """The command's exit code, and how the session ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it was ignored, the kernel would keep the status from us
     # One that was ignored before us (nohup) stays ignored.
     ours = {number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ours, signal.SIGCHLD})
+    owned.outlive_daemons()
+    environ = {**os.environ, **owned.variables}
     try:
         child = _with_or_without_shebang(
             lambda file, argv: os.posix_spawnp(file, argv, environ, setsigmask=before, setsigdef=_PYTHON_IGNORES),

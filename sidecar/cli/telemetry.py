@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError
-from sidecar.host import consent, guards, paths
+from sidecar.daemon import journal
+from sidecar.host import consent, guards, launch, paths
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -21,18 +22,31 @@ def telemetry(arguments: Namespace) -> int:
             consent.switch(os.environ, on=arguments.action == "on")
         except consent.ConfigError as error:
             raise CommandError(str(error)) from error
-        _tell_daemon()
+        if not _tell_daemon() and arguments.action == "off":
+            _forget_what_waits()
     print(_explanation())
     return 0
 
 
-def _tell_daemon() -> None:
-    """So that it drops what is queued now; it asks again before each request anyway."""
+def _tell_daemon() -> bool:
+    """So that it drops what is queued now; it asks again before each request anyway. False where none runs."""
     with suppress(NoDaemonError):
         daemon = connecting.to_running()
         if daemon is not None:
             with daemon:
                 daemon.ask("consent")
+            return True
+    return False
+
+
+def _forget_what_waits() -> None:
+    """For the next daemon, of one that died."""
+    socket_path = connecting.socket_path()
+    with suppress(OSError):
+        lock = launch.acquire_lock(socket_path)
+        if lock is not None:
+            journal.discard(paths.journal_dir(socket_path))
+            os.close(lock)
 
 
 def _explanation() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.client.producer import Producer
 from sidecar.client.telemetry import Telemetry
+from sidecar.core import slab
 from sidecar.host import consent, paths
 from sidecar.host.debug import debug
 from sidecar.host.guards import DAEMON_MARK
@@ -24,7 +25,12 @@ DAEMON_STARTS_S = 0.25  # what a start takes, about
 class Place(NamedTuple):
     socket_path: str
     membership: dict[str, str]  # what the hello says: the session, or the process group
-    key: bytes
+    key: bytes  # the same id, as 16 bytes
+
+    @property
+    def kind(self) -> int:
+        """Which of them, as the memory says it."""
+        return slab.OF_SESSION if "session" in self.membership else slab.OF_GROUP
 
     def opaque(self, text: str) -> str:
         """Sixteen hex digits for a text, under this session's key."""

@@ -22,6 +22,12 @@ class Memory:
         cells[0] = slab.MAGIC
         cells[slab.USED_ROWS] = 1
 
+    def sign(self, pid: int, kind: int, session_id: bytes) -> None:
+        """Whose it is, for a daemon that finds it by its name. ``kind``: what the 16 bytes are the id of."""
+        self.cells[slab.PID], self.cells[slab.KIND] = pid, kind
+        for cell, half in enumerate((session_id[:8], session_id[8:]), start=slab.ID):
+            self.cells[cell] = int.from_bytes(half, "big")
+
     def route_of(self, route: str) -> str:
         """The id under which a route's durations are kept: its own, or the overflow's."""
         return route if route in self.routes else OVERFLOW_ROUTE

@@ -76,6 +76,7 @@ class Producer(Telemetry):
         """A producer's first call, under the lock: its id, its memory."""
         self._id = self._place.new_producer_id()
         found = memory.shared(os.path.dirname(self._place.socket_path)) or memory.private()
+        found.sign(os.getpid(), self._place.kind, self._place.key)
         self._account = account = Account(found)
         if self._sdk == "python":
             account.set("python_version", ".".join(map(str, sys.version_info[:3])))
@@ -262,6 +263,7 @@ class Producer(Telemetry):
             if now >= self._look_at:
                 self._look_at = now + LOOK_S
                 self._look_after_daemon(account)
+            may_reconnect = True
             while self._channel.is_ready():
                 self._handing_over = None
                 frame = account.next_frame()
@@ -271,6 +273,9 @@ class Producer(Telemetry):
                 line = encode(frame)
                 if len(line) <= MAX_LINE:  # a longer one would cost the connection, and with it the rest
                     self._channel.send(line)
+                if may_reconnect and not self._channel.is_open:  # it died since we looked; this may be our last word
+                    may_reconnect = False
+                    self._connect(account)
         finally:
             self._telling = False
 

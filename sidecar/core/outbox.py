@@ -24,6 +24,7 @@ class Event(NamedTuple):
     uuid: str
     distinct_id: str  # as in the body: once it is replaced, this event is no longer anybody's to send
     body: bytes
+    session: str | None = None  # whose journal keeps it until its outcome is known
 
 
 class Outcome(str, Enum):

@@ -5,7 +5,11 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only eve
 
     cell 0                   MAGIC: also says the byte order
     cell 1                   how many of the routes' rows are in use, written after the row's id
-    cells 2 to 15            running totals of the count fields, in the schema's order; the rest is zero
+    cells 2 to 10            running totals of the count fields, in the schema's order; the rest is zero
+    cell 11                  the producer's process id
+    cells 12 to 14           which session it belongs to, for a daemon that finds the memory by its name: 1 and the two
+                             halves of the session's id, the higher first; or 2 and those of the group's; or 0
+    cell 15                  written by the daemon: not zero once the session was reported. Nobody counts here any more
     cells 16 + 8 r to 23 + 8 r
                              row r: the route's opaque id (16 hex digits as a number), the sum of its durations in ns,
                              and the six buckets. Row 0 is the overflow, with an id of zero: what came after MAX_ROUTES
@@ -23,6 +27,10 @@ VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
 USED_ROWS = 1
 FIRST_COUNTER = 2
+PID = 11
+KIND, ID = 12, 13
+OF_SESSION, OF_GROUP = 1, 2
+RETIRED = 15
 FIRST_ROW = 16
 ROW = 2 + len(BUCKETS)  # 64 bytes: a route's row is one line of the processor's cache
 MAX_ROUTES = 1023  # patterns, of which large applications have hundreds; with the overflow 64 KiB of rows
@@ -33,7 +41,7 @@ COUNTER_CELLS: dict[str, int] = {
     name: FIRST_COUNTER + position
     for position, name in enumerate(name for name, field in SESSION_FIELDS.items() if "total" in field.rule.said_by)
 }
-assert len(COUNTER_CELLS) <= FIRST_ROW - FIRST_COUNTER
+assert len(COUNTER_CELLS) <= PID - FIRST_COUNTER
 
 
 class Contents(NamedTuple):
@@ -41,6 +49,15 @@ class Contents(NamedTuple):
 
     counts: dict[str, int]
     rows: dict[str, Row]
+
+
+class Origin(NamedTuple):
+    """Whose memory it is."""
+
+    pid: int
+    session: str | None
+    group: str | None
+    is_retired: bool
 
 
 def row_cell(row: int) -> int:
@@ -57,6 +74,17 @@ def used_rows(head: bytes) -> int | None:
     return min(_cell(head, USED_ROWS), 1 + MAX_ROUTES)
 
 
+def origin(head: bytes) -> Origin:
+    """By the memory's first FIRST_ROW cells."""
+    kind, id_of_kind = _cell(head, KIND), _uuid(_cell(head, ID), _cell(head, ID + 1))
+    return Origin(
+        pid=_cell(head, PID),
+        session=id_of_kind if kind == OF_SESSION else None,
+        group=id_of_kind if kind == OF_GROUP else None,
+        is_retired=_cell(head, RETIRED) != 0,
+    )
+
+
 def read(memory: bytes) -> Contents | None:
     """What is in the memory's beginning, as much of it as there is; None where this is no slab of ours."""
     used = used_rows(memory)
@@ -70,6 +98,11 @@ def read(memory: bytes) -> Contents | None:
         if any(cells[1:]):
             rows[f"{_cell(memory, start):016x}" if number else OVERFLOW_ROUTE] = cells
     return Contents({name: count for name, count in counts.items() if count}, rows)
+
+
+def _uuid(high: int, low: int) -> str:
+    digits = f"{high:016x}{low:016x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _cell(memory: bytes, cell: int) -> int:

@@ -25,10 +25,22 @@ MAX_ROUTES = 4096  # per producer, some 1 MiB; a route is a pattern, and no appl
 MAX_MARKS = 16_384  # per producer and field, some 2 MiB: far more insights than a developer could read
 
 
+class News:
+    """What changed in an account since somebody last took note of it, by what is to be looked up there."""
+
+    __slots__ = ("counts", "marks", "routes", "said")
+
+    def __init__(self) -> None:
+        self.counts: set[str] = set()
+        self.marks: list[tuple[str, str]] = []
+        self.routes: set[str] = set()
+        self.said: set[str] = set()
+
+
 class ProducerState:
     """One producer's running account of a session."""
 
-    __slots__ = ("counts", "marks", "producer", "routes", "said")
+    __slots__ = ("counts", "marks", "news", "producer", "routes", "said")
 
     def __init__(self, producer: str) -> None:
         self.producer = producer
@@ -36,6 +48,7 @@ class ProducerState:
         self.marks: dict[str, set[str]] = defaultdict(set)
         self.routes: dict[str, rules.Row] = {}
         self.said: dict[str, Any] = {}  # by field, the rule's account
+        self.news = News()
 
     def apply(self, frame: Frame, when: int) -> list[Refusal]:
         """Takes in all of a frame but its events. ``when`` orders what this producer says; it never repeats."""
@@ -43,28 +56,33 @@ class ProducerState:
         for name, count in frame.increments:
             self.incr(name, count)
         for name, total in frame.totals:
-            self.counts[name] = max(self.counts[name], total)
+            self._reach(name, total)
         for name, word in (*frame.scalars, *frame.members):
             self.say(SESSION_FIELDS[name], word, when)
         for name, mark in frame.marks:
-            if len(self.marks[name]) < MAX_MARKS or mark in self.marks[name]:
+            if mark in self.marks[name]:
+                continue
+            if len(self.marks[name]) < MAX_MARKS:
                 self.marks[name].add(mark)
+                self.news.marks.append((name, mark))
             else:
                 refused.append(Refusal.TOO_MANY)
         for route, duration_ms in frame.durations:
             key = self._route(route)
             self.routes[key] = rules.observed(self.routes.get(key, rules.EMPTY_ROW), duration_ms)
+            self.news.routes.add(key)
         for route, row in frame.rows:
             self._join_row(route, row)
         return refused
 
     def incr(self, name: str, count: int) -> None:
         self.counts[name] = rules.saturating_add(self.counts[name], count)
+        self.news.counts.add(name)
 
     def take_in(self, contents: Contents) -> None:
         """What the producer's memory says: running totals and rows, as if it had just said them."""
         for name, total in contents.counts.items():
-            self.counts[name] = max(self.counts[name], total)
+            self._reach(name, total)
         for route, row in contents.rows.items():
             self._join_row(route, row)
 
@@ -72,8 +90,11 @@ class ProducerState:
         """One word for a scalar, or one member of a set. For a field whose first word wins, neutral is no word."""
         if isinstance(field.rule, rules.First) and word == field.domain.neutral:
             return
-        account = field.rule.account(word, when, self.producer)
-        self.said[field.name] = field.rule.join(self.said.get(field.name, field.rule.identity()), account)
+        before = self.said.get(field.name, field.rule.identity())
+        after = field.rule.join(before, field.rule.account(word, when, self.producer))
+        if after != before or field.name not in self.said:
+            self.said[field.name] = after
+            self.news.said.add(field.name)
 
     def account(self, field: Field) -> Any:
         """This producer's account of one field, as the field's rule understands it."""
@@ -85,9 +106,18 @@ class ProducerState:
             return frozenset(self.marks.get(field.name, ())), self.counts.get(field.name, 0)
         return self.said.get(field.name, field.rule.identity())
 
+    def _reach(self, name: str, total: int) -> None:
+        if total > self.counts[name]:
+            self.counts[name] = total
+            self.news.counts.add(name)
+
     def _join_row(self, route: str, row: rules.Row) -> None:
         key = self._route(route)
-        self.routes[key] = tuple(map(max, self.routes.get(key, rules.EMPTY_ROW), row))
+        before = self.routes.get(key)
+        after = tuple(map(max, before or rules.EMPTY_ROW, row))
+        if after != before:
+            self.routes[key] = after
+            self.news.routes.add(key)
 
     def _route(self, route: str) -> str:
         known = route in self.routes or len(self.routes) < MAX_ROUTES
@@ -131,6 +161,14 @@ class SessionState:
             if occurred.event.once:
                 self.occurred.add(occurred.event.name)
         return to_send, refused
+
+    def recall(self, producer: str, frame: Frame, when: int, sdk: str | None = None) -> None:
+        """Takes in what a producer said before, then: a frame of its ``transcript``, and what its hello said."""
+        self._last_when = max(self._last_when, when)
+        state = self.producer(producer)
+        if sdk is not None:
+            state.say(SESSION_FIELDS["sdk"], SESSION_FIELDS["sdk"].domain.admit(sdk), when)
+        state.apply(frame, when)
 
     def report(self, event: Event, said: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """Every field of the event: as said with it, else as the daemon knows it, else as the session has it."""

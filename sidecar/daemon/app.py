@@ -9,22 +9,32 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio import to_thread
 
+from sidecar.core.schema import SESSION
+from sidecar.daemon import receipts, records
 from sidecar.daemon.connection import Connection
 from sidecar.daemon.control import Control
 from sidecar.daemon.delivery import Delivery
+from sidecar.daemon.journal import Journal
 from sidecar.daemon.listener import ACCEPT_AT_ONCE, OUT_OF_DESCRIPTORS_S, Listener
+from sidecar.daemon.memories import left_behind
+from sidecar.daemon.recovery import recovered
 from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
+from sidecar.host import consent, paths, process
 from sidecar.host.debug import debug
 from sidecar.host.launch import BACKLOG
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from anyio.abc import TaskGroup
 
     from sidecar.core.wire import Refusal
+    from sidecar.daemon.memories import WorkersMemory
+    from sidecar.daemon.records import Record
     from sidecar.daemon.sessions import Session
 
 # A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
@@ -32,6 +42,8 @@ if TYPE_CHECKING:
 LAST_TRY_S = 1.0
 # stop and signals: goodbyes, then the last try, and out within two seconds.
 STOP_GOODBYE_S = 0.3
+# What a power cut may cost is half a minute: this long between two looks, and some seconds for the disk.
+SNAPSHOT_S = 25.0
 DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood
 
 
@@ -51,14 +63,16 @@ class Daemon:
         self.socket_path = socket_path
         self.started_at = monotonic()
         self.refused: Counter[Refusal] = Counter()
-        self.sessions = Sessions(changed=self._wake)
-        self.delivery = Delivery(os.environ)
+        self.journal = Journal(paths.journal_dir(socket_path), lambda: consent.current(os.environ).anonymous_id)
+        self.sessions = Sessions(changed=self._wake, keep=self._keep, boot=process.boot_id())
+        self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
         self._listener = listener
         self._linger_s = linger_s
         self._connections: set[Connection] = set()
-        self._watches: dict[str, anyio.CancelScope] = {}
+        self._watches: dict[str, anyio.CancelScope] = {}  # of owners and awaited producers, by session or producer
+        self._snapshot_at = float("inf")
         self._tasks: TaskGroup
         self._changed = anyio.Event()
         self._stopping = anyio.Event()
@@ -68,6 +82,7 @@ class Daemon:
     async def serve(self) -> None:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._stop_on_signals)
+            self._recover()
             self._tasks.start_soon(self._accept)
             self._tasks.start_soon(self._keep_time)
             self._tasks.start_soon(self.delivery.run, self._tasks)
@@ -104,12 +119,13 @@ class Daemon:
             now = monotonic()
             for session in self.sessions.due(now):
                 self._seal(session)
+            self._take_snapshots(now)
             busy = self.sessions.open or self._connections
             leave_at = float("inf") if busy or self._linger_s is None else self._busy_until + self._linger_s
             if now >= leave_at and self._leave():
                 return
             self._changed = anyio.Event()
-            due = min(self.sessions.next_due() or float("inf"), leave_at)
+            due = min(self.sessions.next_due() or float("inf"), leave_at, self._snapshot_at)
             with anyio.move_on_after(due - now):
                 await self._changed.wait()
 
@@ -146,18 +162,24 @@ class Daemon:
 
     def watch_owner(self, session: Session, end_of_owner: int) -> None:
         """When the process ends whose end ``host.process`` gave us to wait on, so does its session."""
-        if previous := self._watches.pop(session.id, None):  # an owner that came back
-            previous.cancel()
-        watch = self._watches[session.id] = anyio.CancelScope()
-        self._tasks.start_soon(self._await_owners_end, session, end_of_owner, watch)
+        self._watch(session.id, end_of_owner, lambda: self.sessions.owner_ended(session, monotonic()))
 
-    async def _await_owners_end(self, session: Session, end_of_owner: int, watch: anyio.CancelScope) -> None:
+    def _watch(self, name: str, end_of_process: int, then: Callable[[], None]) -> None:
+        self._stop_watching(name)  # an owner that came back
+        watch = self._watches[name] = anyio.CancelScope()
+        self._tasks.start_soon(self._await_end, end_of_process, watch, then)
+
+    async def _await_end(self, end_of_process: int, watch: anyio.CancelScope, then: Callable[[], None]) -> None:
         try:
             with watch:
-                await anyio.wait_readable(end_of_owner)
-                self.sessions.owner_ended(session, monotonic())
+                await anyio.wait_readable(end_of_process)
+                then()
         finally:
-            os.close(end_of_owner)
+            os.close(end_of_process)
+
+    def _stop_watching(self, name: str) -> None:
+        if watch := self._watches.pop(name, None):
+            watch.cancel()
 
     def _seal(self, session: Session) -> None:
         """Everything that was written before the end is in the event: who still waits is accepted, what still waits is
@@ -171,6 +193,7 @@ class Daemon:
             return
         self._close(session)
         self.reporter.session(session, now)
+        self._let_go(session)
 
     def _drain(self, connection: Connection) -> None:
         try:
@@ -181,8 +204,13 @@ class Daemon:
     def _close(self, session: Session) -> None:
         self.sessions.seal(session)
         self._busy_until = monotonic()
-        if watch := self._watches.pop(session.id, None):
-            watch.cancel()
+        for name in (session.id, *session.awaited):
+            self._stop_watching(name)
+
+    def _let_go(self, session: Session) -> None:
+        """Only once its event is frozen: until then the next daemon would need all of it."""
+        session.retire_memories()
+        self.journal.seal(session.id)
 
     async def _finish_sessions(self) -> None:
         now = monotonic()
@@ -204,7 +232,72 @@ class Daemon:
         """
         for session in list(self.sessions.open.values()):
             self._close(session)
+            self._let_go(session)
         self.delivery.withdraw()
+
+    # --- what the next daemon would need -----------------------------------------------------------------------
+
+    def _keep(self, session: Session, news: list[Record]) -> None:
+        if self.journal.append(session.id, news):
+            self.journal.rewrite(session.id, records.whole(session, monotonic()))
+
+    def _take_snapshots(self, now: float) -> None:
+        """Now and then, of what is counted without a word."""
+        if not self.sessions.open:
+            self._snapshot_at = float("inf")
+        elif self._snapshot_at == float("inf"):
+            self._snapshot_at = now + SNAPSHOT_S
+        elif now >= self._snapshot_at:
+            self._snapshot_at = now + SNAPSHOT_S
+            for session in self.sessions.open.values():
+                self.sessions.snapshot(session)
+            if self.journal.is_ahead_of_disk:
+                self._tasks.start_soon(to_thread.run_sync, self.journal.sync)
+
+    def _recover(self) -> None:
+        """Goes on where a daemon that died was."""
+        now = monotonic()
+        written = receipts.written()
+        for uuid, event_name in written.items():
+            if event_name == SESSION.name:
+                self.sessions.remember_end(uuid)
+        for session_id, journal in self.journal.left_behind():
+            session, events = recovered(session_id, journal, now, process.boot_id())
+            for event in events:
+                if event.uuid in written:
+                    self.journal.settle(event)
+                else:
+                    self.delivery.put(event)
+            if session is None or self.sessions.has_ended(session.id):
+                self.journal.seal(session_id)
+            else:
+                self._take_up(session)
+        for producer, memory in left_behind(self.socket_path):
+            self._take_in(producer, memory, now)
+
+    def _take_up(self, session: Session) -> None:
+        self.sessions.take_up(session)
+        self.journal.rewrite(session.id, records.whole(session, monotonic()))
+        if session.owner_pid is not None:
+            end_of_owner = process.end_of(session.owner_pid)
+            if end_of_owner is None:
+                self.sessions.owner_ended(session, monotonic())
+            else:
+                self.watch_owner(session, end_of_owner)
+
+    def _take_in(self, producer: str, memory: WorkersMemory, now: float) -> None:
+        """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
+        origin = memory.origin
+        end = process.end_of(origin.pid) if process.maps(origin.pid, memory.inode) else None
+        session = self.sessions.adopt(producer, memory, is_alive=end is not None, now=now)
+        if session is None:
+            memory.retire()
+        if end is None:
+            return
+        if session is None:
+            os.close(end)
+        else:
+            self._watch(producer, end, lambda: self.sessions.awaited_in_vain(session, producer, monotonic()))
 
     def _wake(self) -> None:
         self._changed.set()

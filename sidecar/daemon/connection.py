@@ -21,7 +21,7 @@ from sidecar.core import slab
 from sidecar.core.frames import parse
 from sidecar.core.wire import CLOSING, MAX_LINE, FrameReader, Refusal
 from sidecar.daemon.memories import WorkersMemory
-from sidecar.host import consent, peer, process
+from sidecar.host import consent, paths, peer, process
 
 if TYPE_CHECKING:
     from sidecar.core.frames import Frame, Hello
@@ -174,9 +174,12 @@ class Connection:
         if memory is not None and not memory.is_acceptable():
             self._refuse(Refusal.BAD_MEMORY)
             memory = None
-        if consent.current(os.environ).on:  # otherwise all that is said of a session is refused, as of one that ended
+        # Otherwise all that is said of a session is refused, as of one that ended.
+        if consent.current(os.environ).on and not (memory and memory.origin.is_retired):
             self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory)
         if self._session is not None and memory is not None:
+            assert frame.hello.producer is not None  # else it joins nothing
+            memory.keep_as(paths.memory_path(self._daemon.socket_path, frame.hello.producer))
             self._memory = None  # the session's now
             self._send({"slab": slab.VERSION})
         self._drop_memory()
@@ -223,6 +226,8 @@ class Connection:
     def _answer(self, question: Any) -> None:
         if self._owes_answer:  # only while draining: a producer that reads asks again
             return
+        if self._session is not None:
+            self._daemon.sessions.settle(self._session, self)
         answer = self._daemon.control.answer(question)
         if isinstance(answer, Refusal):
             self._refuse(answer)

@@ -114,7 +114,8 @@ class Control:
         if opened is None:
             return Refusal.SESSION_ENDED
         if end_of_owner is not None:
-            opened.owned_by_process = True
+            assert type(owner_pid) is int
+            self._daemon.sessions.own_by_process(opened, owner_pid)
             self._daemon.watch_owner(opened, end_of_owner)
         return {"session": opened.id}
 

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from sidecar.daemon.journal import Journal
+
 DEADLINE_S = 3.0  # for all of one attempt, name resolution included
 
 
 class Delivery:
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], journal: Journal) -> None:
         self.outbox = Outbox()
+        self._journal = journal
         self._environ = environ
         self._sink: sinks.Sink | None = None
         self._sink_lock = anyio.Lock()
@@ -31,6 +34,7 @@ class Delivery:
         self._under_way: set[anyio.CancelScope] = set()
 
     def put(self, event: Event) -> None:
+        self._journal.freeze(event)
         self.outbox.put(event)
         self._stirred.set()
 
@@ -52,12 +56,12 @@ class Delivery:
                 self.settled = anyio.Event()
                 await self.settled.wait()
         for event in self.outbox.give_up(Reason.SHUTDOWN):
-            _write_receipt(event, Verdict.dropped(Reason.SHUTDOWN))
+            self._record(event, Verdict.dropped(Reason.SHUTDOWN))
 
     def withdraw(self) -> None:
         """Consent is gone: what waits is dropped, and what is under way is broken off."""
         for event in self.outbox.give_up(Reason.CONSENT):
-            _write_receipt(event, Verdict.dropped(Reason.CONSENT))
+            self._record(event, Verdict.dropped(Reason.CONSENT))
         for attempt in self._under_way:
             attempt.cancel()
 
@@ -90,14 +94,15 @@ class Delivery:
 
     def _settle(self, event: Event, verdict: Verdict) -> None:
         self.outbox.report(verdict, monotonic())
-        _write_receipt(event, verdict)
+        self._record(event, verdict)
         debug(f"{event.name}: {verdict.outcome.value} {verdict.reason.value}")
         self._stirred.set()
         self.settled.set()
 
-
-def _write_receipt(event: Event, verdict: Verdict) -> None:
-    try:
-        receipts.write(event, verdict)
-    except OSError as error:  # a full or read-only disk costs the receipt, nothing else
-        debug("no receipt", error)
+    def _record(self, event: Event, verdict: Verdict) -> None:
+        """The receipt first: an event that has one is not sent again, whatever the journal says."""
+        try:
+            receipts.write(event, verdict)
+        except OSError as error:  # a full or read-only disk costs the receipt, nothing else
+            debug("no receipt", error)
+        self._journal.settle(event)

@@ -63,6 +63,11 @@ def read() -> Iterator[dict[str, Any]]:
             yield from _whole(file)
 
 
+def written() -> dict[str, str]:
+    """The events that have receipts: their names by uuid."""
+    return {receipt["uuid"]: receipt["event"] for receipt in read()}
+
+
 def follow() -> Iterator[dict[str, Any] | None]:
     """Every receipt, oldest first, then each new one as it comes; None where the caller has to wait for one."""
     older, newer = (os.path.join(paths.state_dir(), name) for name in (_OLDER, _NEWER))

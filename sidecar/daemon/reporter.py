@@ -66,4 +66,4 @@ class Reporter:
             uuid=uuid,
             timestamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body))
+        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body, session_id))

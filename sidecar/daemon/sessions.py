@@ -3,42 +3,48 @@ takes ``now`` (monotonic seconds), and ``next_due`` says when to look again.
 
 A session ends by the owner's word; by the owner's vanishing, once its process is gone or the grace is over; and where
 nobody owns it, when its last producer has been gone for the grace. It is then *ending*: living workers may say goodbye.
-Sealed, it is one event, and only its id is remembered.
+Sealed, it is one event, and only its id is remembered. Whatever a next daemon could not find out by itself is handed
+to ``keep``, as records for the journal, before anybody acts on it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from sidecar.core.bursts import Burst
 from sidecar.core.frames import Frame
+from sidecar.core.payload import event_uuid
+from sidecar.core.schema import SESSION
 from sidecar.core.state import SessionState
+from sidecar.daemon import records
+from sidecar.daemon.records import COMMANDS, NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sidecar.core.frames import Hello, Occurred
-    from sidecar.core.slab import Contents
+    from sidecar.core.slab import Contents, Origin
     from sidecar.core.wire import Refusal
+    from sidecar.daemon.records import Record
 
 GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
 GOODBYE_S = 0.5
 UNJOINED_S = 600.0  # a CLI that opened a session and never got its application up
-REMEMBERED = 10_000  # ended ids, some 1 MiB: a producer that lives longer than so many sessions opens a new one
-
-COMMANDS = "commands"  # under this name a session keeps what commands said of it; no producer's, as it is no UUID
-
-NS_PER_S = 1_000_000_000
+REMEMBERED = 10_000  # ended sessions, 160 KB: a producer that lives longer than so many of them opens a new one
 
 
 class Memory(Protocol):
     """Where a producer counts."""
 
+    @property
+    def origin(self) -> Origin: ...
+
     def read(self) -> Contents | None: ...
 
     def close(self) -> None: ...
+
+    def retire(self) -> None: ...
 
 
 class Member(NamedTuple):
@@ -58,28 +64,36 @@ class Ending(NamedTuple):
 class Session:
     """One run of an application, until it is sealed."""
 
-    def __init__(self, session_id: str, group: str | None, now: float) -> None:
+    def __init__(self, session_id: str, group: str | None, now: float, boot: str) -> None:
         self.id = session_id
         self.group = group
+        self.boot = boot  # in which its times were taken: monotonic clocks start anew with each
         self.state = SessionState()
         self.opened_at = now
         self.members: dict[Hashable, Member] = {}
+        self.awaited: set[str] = set()  # producers that lost their daemon, and whose processes live: they may be idle
         self.last_words: dict[str, str] = {}  # by producer: the exit reason it said
         self.parted: tuple[str, float] | None = None  # the last producer that left, and when
         self.workers: set[str] = set()
         self.memories: dict[str, Memory] = {}  # by producer; kept until sealed, also when its process is gone
-        self.owned_by_process = False
+        self.owner_pid: int | None = None  # of the process that owns it, where no connection does
         self.owner_is_dead = False
         self.owner_lost_at: float | None = None
         self.ending: Ending | None = None
 
     @property
+    def present(self) -> set[str]:
+        """The workers that have not left, whatever they said."""
+        return {member.producer for member in self.members.values() if not member.is_owner} | self.awaited
+
+    @property
     def live_producers(self) -> set[str]:
-        return {m.producer for m in self.members.values() if not m.is_owner and m.producer not in self.last_words}
+        """The workers that may still say something."""
+        return self.present.difference(self.last_words)
 
     @property
     def has_owner(self) -> bool:
-        return self.owned_by_process or any(member.is_owner for member in self.members.values())
+        return self.owner_pid is not None or any(member.is_owner for member in self.members.values())
 
     def gather(self) -> None:
         """Takes in what the producers have counted by now, in their memories and in bursts of lines."""
@@ -94,6 +108,12 @@ class Session:
         contents = memory.read() if memory else None
         if contents is not None:
             self.state.producer(producer).take_in(contents)
+
+    def retire_memories(self) -> None:
+        """It is reported: nobody counts in them any more."""
+        for memory in self.memories.values():
+            memory.retire()
+        self.memories.clear()
 
     def hear_no_more(self) -> None:
         """Its goodbye time is over."""
@@ -111,33 +131,53 @@ class Session:
             return None
         if self.owner_lost_at is not None:
             return self.owner_lost_at + GRACE_S
-        if self.members:
+        if self.members or self.awaited:
             return None
         return self.opened_at + UNJOINED_S if self.parted is None else self.parted[1] + GRACE_S
 
 
 class Sessions:
-    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
-        """``changed`` is called when a due time may have moved."""
+    def __init__(
+        self,
+        changed: Callable[[], None] = lambda: None,
+        keep: Callable[[Session, list[Record]], None] = lambda _session, _records: None,
+        boot: str = "",
+    ) -> None:
+        """``changed`` is called when a due time may have moved; ``keep`` with what is new for a session's journal."""
         self.open: dict[str, Session] = {}
         self._groups: dict[str, Session] = {}
-        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._ended = bytearray()  # the uuids of their events: an id takes 16 bytes here, and 200 in a dict
         self._changed = changed
+        self._keep = keep
+        self._boot = boot
 
     def has_ended(self, session_id: str) -> bool:
-        return UUID(session_id).bytes in self._ended
+        uuid = UUID(event_uuid(session_id, SESSION)).bytes
+        return self._ended.find(uuid) % len(uuid) == 0  # not found is -1
+
+    def remember_end(self, session_events_uuid: str) -> None:
+        """A session was reported by the event of that uuid: here, or by a daemon before this one."""
+        self._ended += UUID(session_events_uuid).bytes
+        if len(self._ended) > 16 * REMEMBERED:
+            del self._ended[:16]
 
     def open_session(self, session_id: str, now: float, group: str | None = None) -> Session | None:
         """The session of that id, opened where it is new; None where it has ended."""
-        if self.has_ended(session_id):
-            return None
         session = self.open.get(session_id)
         if session is None:
-            session = self.open[session_id] = Session(session_id, group, now)
-            if group is not None:
-                self._groups[group] = session
-            self._changed()
+            if self.has_ended(session_id):
+                return None
+            session = Session(session_id, group, now, self._boot)
+            self.take_up(session)
+            self._keep(session, [records.opened(session)])
         return session
+
+    def take_up(self, session: Session) -> None:
+        """A session is open: a new one, or one that lost its daemon."""
+        self.open[session.id] = session
+        if session.group is not None:
+            self._groups[session.group] = session
+        self._changed()
 
     def join(self, hello: Hello, connection: Hashable, now: float, memory: Memory | None = None) -> Session | None:
         """A producer said hello. None where it names no session, or one that has ended; the memory is then not kept."""
@@ -152,6 +192,7 @@ class Sessions:
         if session is None:
             return None
         session.members[connection] = Member(hello.producer, hello.is_owner, Burst())
+        session.awaited.discard(hello.producer)
         session.last_words.pop(hello.producer, None)
         if memory is not None:
             session.gather_from(hello.producer)  # one that comes back brings the same memory, or says so in its cells
@@ -165,8 +206,35 @@ class Sessions:
         else:
             session.workers.add(hello.producer)
             session.state.greet(hello.producer, hello.sdk, int(now * NS_PER_S))
+        self._keep(session, [records.joined(session, hello.producer)])
         self._changed()
         return session
+
+    def adopt(self, producer: str, memory: Memory, now: float, *, is_alive: bool) -> Session | None:
+        """A memory was found whose worker had lost its daemon, or never had one. None where it belongs to no session,
+        or to one that is over.
+        """
+        origin = memory.origin
+        session = next((session for session in self.open.values() if producer in session.workers), None)
+        if session is None and not origin.is_retired:
+            session = self.open.get(origin.session or "") or self._groups.get(origin.group or "")
+            if session is None and is_alive and (origin.session or origin.group):
+                session = self.open_session(origin.session or str(uuid4()), now, origin.group)
+        if session is None:
+            return None
+        session.memories[producer] = memory
+        session.gather_from(producer)
+        session.workers.add(producer)
+        if is_alive:
+            session.awaited.add(producer)
+        self._keep(session, [records.joined(session, producer)])
+        self._keep_news(session, producer)
+        self._changed()
+        return session
+
+    def own_by_process(self, session: Session, pid: int) -> None:
+        session.owner_pid = pid
+        self._keep(session, [records.opened(session)])
 
     def say(
         self, session: Session, connection: Hashable, frame: Frame, now: float
@@ -178,9 +246,29 @@ class Sessions:
 
     def _apply(self, session: Session, producer: str, frame: Frame, now: float) -> tuple[list[Occurred], list[Refusal]]:
         elapsed_ms = int((now - session.opened_at) * 1000)
-        if frame.events:  # which may report a count of all producers
+        if any(occurred.event.requests_in for occurred in frame.events):  # a count of all producers
             session.gather()
-        return session.state.apply(producer, frame, int(now * NS_PER_S), elapsed_ms)
+        outcome = session.state.apply(producer, frame, int(now * NS_PER_S), elapsed_ms)
+        if frame.scalars or frame.members or frame.marks or frame.events:  # counts change all the time: see snapshot
+            self._keep_news(session, producer)
+        return outcome
+
+    def snapshot(self, session: Session) -> None:
+        """What was counted by now is kept."""
+        session.gather()
+        for producer in session.state.producers:
+            self._keep_news(session, producer)
+
+    def settle(self, session: Session, connection: Hashable) -> None:
+        """What was said on the connection is kept: the daemon is about to answer it."""
+        member = session.members.get(connection)
+        if member is not None and session.id in self.open:
+            member.burst.settle(session.state.producer(member.producer))
+            self._keep_news(session, member.producer)
+
+    def _keep_news(self, session: Session, producer: str) -> None:
+        if news := records.news(session, producer):
+            self._keep(session, news)
 
     def remark(self, session: Session, occurred: Occurred, now: float) -> list[Occurred]:
         """An event that a command says of a session that it is no producer of. Returns the events to send."""
@@ -201,6 +289,8 @@ class Sessions:
         if member is None:
             return
         session.last_words[member.producer] = exit_reason
+        if session.id in self.open:
+            self._keep(session, [records.parted(member.producer, exit_reason, now)])
         if member.is_owner:
             self.end(session, exit_reason, now, now)
         self._changed()
@@ -212,18 +302,33 @@ class Sessions:
             return
         member.burst.settle(session.state.producer(member.producer))
         session.gather_from(member.producer)
+        if session.id in self.open:
+            self._keep_news(session, member.producer)
         if member.is_owner:
             if not session.has_owner:
                 session.owner_lost_at = now
                 if session.owner_is_dead:
                     self.end(session, "crash", now, now)
-        elif not any(other.producer == member.producer for other in session.members.values()):
-            session.parted = member.producer, now
+        elif member.producer not in session.present:
+            self._left(session, member.producer, now)
         self._changed()
+
+    def awaited_in_vain(self, session: Session, producer: str, now: float) -> None:
+        """A process that might have come back is gone."""
+        if producer in session.awaited:
+            session.awaited.discard(producer)
+            session.gather_from(producer)
+            self._left(session, producer, now)
+            self._changed()
+
+    def _left(self, session: Session, producer: str, now: float) -> None:
+        session.parted = producer, now
+        if session.id in self.open:
+            self._keep(session, [records.left(producer, now)])
 
     def owner_ended(self, session: Session, now: float) -> None:
         """The owner's process is gone: once its connection is read to the end, no word of it can come."""
-        session.owned_by_process = False
+        session.owner_pid = None
         session.owner_is_dead = True
         if not session.has_owner:
             self.end(session, "crash", now if session.owner_lost_at is None else session.owner_lost_at, now)
@@ -234,6 +339,7 @@ class Sessions:
         """Begins the end; living workers have ``goodbye_s`` from now to say goodbye. The first end counts."""
         if session.ending is None:
             session.ending = Ending(exit_reason, ended_at, now + goodbye_s)
+            self._keep(session, [records.ending(session)])
             self._changed()
 
     def due(self, now: float) -> list[Session]:
@@ -252,17 +358,12 @@ class Sessions:
         return min((due for due in map(Session.due, self.open.values()) if due is not None), default=None)
 
     def seal(self, session: Session) -> None:
-        """It is over: what is said of it from now on is refused."""
+        """It is over: what is said of it from now on is refused. Its memories are still there, until it is reported."""
         session.gather()
-        for memory in session.memories.values():
-            memory.close()
-        session.memories.clear()
         del self.open[session.id]
         if session.group is not None:
             del self._groups[session.group]
-        self._ended[UUID(session.id).bytes] = None
-        if len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
+        self.remember_end(event_uuid(session.id, SESSION))
 
 
 def _silent_end(session: Session, now: float) -> tuple[str, float]:

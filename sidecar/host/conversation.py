@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,12 @@ class Conversation:
             said = json.loads(self._line())
             if "answer" in said:
                 return said["answer"]
+
+    def wait_for_hangup(self) -> None:
+        """Until the daemon has closed the connection. Reads nothing, so another thread may go on with it."""
+        hung_up = select.poll()
+        hung_up.register(self._socket, 0)  # that alone is always told
+        hung_up.poll()
 
     def close(self) -> None:
         self._socket.close()

@@ -1,10 +1,11 @@
-"""The end of a process that is no child of ours."""
+"""Processes that are no children of ours, and the boot they live in."""
 
 from __future__ import annotations
 
 import os
 import select
 import sys
+from contextlib import suppress
 
 
 def end_of(pid: int) -> int | None:
@@ -26,3 +27,17 @@ def end_of(pid: int) -> int | None:
     except (OSError, OverflowError):  # gone; an older kernel; no descriptor left; a number that is no pid
         return None
     return None
+
+
+def maps(pid: int, inode: int) -> bool:
+    """Whether the process has the file mapped, by /proc: a pid alone may be another process' by now."""
+    with suppress(OSError), open(f"/proc/{pid}/maps", "rb") as mappings:
+        return any(line.split(maxsplit=5)[4] == b"%d" % inode for line in mappings)
+    return False
+
+
+def boot_id() -> str:
+    """Another one after each start of the machine; empty where the platform does not say."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+    return ""

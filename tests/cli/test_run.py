@@ -82,7 +82,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, ended)
 print("ready", flush=True)
 while True:
-    time.sleep(60)
+    time.sleep(0.05)  # short: a signal between the check for it and the sleep would be handled after it
 """
 
 

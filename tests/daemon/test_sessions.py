@@ -187,7 +187,7 @@ def test_workers_that_come_and_go_do_not_end_an_owned_session(story: Story) -> N
 def test_a_process_that_owns_a_session_ends_it_by_its_death(story: Story) -> None:
     session = story.table.open_session(SESSION_ID, story.now)
     assert session is not None
-    session.owned_by_process = True
+    story.table.own_by_process(session, 4711)
     story.comes("a")
     story.at(3).says_goodbye("a").leaves("a")
     assert story.due(2 * UNJOINED_S) == []

@@ -1,0 +1,105 @@
+"""A session that this process owns: open as long as it says, whatever becomes of the daemon meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from sidecar.cli.connecting import ATTEMPTS
+from sidecar.host import launch
+from sidecar.host.conversation import Conversation, NoDaemonError, SilentDaemonError
+from sidecar.host.debug import debug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PATIENCE_S = 2.0  # for an answer that takes a millisecond: a daemon that is stopped may not keep the command waiting
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # between the attempts to bring a daemon back
+
+
+class OwnedSession:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Opens it, with a daemon that is started where none runs. Raises LaunchError, NoDaemonError, OSError."""
+        self._environ = environ
+        self._id, self._producer = str(uuid.uuid4()), str(uuid.uuid4())
+        self._turn = threading.Lock()  # of the thread below, and of whoever ends the session
+        self._is_over = False
+        self._connection, self._socket_path = self._connect()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the environment of its workers says."""
+        return {"BRAKIT_SESSION_ID": self._id, "BRAKIT_SIDECAR_SOCKET": self._socket_path}
+
+    def outlive_daemons(self) -> None:
+        """From here on a thread brings back a daemon that dies. It inherits the caller's signal mask."""
+        threading.Thread(target=self._outlive_daemons, daemon=True).start()
+
+    def end(self, exit_reason: str) -> None:
+        """Says so; to the next daemon, where this one dies before it has heard it. Raises nothing."""
+        with self._turn:
+            while not self._is_over and not self._says_end(exit_reason):
+                self._is_over = not self._comes_back()
+            self._is_over = True
+            self._connection.close()
+
+    def _says_end(self, exit_reason: str) -> bool:
+        try:
+            self._connection.say({"end": {"exit_reason": exit_reason}})
+            self._connection.ask("identity")  # an answer: it has heard the end
+        except SilentDaemonError:  # it is stopped, or stuck: it will hear it when it goes on
+            return True
+        except NoDaemonError:
+            return False
+        return True
+
+    def _outlive_daemons(self) -> None:
+        pauses = iter(_PAUSES_S)
+        while True:
+            self._connection.wait_for_hangup()
+            with self._turn:
+                if self._is_over:
+                    return
+                if self._comes_back():
+                    pauses = iter(_PAUSES_S)
+                    continue
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                return
+            time.sleep(pause_s)
+
+    def _comes_back(self) -> bool:
+        """To the daemon after one that died; to none after one that left in order, which has ended all sessions and
+        taken its socket with it.
+        """
+        try:
+            if not os.path.lexists(self._socket_path):
+                self._is_over = True
+                return False
+            connection, _ = self._connect()
+        except Exception as error:  # noqa: BLE001 (the command runs on, without telemetry)
+            debug("the session has no daemon", error)
+            return False
+        self._connection.close()
+        self._connection = connection
+        return True
+
+    def _connect(self) -> tuple[Conversation, str]:
+        """A connection whose end, without a word, is the session's."""
+        for _attempt in range(ATTEMPTS):
+            daemon = launch.ensure_running(self._environ, PATIENCE_S)
+            try:
+                connection = Conversation(
+                    daemon.socket, PATIENCE_S, session=self._id, producer=self._producer, role="owner"
+                )
+                is_open = connection.ask({"open": {"session": self._id}})
+            except NoDaemonError:  # it was just leaving
+                continue
+            if not is_open:
+                connection.close()
+                raise NoDaemonError("the session is over")
+            return connection, daemon.socket
+        raise NoDaemonError("each daemon hung up")

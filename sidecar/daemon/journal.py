@@ -1,0 +1,197 @@
+"""What the next daemon needs to know of this one's sessions and events, should this one die: a file for each session,
+to which lines are appended, and which goes when the session is sealed and its events have their receipts.
+
+One append is one write, so a daemon that is killed leaves whole lines, or at worst a last one that is none and is
+skipped. Only ``records`` knows what the lines say. A full or read-only disk costs the journal, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from sidecar.host import paths
+from sidecar.host.debug import debug
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sidecar.core.outbox import Event
+
+    Record = dict[str, Any]
+
+VERSION = 1
+BLOATED = 1024 * 1024  # bytes since the last rewriting: thousands of changes, or hours of snapshots
+_EVENTS = "events"  # the file of those that belong to no session
+_SUFFIX = ".jsonl"
+
+
+class Journal:
+    def __init__(self, directory: str, whose: Callable[[], str | None]) -> None:
+        """``whose``: the anonymous id as of now. What was kept under another one is nobody's any more."""
+        self._directory = directory
+        self._whose = whose
+        self._sizes: dict[str, int] = {}  # by session: what was appended since it was last rewritten
+        self._unsettled: dict[str, dict[str, Event]] = {}  # by session and uuid: frozen, and without a receipt
+        self._sealed = {_EVENTS}  # what is only kept for the sake of its events
+        self._unsynced: set[str] = set()
+
+    # --- what is written -------------------------------------------------------------------------------------------
+
+    def append(self, session: str, news: Iterable[Record]) -> bool:
+        """Whether the file has grown so much that it should be rewritten."""
+        lines = list(news)
+        if session not in self._sizes:
+            self._sizes[session] = 0
+            lines.insert(0, self._first_line(session))
+        data = _encoded(lines)
+        self._sizes[session] += len(data)
+        self._write(self._path(session), os.O_APPEND, data)
+        self._unsynced.add(session)
+        return self._sizes[session] > BLOATED
+
+    def rewrite(self, session: str, whole: Iterable[Record]) -> None:
+        """In place of all that was appended, at once or not at all. Events that wait are kept."""
+        events = map(_frozen, self._unsettled.get(session, {}).values())
+        path = self._path(session)
+        if self._write(path + ".new", os.O_TRUNC, _encoded([self._first_line(session), *whole, *events])):
+            with suppress(OSError):  # then the longer one stays
+                os.rename(path + ".new", path)
+        self._sizes[session] = 0
+        self._unsynced.add(session)
+
+    def freeze(self, event: Event) -> None:
+        """An event is about to be sent: whoever sends it sends these bytes."""
+        session = event.session or _EVENTS
+        self._unsettled.setdefault(session, {})[event.uuid] = event
+        self.append(session, [_frozen(event)])
+
+    def settle(self, event: Event) -> None:
+        """It has its receipt, and is nobody's to send any more."""
+        session = event.session or _EVENTS
+        self._unsettled.get(session, {}).pop(event.uuid, None)
+        if not self._forget_if_done(session):
+            self.append(session, [{"settled": event.uuid}])
+
+    def seal(self, session: str) -> None:
+        """The session is over, and its event frozen."""
+        self._sealed.add(session)
+        self._forget_if_done(session)
+
+    @property
+    def is_ahead_of_disk(self) -> bool:
+        return bool(self._unsynced)
+
+    def sync(self) -> None:
+        """Has the disk keep what was written until now. Blocks, and may be called in a thread."""
+        while self._unsynced:
+            _sync(self._path(self._unsynced.pop()))
+        _sync(self._directory)
+
+    # --- what is read ----------------------------------------------------------------------------------------------
+
+    def left_behind(self) -> list[tuple[str, list[Record]]]:
+        """What a daemon before this one wrote, by session, each in the order in which it was written."""
+        try:
+            names = sorted(os.listdir(self._directory))
+        except OSError:
+            return []
+        found = []
+        for name in names:
+            if name.endswith(_SUFFIX) and (records := self._read(name)):
+                found.append((name.removesuffix(_SUFFIX), records))
+            else:  # of another version, of another id, or a rewriting that was broken off
+                with suppress(OSError):
+                    os.unlink(os.path.join(self._directory, name))
+        self._sizes = dict.fromkeys((session for session, _ in found), 0)
+        return found
+
+    def _read(self, name: str) -> list[Record]:
+        try:
+            fd = os.open(os.path.join(self._directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                records = [record for record in map(_parsed, file) if record is not None]
+        except OSError as error:
+            debug("a journal cannot be read", error)
+            return []
+        return records[1:] if records[:1] == [self._first_line(name.removesuffix(_SUFFIX))] else []
+
+    # --- its files -------------------------------------------------------------------------------------------------
+
+    def _forget_if_done(self, session: str) -> bool:
+        if session not in self._sealed or self._unsettled.get(session):
+            return False
+        self._sizes.pop(session, None)
+        self._unsettled.pop(session, None)
+        self._unsynced.discard(session)
+        if session != _EVENTS:
+            self._sealed.discard(session)
+        with suppress(OSError):
+            os.unlink(self._path(session))
+        with suppress(OSError):  # where it was the last one
+            os.rmdir(self._directory)
+        return True
+
+    def _write(self, path: str, flag: int, data: bytes) -> bool:
+        try:
+            fd = self._open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flag)
+            try:
+                written = os.write(fd, data)
+                if written < len(data):  # the disk is full: half a line would spoil the next one
+                    os.ftruncate(fd, os.fstat(fd).st_size - written)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            debug("no journal", error)
+            return False
+        return written == len(data)
+
+    def _open(self, path: str, flags: int) -> int:
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:  # the first line, or the first one since the last session
+            paths.ensure_private(os.path.dirname(self._directory))
+            paths.ensure_private(self._directory)
+            return os.open(path, flags, 0o600)
+
+    def _path(self, session: str) -> str:
+        return os.path.join(self._directory, session + _SUFFIX)
+
+    def _first_line(self, session: str) -> Record:
+        return {"journal": VERSION, "of": session, "for": self._whose()}
+
+
+def discard(directory: str) -> None:
+    """Removes the journal of a daemon that does not run."""
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            os.unlink(os.path.join(directory, name))
+        os.rmdir(directory)
+
+
+def _encoded(records: Iterable[Record]) -> bytes:
+    return b"".join(orjson.dumps(record) + b"\n" for record in records)
+
+
+def _frozen(event: Event) -> Record:
+    return {"frozen": [event.name, event.uuid, event.distinct_id, event.body.decode()]}
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:  # of a daemon that died while it wrote
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _sync(path: str) -> None:
+    with suppress(OSError):  # gone meanwhile, or a disk that cannot
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
