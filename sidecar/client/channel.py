@@ -5,10 +5,14 @@ What the kernel does not take at once is kept (never more than one line) and goe
 
 from __future__ import annotations
 
-import socket
 import sys
-from contextlib import suppress
 
+try:
+    import _socket as socket  # what the module socket is made of; that one brings selectors and enum
+except ImportError:  # another implementation
+    import socket  # type: ignore[no-redef]
+
+IS_POSSIBLE = hasattr(socket, "AF_UNIX")  # not on Windows
 _SO_NOSIGPIPE = 0x1022  # macOS' way, and missing from the socket module
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)  # an application may have given SIGPIPE its deadly default back
 
@@ -85,8 +89,10 @@ class Channel:
         self._socket, self._rest = None, b""
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the interpreter's end anything may be gone
+        try:
             self.close()
+        except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
+            pass
 
     def _write(self, data: bytes) -> None:
         if self._socket is None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import suppress
 
 from sidecar.core import slab
-from sidecar.core.rules import OVERFLOW_ROUTE
+from sidecar.core.limits import OVERFLOW_ROUTE
 
 
 class Memory:
@@ -33,8 +32,10 @@ class Memory:
         self.fd = None
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the interpreter's end anything may be gone
+        try:
             self.close()
+        except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
+            pass
 
     def row_of(self, route: str) -> list[int]:
         """A known route's sum and buckets."""
@@ -57,8 +58,10 @@ class Memory:
 def shared(directory: str) -> Memory | None:
     """Memory that the daemon can map by its descriptor; None where this machine gives none."""
     for make in (_nameless_file, _memfd, _unlinked_file):
-        with suppress(OSError, AttributeError):  # AttributeError: a platform without the call
+        try:
             return _map(make(directory))
+        except (OSError, AttributeError):  # noqa: PERF203 (AttributeError: a platform without the call)
+            pass
     return None
 
 

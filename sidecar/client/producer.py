@@ -11,11 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
-import weakref
-from bisect import bisect_right
 from time import monotonic
-from typing import TYPE_CHECKING, cast
 
 from sidecar.client import memory, mistakes
 from sidecar.client.account import Account
@@ -23,10 +19,18 @@ from sidecar.client.channel import Channel
 from sidecar.client.counting import HAS_GIL, CellCounter
 from sidecar.client.telemetry import Counter, Telemetry
 from sidecar.core import slab
-from sidecar.core.rules import BUCKET_EDGES_MS, MAX_DURATION_MS, NS_PER_MS, bucket_of
+from sidecar.core.limits import BUCKET_EDGES_MS, MAX_DURATION_MS, NS_PER_MS, bucket_of
 from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from sidecar.host.debug import debug
 
+try:
+    from _thread import RLock  # what threading has
+    from _weakref import ref  # what weakref has
+except ImportError:  # another implementation
+    from threading import RLock
+    from weakref import ref
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -37,7 +41,7 @@ LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an applic
 MAX_HASHES = 4096  # marks remembered with their hash
 SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from then on nobody need be told of counts
 
-_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+_producers: list[ref[Producer]] = []
 
 
 class Producer(Telemetry):
@@ -52,13 +56,14 @@ class Producer(Telemetry):
         self.forget()
         with self._lock:
             self._tell(self._begin())
-        _producers.add(self)
+        _producers[:] = [known for known in _producers if known() is not None]
+        _producers.append(ref(self))
 
     def forget(self) -> None:
         """As one that never counted: at the end, and in a child after a fork, where connection and memory are the
         parent's, and a lock that another thread held stays locked. A child's next call begins.
         """
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._channel.close()  # closed here, not shut down for the parent
         if self._account is not None:
             self._account.memory.close()
@@ -127,7 +132,7 @@ class Producer(Telemetry):
                 took_ns = round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
                 bucket = row + 2  # the fastest, as most are; the others are looked up
                 if duration_ms >= BUCKET_EDGES_MS[0]:  # type: ignore[operator] # as above
-                    bucket += bisect_right(BUCKET_EDGES_MS, duration_ms)  # type: ignore[type-var] # as above
+                    bucket += bucket_of(duration_ms)  # type: ignore[arg-type] # as above
                 cells[row + 1] += took_ns  # no call in these two: another thread could come in (see counting)
                 cells[bucket] += 1
                 self._count_request()  # last: where a cell is full, the slow path counts the request
@@ -205,7 +210,7 @@ class Producer(Telemetry):
         if account.memory.fd is None:
             account.owe("histogram", account.memory.route_of(opaque))
         elif self._cells and len(self._rows) < MAX_HASHES:
-            self._rows[cast("str", route)] = row
+            self._rows[route] = row  # type: ignore[index] # a text, as it was hashed
 
     def _set(self, account: Account, field: object, value: object) -> None:
         name = mistakes.field_of(field, "set")
@@ -304,8 +309,12 @@ class Producer(Telemetry):
 # --- the process around us ------------------------------------------------------------------------------------------
 
 
+def _alive() -> list[Producer]:
+    return [producer for known in _producers if (producer := known()) is not None]
+
+
 def _after_fork_in_child() -> None:
-    for producer in list(_producers):
+    for producer in _alive():
         producer.forget()
 
 
@@ -319,7 +328,7 @@ def _exit_reason() -> str:
 
 def _say_goodbye() -> None:
     """At the interpreter's own exit, which SIGKILL, os._exit and exec do not have: those are ends without a word."""
-    for producer in list(_producers):
+    for producer in _alive():
         producer.part()
 
 

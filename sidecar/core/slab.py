@@ -5,19 +5,19 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only eve
 
     cell 0                   MAGIC: also says the byte order
     cell 1                   how many of the routes' rows are in use, written after the row's id
-    cells 2 to 15            running totals of the count fields, in the schema's order; the rest is zero
+    cells 2 to 15            running totals of the count fields, in the order of COUNTERS; the rest is zero
     cells 16 + 8 r to 23 + 8 r
                              row r: the route's opaque id (16 hex digits as a number), the sum of its durations in ns,
                              and the six buckets. Row 0 is the overflow, with an id of zero: what came after MAX_ROUTES
+
+The worker's side loads this file, so it imports little: neither the schema nor ``typing``.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
-from sidecar.core.rules import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE, Row
-from sidecar.core.schema import SESSION_FIELDS
+from sidecar.core.limits import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
 
 VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
@@ -29,18 +29,22 @@ MAX_ROUTES = 1023  # patterns, of which large applications have hundreds; with t
 CELL = 8
 SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES))
 
-COUNTER_CELLS: dict[str, int] = {
-    name: FIRST_COUNTER + position
-    for position, name in enumerate(name for name, field in SESSION_FIELDS.items() if "total" in field.rule.said_by)
-}
-assert len(COUNTER_CELLS) <= FIRST_ROW - FIRST_COUNTER
+# The schema's count fields, listed here once more: cells stay where they are when the schema is put in another order.
+COUNTERS = ("request_count", "error_count", "query_count", "fetch_count", "insight_count", "finding_count")
+COUNTER_CELLS = {name: FIRST_COUNTER + position for position, name in enumerate(COUNTERS)}
 
 
-class Contents(NamedTuple):
+class Contents:  # noqa: PLW1641 (dicts have no hash)
     """A producer's running totals and rows, as its memory says."""
 
-    counts: dict[str, int]
-    rows: dict[str, Row]
+    __slots__ = ("counts", "rows")
+
+    def __init__(self, counts: dict[str, int], rows: dict[str, tuple[int, ...]]) -> None:
+        self.counts = counts
+        self.rows = rows
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Contents) and (self.counts, self.rows) == (other.counts, other.rows)
 
 
 def row_cell(row: int) -> int:
@@ -63,7 +67,7 @@ def read(memory: bytes) -> Contents | None:
     if used is None:
         return None
     counts = {name: min(_cell(memory, cell), COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
-    rows: dict[str, Row] = {}
+    rows: dict[str, tuple[int, ...]] = {}
     for number in range(min(used, (len(memory) // CELL - FIRST_ROW) // ROW)):
         start = row_cell(number)
         cells = tuple(min(_cell(memory, cell), NS_MAX) for cell in range(start + 1, start + ROW))
@@ -76,4 +80,5 @@ def _cell(memory: bytes, cell: int) -> int:
     return int.from_bytes(memory[cell * CELL : (cell + 1) * CELL], sys.byteorder)
 
 
+# To add a count field: its name at the end of COUNTERS; its cell was zero so far.
 # To change the layout: a new VERSION and MAGIC; the daemon reads every version that it ever knew.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from sidecar.core.wire import Refusal
+    from sidecar.core.refusal import Refusal
     from sidecar.daemon.sessions import Session
 
 # A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the

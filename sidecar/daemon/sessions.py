@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sidecar.core.frames import Hello, Occurred
+    from sidecar.core.refusal import Refusal
     from sidecar.core.slab import Contents
-    from sidecar.core.wire import Refusal
 
 GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
 GOODBYE_S = 0.5

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from sidecar.core.wire import PROTOCOL
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -114,8 +113,10 @@ def _make_private(directory: str) -> None:
     """With its missing parents, all of them private: a runtime directory that others may enter is none."""
     if not os.path.isdir(directory):
         _make_private(os.path.dirname(directory))
-        with suppress(FileExistsError):
+        try:
             os.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
 
 
 def check_private(directory: str) -> None:

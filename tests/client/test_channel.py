@@ -141,7 +141,7 @@ def test_opening_again_hangs_up_first(daemon: Daemon, channel: Channel, stream: 
 def test_no_program_that_the_worker_starts_inherits_it(stream: socket.socket, channel: Channel) -> None:
     assert stream.fileno() >= 0
     assert channel._socket is not None
-    assert not channel._socket.get_inheritable()
+    assert not os.get_inheritable(channel._socket.fileno())
 
 
 # --- saying ---------------------------------------------------------------------------------------------------
