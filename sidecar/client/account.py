@@ -98,6 +98,16 @@ class Account:
 
     def next_frame(self) -> dict[str, Any] | None:
         """The next frame: state first, then events, mistakes, and the end last. None where all is said."""
+        if self._owed and (frame := self._state_frame()):
+            return frame
+        for queue in (self._events, self._mistakes):
+            if queue:
+                return queue.pop(0)
+        if self._owed.pop("end", None):
+            return {"end": {"exit_reason": self.end}}
+        return None
+
+    def _state_frame(self) -> dict[str, Any]:
         frame: dict[str, Any] = {}
         room = AT_ONCE
         for key, build in _FRAME_PARTS:
@@ -108,14 +118,9 @@ class Account:
                 for said in some:
                     del waiting[said]
                 frame[key] = build(self, some)
-        if frame:
-            return frame
-        for queue in (self._events, self._mistakes):
-            if queue:
-                return queue.pop(0)
-        if self._owed.pop("end", None):
-            return {"end": {"exit_reason": self.end}}
-        return None
+            if waiting is not None and not waiting:
+                del self._owed[key]
+        return frame
 
 
 def _grouped(_account: Account, pairs: list[tuple[str, str]]) -> dict[str, list[str]]:

@@ -50,7 +50,14 @@ class Channel:
         """Whether the next line would be taken now. Sends what was kept."""
         if self._rest:
             self._write(self._rest)
-        return self.is_open and not self._rest
+        return self._socket is not None and not self._rest
+
+    def look(self) -> None:
+        """Closes where the daemon is gone: then not even nothing can be sent. (Were something to be received, that
+        would say it too; but nothing mostly is, and an exception takes longer than all the rest of a call.)
+        """
+        if not self._rest:
+            self._write(b"")
 
     def send(self, line: bytes) -> None:
         """Takes one line; only when ready."""

@@ -19,7 +19,7 @@ from sidecar.client.channel import Channel
 from sidecar.client.counting import HAS_GIL, CellCounter
 from sidecar.client.telemetry import Counter, Telemetry
 from sidecar.core import slab
-from sidecar.core.limits import BUCKET_EDGES_MS, MAX_DURATION_MS, NS_PER_MS, bucket_of
+from sidecar.core.limits import BUCKET_EDGES_MS, NS_PER_MS, bucket_of
 from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from sidecar.host.debug import debug
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an application without one never notices
 MAX_HASHES = 4096  # marks remembered with their hash
+FIRST_EDGE_MS = BUCKET_EDGES_MS[0]
 SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from then on nobody need be told of counts
 
 _producers: list[ref[Producer]] = []
@@ -124,17 +125,15 @@ class Producer(Telemetry):
         try:
             row, cells = self._rows[route], self._cells
             kind = type(duration_ms)
+            # A request of the first bucket, as most are. The others take so long that the slow path is nothing to them.
             if (
                 (kind is float or kind is int)
-                and 0 <= duration_ms <= MAX_DURATION_MS  # type: ignore[operator] # a number
+                and 0 <= duration_ms < FIRST_EDGE_MS  # type: ignore[operator] # a number
                 and monotonic() < self._look_at
             ):
                 took_ns = round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
-                bucket = row + 2  # the fastest, as most are; the others are looked up
-                if duration_ms >= BUCKET_EDGES_MS[0]:  # type: ignore[operator] # as above
-                    bucket += bucket_of(duration_ms)  # type: ignore[arg-type] # as above
                 cells[row + 1] += took_ns  # no call in these two: another thread could come in (see counting)
-                cells[bucket] += 1
+                cells[row + 2] += 1
                 self._count_request()  # last: where a cell is full, the slow path counts the request
                 return
         except Exception:  # noqa: BLE001, S110 (a route not seen before, a full cell, or no route: whatever that raises)
@@ -281,9 +280,10 @@ class Producer(Telemetry):
 
     def _look_after_daemon(self, account: Account) -> None:
         """Reconnects where the daemon is gone; and tells the counts to one that did not take our memory."""
-        if self._channel.is_open:
-            said = self._channel.receive()  # each time: this is also how the end of the daemon is noticed
-            self._slab_taken = self._slab_taken or SLAB_TAKEN in said
+        if self._slab_taken:
+            self._channel.look()
+        elif self._channel.is_open:
+            self._slab_taken = SLAB_TAKEN in self._channel.receive()
             if not self._slab_taken:
                 account.owe_counts()
         if not self._channel.is_open:
