@@ -42,7 +42,7 @@ MAX_HASHES = 4096  # marks remembered with their hash
 FIRST_EDGE_MS = BUCKET_EDGES_MS[0]
 SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from then on nobody need be told of counts
 
-_producers: list[ref[Producer]] = []
+_producers: set[ref[Producer]] = set()
 
 
 class Producer(Telemetry):
@@ -57,8 +57,7 @@ class Producer(Telemetry):
         self.forget()
         with self._lock:
             self._tell(self._begin())
-        _producers[:] = [known for known in _producers if known() is not None]
-        _producers.append(ref(self))
+        _producers.add(ref(self, _producers.discard))
 
     def forget(self) -> None:
         """As one that never counted: at the end, and in a child after a fork, where connection and memory are the
@@ -310,7 +309,7 @@ class Producer(Telemetry):
 
 
 def _alive() -> list[Producer]:
-    return [producer for known in _producers if (producer := known()) is not None]
+    return [producer for known in list(_producers) if (producer := known()) is not None]
 
 
 def _after_fork_in_child() -> None:

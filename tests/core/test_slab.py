@@ -42,7 +42,18 @@ class Memory:
 
 def test_version_1_is_laid_out_as_every_worker_of_version_1_has_it() -> None:
     assert (slab.VERSION, slab.MAGIC.to_bytes(8, "big"), SIZE) == (1, b"brakslb1", 8 * (16 + 8 * 1024))
-    assert [*COUNTER_CELLS.items()] == [(name, 2 + position) for position, name in enumerate(COUNTS)]
+    assert COUNTER_CELLS == {
+        "request_count": 2,
+        "error_count": 3,
+        "query_count": 4,
+        "fetch_count": 5,
+        "insight_count": 6,
+        "finding_count": 7,
+    }
+
+
+def test_every_count_of_the_session_has_a_cell() -> None:
+    assert {*COUNTER_CELLS} == {*COUNTS}
 
 
 def test_the_counters_end_before_the_rows_begin() -> None:
