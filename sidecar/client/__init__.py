@@ -6,4 +6,5 @@ producer   the API where telemetry is on: it keeps the account and tells it
 account    what this process has said, as running state that can be said again
 channel    the non-blocking socket
 joining    which daemon and which session
+registry   the producers of this process, after a fork too
 """

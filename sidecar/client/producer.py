@@ -13,7 +13,7 @@ import os
 import sys
 from time import monotonic
 
-from sidecar.client import memory, mistakes
+from sidecar.client import memory, mistakes, registry
 from sidecar.client.account import Account
 from sidecar.client.channel import Channel
 from sidecar.client.counting import HAS_GIL, CellCounter
@@ -25,10 +25,8 @@ from sidecar.host.debug import debug
 
 try:
     from _thread import RLock  # what threading has
-    from _weakref import ref  # what weakref has
 except ImportError:  # another implementation
     from threading import RLock
-    from weakref import ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +39,6 @@ LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an applic
 MAX_HASHES = 4096  # marks remembered with their hash
 FIRST_EDGE_MS = BUCKET_EDGES_MS[0]
 SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from then on nobody need be told of counts
-
-_producers: set[ref[Producer]] = set()
 
 
 class Producer(Telemetry):
@@ -57,7 +53,7 @@ class Producer(Telemetry):
         self.forget()
         with self._lock:
             self._tell(self._begin())
-        _producers.add(ref(self, _producers.discard))
+        registry.add(self)
 
     def forget(self) -> None:
         """As one that never counted: at the end, and in a child after a fork, where connection and memory are the
@@ -305,16 +301,7 @@ class Producer(Telemetry):
             self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)
 
 
-# --- the process around us ------------------------------------------------------------------------------------------
-
-
-def _alive() -> list[Producer]:
-    return [producer for known in list(_producers) if (producer := known()) is not None]
-
-
-def _after_fork_in_child() -> None:
-    for producer in _alive():
-        producer.forget()
+# --- the interpreter's end ------------------------------------------------------------------------------------------
 
 
 def _exit_reason() -> str:
@@ -327,10 +314,8 @@ def _exit_reason() -> str:
 
 def _say_goodbye() -> None:
     """At the interpreter's own exit, which SIGKILL, os._exit and exec do not have: those are ends without a word."""
-    for producer in _alive():
+    for producer in registry.alive():
         producer.part()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_say_goodbye)
