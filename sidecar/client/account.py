@@ -7,13 +7,10 @@ daemon that has never heard of it. Only events are no state: each is said once, 
 
 from __future__ import annotations
 
-from collections import deque
-from itertools import islice
-from typing import TYPE_CHECKING
-
 from sidecar.core import slab
-from sidecar.core.rules import COUNT_MAX, NS_MAX
+from sidecar.core.limits import COUNT_MAX, NS_MAX
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -35,8 +32,8 @@ class Account:
         self.members: dict[str, dict[str, None]] = {}
         self.marks: dict[str, dict[str, None]] = {}
         self.end: str | None = None
-        self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
-        self._mistakes: deque[dict[str, Any]] = deque(maxlen=MAX_MISTAKES)
+        self._events: list[dict[str, Any]] = []  # the latest, as many as may wait
+        self._mistakes: list[dict[str, Any]] = []  # likewise
         self._owed: dict[str, dict[Any, None]] = {}  # by the wire's key, what of it; dicts, as they keep the order
 
     # --- what is said ------------------------------------------------------------------------------------------
@@ -55,10 +52,12 @@ class Account:
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         self._events.append({"event": {**fields, "name": name}})
+        del self._events[:-MAX_EVENTS]
 
     def mistake(self, frame: dict[str, Any]) -> None:
         """A frame whose only use is to be refused: that is how a mistake is counted where ``status`` shows it."""
         self._mistakes.append(frame)
+        del self._mistakes[:-MAX_MISTAKES]
 
     def part(self, exit_reason: str) -> None:
         self.end = exit_reason
@@ -84,7 +83,8 @@ class Account:
 
     def owe_event(self, frame: dict[str, Any]) -> None:
         """An event's frame did not get through."""
-        self._events.appendleft(frame)
+        self._events.insert(0, frame)
+        del self._events[MAX_EVENTS:]
 
     def owe_everything(self) -> None:
         """Everything but counts and events is to be said again."""
@@ -98,24 +98,29 @@ class Account:
 
     def next_frame(self) -> dict[str, Any] | None:
         """The next frame: state first, then events, mistakes, and the end last. None where all is said."""
+        if self._owed and (frame := self._state_frame()):
+            return frame
+        for queue in (self._events, self._mistakes):
+            if queue:
+                return queue.pop(0)
+        if self._owed.pop("end", None):
+            return {"end": {"exit_reason": self.end}}
+        return None
+
+    def _state_frame(self) -> dict[str, Any]:
         frame: dict[str, Any] = {}
         room = AT_ONCE
         for key, build in _FRAME_PARTS:
             waiting = self._owed.get(key)
             if waiting and room:
-                some = list(islice(waiting, room))
+                some = list(waiting)[:room]
                 room -= len(some)
                 for said in some:
                     del waiting[said]
                 frame[key] = build(self, some)
-        if frame:
-            return frame
-        for queue in (self._events, self._mistakes):
-            if queue:
-                return queue.popleft()
-        if self._owed.pop("end", None):
-            return {"end": {"exit_reason": self.end}}
-        return None
+            if waiting is not None and not waiting:
+                del self._owed[key]
+        return frame
 
 
 def _grouped(_account: Account, pairs: list[tuple[str, str]]) -> dict[str, list[str]]:

@@ -5,10 +5,14 @@ What the kernel does not take at once is kept (never more than one line) and goe
 
 from __future__ import annotations
 
-import socket
 import sys
-from contextlib import suppress
 
+try:
+    import _socket as socket  # what the module socket is made of; that one brings selectors and enum
+except ImportError:  # another implementation
+    import socket  # type: ignore[no-redef]
+
+IS_POSSIBLE = hasattr(socket, "AF_UNIX")  # not on Windows
 _SO_NOSIGPIPE = 0x1022  # macOS' way, and missing from the socket module
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)  # an application may have given SIGPIPE its deadly default back
 
@@ -46,7 +50,14 @@ class Channel:
         """Whether the next line would be taken now. Sends what was kept."""
         if self._rest:
             self._write(self._rest)
-        return self.is_open and not self._rest
+        return self._socket is not None and not self._rest
+
+    def look(self) -> None:
+        """Closes where the daemon is gone: then not even nothing can be sent. (Were something to be received, that
+        would say it too; but nothing mostly is, and an exception takes longer than all the rest of a call.)
+        """
+        if not self._rest:
+            self._write(b"")
 
     def send(self, line: bytes) -> None:
         """Takes one line; only when ready."""
@@ -85,8 +96,10 @@ class Channel:
         self._socket, self._rest = None, b""
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the interpreter's end anything may be gone
+        try:
             self.close()
+        except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
+            pass
 
     def _write(self, data: bytes) -> None:
         if self._socket is None:

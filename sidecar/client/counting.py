@@ -9,10 +9,10 @@ Builds without a GIL never bind the cell, and count under the producer's lock.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from sidecar.client.telemetry import Counter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

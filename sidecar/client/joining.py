@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
-import uuid
-from typing import TYPE_CHECKING, NamedTuple
 
+from sidecar.client import channel
 from sidecar.client.producer import Producer
 from sidecar.client.telemetry import Telemetry
 from sidecar.core import slab
-from sidecar.host import consent, paths
+from sidecar.host import consent, ids, paths
 from sidecar.host.debug import debug
 from sidecar.host.guards import DAEMON_MARK
 
+try:
+    from _blake2 import blake2b  # what hashlib has, without OpenSSL
+except ImportError:  # another implementation
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_GROUPS = uuid.UUID("6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e")  # a namespace of our own
+_GROUPS = bytes.fromhex("6f9d4c1e3c565b0e9a550b6f3d6a1c7e")  # a namespace of our own
 DAEMON_STARTS_S = 0.25  # what a start takes, about
 
 
-class Place(NamedTuple):
-    socket_path: str
-    membership: dict[str, str]  # what the hello says: the session, or the process group
-    key: bytes  # the same id, as 16 bytes
+class Place:
+    __slots__ = ("key", "membership", "socket_path")
+
+    def __init__(self, socket_path: str, membership: dict[str, str], key: bytes) -> None:
+        self.socket_path = socket_path
+        self.membership = membership  # what the hello says: the session, or the process group
+        self.key = key
 
     @property
     def kind(self) -> int:
@@ -34,15 +40,15 @@ class Place(NamedTuple):
 
     def opaque(self, text: str) -> str:
         """Sixteen hex digits for a text, under this session's key."""
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=self.key).hexdigest()
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=self.key).hexdigest()
 
     def new_producer_id(self) -> str:
-        return str(uuid.uuid4())
+        return ids.new()
 
 
 def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
     """A producer where telemetry is on, else the stand-in. Raises OSError where this machine cannot say who we are."""
-    if not hasattr(socket, "AF_UNIX") or DAEMON_MARK in environ:
+    if not channel.IS_POSSIBLE or DAEMON_MARK in environ:
         return Telemetry()
     decision = consent.current(environ)
     if not decision.on:
@@ -62,21 +68,20 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
 
 def _place(environ: Mapping[str, str]) -> Place:
     socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
-    try:
-        session = uuid.UUID(environ.get("BRAKIT_SESSION_ID", ""))
-    except ValueError:
-        group = _process_group()
-        return Place(socket_path, {"group": str(group)}, group.bytes)
-    return Place(socket_path, {"session": str(session)}, session.bytes)
+    session = ids.read(environ.get("BRAKIT_SESSION_ID", ""))
+    if session is not None:
+        return Place(socket_path, {"session": ids.spelled(session)}, session)
+    group = _process_group()
+    return Place(socket_path, {"group": ids.spelled(group)}, group)
 
 
-def _process_group() -> uuid.UUID:
+def _process_group() -> bytes:
     """The same for all workers that one command line started: of boot, process group and the start of its leader."""
     group = os.getpgrp()
     boot = _first_line("/proc/sys/kernel/random/boot_id")
     # After the command's name, which may hold anything but is in parentheses, the start is the 20th field.
     started = _first_line(f"/proc/{group}/stat").rpartition(")")[2].split()[19:20]
-    return uuid.uuid5(_GROUPS, f"{boot} {group} {' '.join(started)}")
+    return ids.named(_GROUPS, f"{boot} {group} {' '.join(started)}")
 
 
 def _first_line(path: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import suppress
+import sys
 
 from sidecar.core import slab
-from sidecar.core.rules import OVERFLOW_ROUTE
+from sidecar.core.limits import OVERFLOW_ROUTE
 
 
 class Memory:
@@ -26,7 +26,7 @@ class Memory:
         """Whose it is, for a daemon that finds it by its name. ``kind``: what the 16 bytes are the id of."""
         self.cells[slab.PID], self.cells[slab.KIND] = pid, kind
         for cell, half in enumerate((session_id[:8], session_id[8:]), start=slab.ID):
-            self.cells[cell] = int.from_bytes(half, "big")
+            self.cells[cell] = int.from_bytes(half, sys.byteorder)
 
     def route_of(self, route: str) -> str:
         """The id under which a route's durations are kept: its own, or the overflow's."""
@@ -39,8 +39,10 @@ class Memory:
         self.fd = None
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the interpreter's end anything may be gone
+        try:
             self.close()
+        except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
+            pass
 
     def row_of(self, route: str) -> list[int]:
         """A known route's sum and buckets."""
@@ -63,8 +65,10 @@ class Memory:
 def shared(directory: str) -> Memory | None:
     """Memory that the daemon can map by its descriptor; None where this machine gives none."""
     for make in (_nameless_file, _memfd, _unlinked_file):
-        with suppress(OSError, AttributeError):  # AttributeError: a platform without the call
+        try:
             return _map(make(directory))
+        except (OSError, AttributeError):  # noqa: PERF203 (AttributeError: a platform without the call)
+            pass
     return None
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
-from typing import TYPE_CHECKING
+from sidecar.core.limits import COUNT_MAX, admit_duration, admit_increment
+from sidecar.core.names import SESSION_FIELDS
 
-from sidecar.core.domains import admit_duration, admit_increment
-from sidecar.core.rules import COUNT_MAX
-from sidecar.core.schema import SESSION_FIELDS
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SURROGATES = re.compile("[\ud800-\udfff]")  # half a character: no UTF-8 has it, and no JSON reader takes it
+_MAX_NAME = 64
+_INFINITE = float("inf")
 _MAX_WORDS = 64  # of a list: three times the largest vocabulary
 _MAX_TEXT = 64  # no word of any vocabulary is as long
 
@@ -30,9 +26,14 @@ class Mistake(Exception):
 
 
 def name_of(name: object, key: str) -> str:
-    if isinstance(name, str) and _NAME.fullmatch(name):
+    """Lower-case ASCII letters, digits and underscores, the first a letter."""
+    if isinstance(name, str) and len(name) <= _MAX_NAME and _is_identifier(name):
         return name
     raise Mistake("no such field or event", {key: {"name": "?"} if key == "event" else {"?": None}})
+
+
+def _is_identifier(name: str) -> bool:
+    return name.isascii() and name.isidentifier() and name.islower() and not name.startswith("_")
 
 
 def field_of(name: object, key: str) -> str:
@@ -61,14 +62,19 @@ def scalar(value: object, refusable: dict[str, Any]) -> Any:
         return word_of(value, refusable)
     if isinstance(value, bool) or (isinstance(value, int) and abs(value) <= COUNT_MAX):
         return value
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, float) and abs(value) < _INFINITE:  # a NaN compares false
         return value
     raise Mistake("a field is a text, a number or a truth value", refusable)
 
 
 def word_of(word: object, refusable: dict[str, Any]) -> str:
-    if isinstance(word, str) and not _SURROGATES.search(word):
-        return word[:_MAX_TEXT]
+    if isinstance(word, str):
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # half a character: no UTF-8 has it, and no JSON reader takes it
+            pass
+        else:
+            return word[:_MAX_TEXT]
     raise Mistake("a word is a text", refusable)
 
 

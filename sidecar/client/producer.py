@@ -11,22 +11,24 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
-import weakref
-from bisect import bisect_right
 from time import monotonic
-from typing import TYPE_CHECKING, cast
 
-from sidecar.client import memory, mistakes
+from sidecar.client import memory, mistakes, registry
 from sidecar.client.account import Account
 from sidecar.client.channel import Channel
 from sidecar.client.counting import HAS_GIL, CellCounter
 from sidecar.client.telemetry import Counter, Telemetry
 from sidecar.core import slab
-from sidecar.core.rules import BUCKET_EDGES_MS, MAX_DURATION_MS, NS_PER_MS, bucket_of
+from sidecar.core.limits import BUCKET_EDGES_MS, NS_PER_MS, bucket_of
 from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from sidecar.host.debug import debug
 
+try:
+    from _thread import RLock  # what threading has
+except ImportError:  # another implementation
+    from threading import RLock
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -35,9 +37,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an application without one never notices
 MAX_HASHES = 4096  # marks remembered with their hash
+FIRST_EDGE_MS = BUCKET_EDGES_MS[0]
 SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from then on nobody need be told of counts
-
-_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 
 
 class Producer(Telemetry):
@@ -52,13 +53,13 @@ class Producer(Telemetry):
         self.forget()
         with self._lock:
             self._tell(self._begin())
-        _producers.add(self)
+        registry.add(self)
 
     def forget(self) -> None:
         """As one that never counted: at the end, and in a child after a fork, where connection and memory are the
         parent's, and a lock that another thread held stays locked. A child's next call begins.
         """
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._channel.close()  # closed here, not shut down for the parent
         if self._account is not None:
             self._account.memory.close()
@@ -120,17 +121,15 @@ class Producer(Telemetry):
         try:
             row, cells = self._rows[route], self._cells
             kind = type(duration_ms)
+            # A request of the first bucket, as most are. The others take so long that the slow path is nothing to them.
             if (
                 (kind is float or kind is int)
-                and 0 <= duration_ms <= MAX_DURATION_MS  # type: ignore[operator] # a number
+                and 0 <= duration_ms < FIRST_EDGE_MS  # type: ignore[operator] # a number
                 and monotonic() < self._look_at
             ):
                 took_ns = round(duration_ms * NS_PER_MS)  # type: ignore[operator] # as above
-                bucket = row + 2  # the fastest, as most are; the others are looked up
-                if duration_ms >= BUCKET_EDGES_MS[0]:  # type: ignore[operator] # as above
-                    bucket += bisect_right(BUCKET_EDGES_MS, duration_ms)  # type: ignore[type-var] # as above
                 cells[row + 1] += took_ns  # no call in these two: another thread could come in (see counting)
-                cells[bucket] += 1
+                cells[row + 2] += 1
                 self._count_request()  # last: where a cell is full, the slow path counts the request
                 return
         except Exception:  # noqa: BLE001, S110 (a route not seen before, a full cell, or no route: whatever that raises)
@@ -206,7 +205,7 @@ class Producer(Telemetry):
         if account.memory.fd is None:
             account.owe("histogram", account.memory.route_of(opaque))
         elif self._cells and len(self._rows) < MAX_HASHES:
-            self._rows[cast("str", route)] = row
+            self._rows[route] = row  # type: ignore[index] # a text, as it was hashed
 
     def _set(self, account: Account, field: object, value: object) -> None:
         name = mistakes.field_of(field, "set")
@@ -281,9 +280,10 @@ class Producer(Telemetry):
 
     def _look_after_daemon(self, account: Account) -> None:
         """Reconnects where the daemon is gone; and tells the counts to one that did not take our memory."""
-        if self._channel.is_open:
-            said = self._channel.receive()  # each time: this is also how the end of the daemon is noticed
-            self._slab_taken = self._slab_taken or SLAB_TAKEN in said
+        if self._slab_taken:
+            self._channel.look()
+        elif self._channel.is_open:
+            self._slab_taken = SLAB_TAKEN in self._channel.receive()
             if not self._slab_taken:
                 account.owe_counts()
         if not self._channel.is_open:
@@ -306,12 +306,7 @@ class Producer(Telemetry):
             self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)
 
 
-# --- the process around us ------------------------------------------------------------------------------------------
-
-
-def _after_fork_in_child() -> None:
-    for producer in list(_producers):
-        producer.forget()
+# --- the interpreter's end ------------------------------------------------------------------------------------------
 
 
 def _exit_reason() -> str:
@@ -324,10 +319,8 @@ def _exit_reason() -> str:
 
 def _say_goodbye() -> None:
     """At the interpreter's own exit, which SIGKILL, os._exit and exec do not have: those are ends without a word."""
-    for producer in list(_producers):
+    for producer in registry.alive():
         producer.part()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_say_goodbye)

@@ -5,8 +5,7 @@ No method raises, whatever it is given: a mistake is counted, and shown under BR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

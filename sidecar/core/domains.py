@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any
 
-from sidecar.core.rules import BUCKETS, COUNT_MAX, MAX_DURATION_MS
+from sidecar.core.limits import BUCKETS, COUNT_MAX, MAX_DURATION_MS, admit_duration
 
 
 class Domain(ABC):
@@ -122,13 +122,6 @@ class OsRelease(Domain):
         return f"{self.platform.admit(platform)}-" + ".".join(str(int(number)) for number in numbers)
 
 
-def admit_duration(raw: object) -> float | None:
-    """A duration in ms as a producer says it: finite, 0 to a day. None where it is none."""
-    if type(raw) is not int and type(raw) is not float:
-        return None
-    return raw if 0 <= raw <= MAX_DURATION_MS else None  # a NaN compares false
-
-
 COUNT = Integer(0, COUNT_MAX, "count")
 SECONDS = Integer(0, COUNT_MAX, "whole seconds")
 PORT = Integer(1, 65_535, "port")  # neutral 0: no port of any listener
@@ -136,8 +129,3 @@ BOOL = Bool()
 MS = Milliseconds()
 MS_OR_NULL = Milliseconds(neutral=None)
 BUCKET = Word(("none", *BUCKETS), neutral="none")
-
-
-def admit_increment(raw: object) -> int | None:
-    """What may be added to a count, or be one: a whole number, 1 to 2^53-1."""
-    return raw if type(raw) is int and 1 <= raw <= COUNT_MAX else None

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from sidecar.core import domains, rules
+from sidecar.core import domains, limits, rules
+from sidecar.core.refusal import Refusal
 from sidecar.core.schema import JOURNEY, SESSION_FIELDS, Event, Field, said_in_event
-from sidecar.core.wire import PROTOCOL, Refusal
+from sidecar.core.wire import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +138,7 @@ def _total(frame: Frame, value: object) -> None:
 
 def _counts(frame: Frame, key: str, value: object, into: list[tuple[str, int]]) -> None:
     for field, raw in _fields(frame, key, value):
-        count = domains.admit_increment(raw)
+        count = limits.admit_increment(raw)
         if count is None:
             frame.refused.append(Refusal.BAD_VALUE)
         else:
@@ -176,7 +177,7 @@ def _mark(frame: Frame, value: object) -> None:
 def _observe(frame: Frame, value: object) -> None:
     for route, raw in _routes(frame, value):
         for said in _sequence(frame, raw):
-            duration = domains.admit_duration(said)
+            duration = limits.admit_duration(said)
             if duration is None:
                 frame.refused.append(Refusal.BAD_VALUE)
             else:
@@ -185,9 +186,9 @@ def _observe(frame: Frame, value: object) -> None:
 
 def _histogram(frame: Frame, value: object) -> None:
     """Running rows, as ``total`` is to ``incr``: the sum in ns and the six buckets of each route."""
-    for route, raw in _routes(frame, value, also=rules.OVERFLOW_ROUTE):
+    for route, raw in _routes(frame, value, also=limits.OVERFLOW_ROUTE):
         cells = raw if type(raw) is list and len(raw) == len(rules.EMPTY_ROW) else ()
-        if cells and all(type(cell) is int and 0 <= cell <= rules.NS_MAX for cell in cells):
+        if cells and all(type(cell) is int and 0 <= cell <= limits.NS_MAX for cell in cells):
             frame.rows.append((route, tuple(cells)))
         else:
             frame.refused.append(Refusal.BAD_VALUE)

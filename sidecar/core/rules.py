@@ -14,31 +14,21 @@ A rule combines *accounts*, of two kinds:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sidecar.core.limits import BUCKETS, COUNT_MAX, MAX_DURATION_MS, NS_MAX, NS_PER_MS, OVERFLOW_ROUTE, bucket_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 A = TypeVar("A")
 
-COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader (JavaScript's too) holds exactly
-MAX_DURATION_MS = 86_400_000  # a day: longer than any request or set-up; keeps sums far from the cell's end
-
-# The edges of the telemetry page's buckets, in ms. A bucket holds its lower edge.
-BUCKET_EDGES_MS = (200, 500, 1000, 2000, 5000)
-BUCKETS = ("<200ms", "200-500ms", "500-1000ms", "1000-2000ms", "2000-5000ms", ">5000ms")
-NS_PER_MS = 1_000_000
-
 # One route's row: the sum of its durations in whole nanoseconds, then how many fell into each bucket.
 # Integers, because float addition is not associative.
 Row = tuple[int, ...]
 EMPTY_ROW: Row = (0,) * (1 + len(BUCKETS))
-
-# The row of whatever no longer fits a bounded table of routes: it feeds durations, but is no route of its own.
-# No opaque id, so that no route can be taken for it.
-OVERFLOW_ROUTE = "overflow"
 
 
 def saturating_add(a: int, b: int) -> int:
@@ -222,8 +212,6 @@ class DaemonsOwn(Rule[None]):
 
 # --- histograms ------------------------------------------------------------------------------------------
 
-NS_MAX = 2**63 - 1  # a sum of durations is kept in a signed 64-bit cell, also in the worker's memory
-
 
 def saturating_add_ns(a: int, b: int) -> int:
     return min(a + b, NS_MAX)
@@ -234,11 +222,6 @@ def _combine(a: Histogram, b: Histogram, cell: Callable[[int, int], int]) -> His
     for route, row in b.items():
         combined[route] = tuple(map(cell, combined.get(route, EMPTY_ROW), row))
     return combined
-
-
-def bucket_of(duration_ms: float) -> int:
-    """The bucket's index for one duration in ms, 0 to 5."""
-    return bisect_right(BUCKET_EDGES_MS, duration_ms)
 
 
 def observed(row: Row, duration_ms: float) -> Row:

@@ -5,23 +5,23 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only eve
 
     cell 0                   MAGIC: also says the byte order
     cell 1                   how many of the routes' rows are in use, written after the row's id
-    cells 2 to 10            running totals of the count fields, in the schema's order; the rest is zero
+    cells 2 to 10            running totals of the count fields, in the order of COUNTERS; the rest is zero
     cell 11                  the producer's process id
-    cells 12 to 14           which session it belongs to, for a daemon that finds the memory by its name: 1 and the two
-                             halves of the session's id, the higher first; or 2 and those of the group's; or 0
+    cells 12 to 14           which session it belongs to, for a daemon that finds the memory by its name: 1 and the 16
+                             bytes of the session's id; or 2 and those of the group's; or 0
     cell 15                  written by the daemon: not zero once the session was reported. Nobody counts here any more
     cells 16 + 8 r to 23 + 8 r
                              row r: the route's opaque id (16 hex digits as a number), the sum of its durations in ns,
                              and the six buckets. Row 0 is the overflow, with an id of zero: what came after MAX_ROUTES
+
+The worker's side loads this file, so it imports little: neither the schema nor ``typing``.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
-from sidecar.core.rules import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE, Row
-from sidecar.core.schema import SESSION_FIELDS
+from sidecar.core.limits import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
 
 VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
@@ -37,27 +37,22 @@ MAX_ROUTES = 1023  # patterns, of which large applications have hundreds; with t
 CELL = 8
 SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES))
 
-COUNTER_CELLS: dict[str, int] = {
-    name: FIRST_COUNTER + position
-    for position, name in enumerate(name for name, field in SESSION_FIELDS.items() if "total" in field.rule.said_by)
-}
-assert len(COUNTER_CELLS) <= PID - FIRST_COUNTER
+# The schema's count fields, listed here once more: cells stay where they are when the schema is put in another order.
+COUNTERS = ("request_count", "error_count", "query_count", "fetch_count", "insight_count", "finding_count")
+COUNTER_CELLS = {name: FIRST_COUNTER + position for position, name in enumerate(COUNTERS)}
 
 
-class Contents(NamedTuple):
+class Contents:  # noqa: PLW1641 (dicts have no hash)
     """A producer's running totals and rows, as its memory says."""
 
-    counts: dict[str, int]
-    rows: dict[str, Row]
+    __slots__ = ("counts", "rows")
 
+    def __init__(self, counts: dict[str, int], rows: dict[str, tuple[int, ...]]) -> None:
+        self.counts = counts
+        self.rows = rows
 
-class Origin(NamedTuple):
-    """Whose memory it is."""
-
-    pid: int
-    session: str | None
-    group: str | None
-    is_retired: bool
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Contents) and (self.counts, self.rows) == (other.counts, other.rows)
 
 
 def row_cell(row: int) -> int:
@@ -69,20 +64,9 @@ def used_rows(head: bytes) -> int | None:
     """How many rows are in use, the overflow among them, by the memory's first FIRST_ROW cells; None where this is no
     slab of ours.
     """
-    if len(head) < CELL * FIRST_ROW or _cell(head, 0) != MAGIC:
+    if len(head) < CELL * FIRST_ROW or value_at(head, 0) != MAGIC:
         return None
-    return min(_cell(head, USED_ROWS), 1 + MAX_ROUTES)
-
-
-def origin(head: bytes) -> Origin:
-    """By the memory's first FIRST_ROW cells."""
-    kind, id_of_kind = _cell(head, KIND), _uuid(_cell(head, ID), _cell(head, ID + 1))
-    return Origin(
-        pid=_cell(head, PID),
-        session=id_of_kind if kind == OF_SESSION else None,
-        group=id_of_kind if kind == OF_GROUP else None,
-        is_retired=_cell(head, RETIRED) != 0,
-    )
+    return min(value_at(head, USED_ROWS), 1 + MAX_ROUTES)
 
 
 def read(memory: bytes) -> Contents | None:
@@ -90,23 +74,19 @@ def read(memory: bytes) -> Contents | None:
     used = used_rows(memory)
     if used is None:
         return None
-    counts = {name: min(_cell(memory, cell), COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
-    rows: dict[str, Row] = {}
+    counts = {name: min(value_at(memory, cell), COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
+    rows: dict[str, tuple[int, ...]] = {}
     for number in range(min(used, (len(memory) // CELL - FIRST_ROW) // ROW)):
         start = row_cell(number)
-        cells = tuple(min(_cell(memory, cell), NS_MAX) for cell in range(start + 1, start + ROW))
+        cells = tuple(min(value_at(memory, cell), NS_MAX) for cell in range(start + 1, start + ROW))
         if any(cells[1:]):
-            rows[f"{_cell(memory, start):016x}" if number else OVERFLOW_ROUTE] = cells
+            rows[f"{value_at(memory, start):016x}" if number else OVERFLOW_ROUTE] = cells
     return Contents({name: count for name, count in counts.items() if count}, rows)
 
 
-def _uuid(high: int, low: int) -> str:
-    digits = f"{high:016x}{low:016x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def _cell(memory: bytes, cell: int) -> int:
+def value_at(memory: bytes, cell: int) -> int:
     return int.from_bytes(memory[cell * CELL : (cell + 1) * CELL], sys.byteorder)
 
 
+# To add a count field: its name at the end of COUNTERS; its cell was zero so far.
 # To change the layout: a new VERSION and MAGIC; the daemon reads every version that it ever knew.

@@ -10,10 +10,10 @@ from collections import defaultdict
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from sidecar.core import rules
+from sidecar.core import limits, rules
 from sidecar.core.frames import Occurred
+from sidecar.core.refusal import Refusal
 from sidecar.core.schema import SESSION_FIELDS, Event, Field
-from sidecar.core.wire import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,7 +121,7 @@ class ProducerState:
 
     def _route(self, route: str) -> str:
         known = route in self.routes or len(self.routes) < MAX_ROUTES
-        return route if known else rules.OVERFLOW_ROUTE
+        return route if known else limits.OVERFLOW_ROUTE
 
 
 class SessionState:
@@ -205,7 +205,7 @@ class SessionState:
     def _filled(self, occurred: Occurred, elapsed_ms: int) -> dict[str, Any]:
         event, fields = occurred.event, dict(occurred.fields)
         if event.elapsed_in:
-            fields.setdefault(event.elapsed_in, min(elapsed_ms, rules.MAX_DURATION_MS))
+            fields.setdefault(event.elapsed_in, min(elapsed_ms, limits.MAX_DURATION_MS))
         if event.requests_in:
             fields[event.requests_in] = max(fields.get(event.requests_in, 0), self.total("request_count"))
         return fields

@@ -1,46 +1,19 @@
-"""The bytes between a producer and the daemon: lines, their limits, and why one is refused. What a line says is
-``frames``' business; the worker's side loads this file, so it costs nothing to import.
+"""The bytes between a producer and the daemon: lines, and their limits. What a line says is ``frames``' business.
+
+The worker's side loads this file, so it imports little.
 """
 
 from __future__ import annotations
 
-import json
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from sidecar.core import plain_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 PROTOCOL = 1
 MAX_LINE = 64 * 1024  # with its newline; forty times the largest honest line; bounds a connection's memory
-
-
-class Refusal(str, Enum):
-    """Why a part of a line, or a connection, was refused: the label under which it is counted and answered."""
-
-    OVERSIZE = "oversize"
-    NO_HELLO = "no_hello"
-    BAD_HELLO = "bad_hello"
-    FOREIGN_USER = "foreign_user"
-
-    BAD_JSON = "bad_json"
-    NOT_AN_OBJECT = "not_an_object"
-    REPEATED_HELLO = "repeated_hello"
-    UNKNOWN_KEY = "unknown_key"
-    UNKNOWN_FIELD = "unknown_field"
-    UNKNOWN_EVENT = "unknown_event"
-    UNKNOWN_ASK = "unknown_ask"
-    WRONG_KEY = "wrong_key"  # the field exists, but is not said under this key
-    BAD_VALUE = "bad_value"
-    BAD_MEMORY = "bad_memory"  # a descriptor that is no worker's memory
-    BAD_ID = "bad_id"  # a mark or route that is not 16 hex digits
-    TOO_MANY = "too_many"  # beyond what one producer may make the daemon remember
-    NO_SESSION = "no_session"
-    SESSION_ENDED = "session_ended"
-
-
-# Only these close the connection: nothing that follows them can be trusted to be lines of a known producer.
-CLOSING = frozenset({Refusal.OVERSIZE, Refusal.NO_HELLO, Refusal.BAD_HELLO, Refusal.FOREIGN_USER})
 
 
 class LineTooLong(ValueError):
@@ -83,9 +56,6 @@ class FrameReader:
         return self._held >= MAX_LINE
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one for each line
-
-
 def encode(frame: dict[str, Any]) -> bytes:
     """One line of the wire. Raises ValueError or TypeError for what JSON cannot say."""
-    return _ENCODER.encode(frame).encode() + b"\n"
+    return plain_json.dumps(frame).encode() + b"\n"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from sidecar.core.wire import Refusal
+    from sidecar.core.refusal import Refusal
     from sidecar.daemon.memories import WorkersMemory
     from sidecar.daemon.records import Record
     from sidecar.daemon.sessions import Session

@@ -19,7 +19,8 @@ from anyio.lowlevel import checkpoint
 
 from sidecar.core import slab
 from sidecar.core.frames import parse
-from sidecar.core.wire import CLOSING, MAX_LINE, FrameReader, Refusal
+from sidecar.core.refusal import CLOSING, Refusal
+from sidecar.core.wire import MAX_LINE, FrameReader
 from sidecar.daemon.memories import WorkersMemory
 from sidecar.host import consent, paths, peer, process
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sidecar.core.frames import UUID, Occurred, admit_event_fields
 from sidecar.core.outbox import Outcome
+from sidecar.core.refusal import Refusal
 from sidecar.core.schema import JOURNEY, SESSION_FIELDS
 from sidecar.core.version import __version__
-from sidecar.core.wire import PROTOCOL, Refusal
+from sidecar.core.wire import PROTOCOL
 from sidecar.host import consent, process
 
 if TYPE_CHECKING:

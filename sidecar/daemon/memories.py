@@ -8,14 +8,23 @@ import os
 import stat
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.core import slab
 from sidecar.core.frames import UUID
-from sidecar.host import paths
+from sidecar.host import ids, paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class Origin(NamedTuple):
+    """Whose memory it is, as it says itself."""
+
+    pid: int
+    session: str | None
+    group: str | None
+    is_retired: bool
 
 
 class WorkersMemory:
@@ -36,8 +45,15 @@ class WorkersMemory:
         return is_ours and self.read() is not None
 
     @property
-    def origin(self) -> slab.Origin:
-        return slab.origin(self._head())
+    def origin(self) -> Origin:
+        head = self._head()
+        kind, named = slab.value_at(head, slab.KIND), head[slab.CELL * slab.ID : slab.CELL * (slab.ID + 2)]
+        return Origin(
+            pid=slab.value_at(head, slab.PID),
+            session=ids.spelled(named) if kind == slab.OF_SESSION else None,
+            group=ids.spelled(named) if kind == slab.OF_GROUP else None,
+            is_retired=slab.value_at(head, slab.RETIRED) != 0,
+        )
 
     @property
     def inode(self) -> int:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sidecar.core.frames import Hello, Occurred
-    from sidecar.core.slab import Contents, Origin
-    from sidecar.core.wire import Refusal
+    from sidecar.core.refusal import Refusal
+    from sidecar.core.slab import Contents
+    from sidecar.daemon.memories import Origin
     from sidecar.daemon.records import Record
 
 GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine

@@ -7,18 +7,17 @@ is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import stat
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sidecar.host import paths
+from sidecar.core import plain_json
+from sidecar.host import ids, paths
 from sidecar.host.guards import dormant_because
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
 _NO = frozenset({"false", "0", "off", "no"})
 _YES = frozenset({"true", "1", "yes", "on"})
@@ -26,12 +25,15 @@ _MAX_CONFIG = 64 * 1024  # a config is a hundred bytes; whatever is larger is no
 _FRESH_NAME = "first-session"  # in the state directory: the config is of our making, and no session has ended under it
 
 
-class Config(NamedTuple):
+class Config:
     """brakit's config as read: its object, or why there is none."""
 
-    content: dict[str, Any] | None
-    missing: bool = False
-    problem: str = ""
+    __slots__ = ("content", "missing", "problem")
+
+    def __init__(self, content: dict[str, Any] | None, *, missing: bool = False, problem: str = "") -> None:
+        self.content = content
+        self.missing = missing
+        self.problem = problem
 
     @property
     def anonymous_id(self) -> str | None:
@@ -39,14 +41,25 @@ class Config(NamedTuple):
         return found.lower() if isinstance(found, str) and _is_uuid(found) else None
 
 
-class Consent(NamedTuple):
+class Consent:
     """The decision. ``why`` is one clause for a person; ``dormant`` means: leave no trace at all."""
 
-    on: bool
-    why: str
-    dormant: bool = False
-    by_environment: bool = False
-    anonymous_id: str | None = None
+    __slots__ = ("anonymous_id", "by_environment", "dormant", "on", "why")
+
+    def __init__(
+        self,
+        *,
+        on: bool,
+        why: str,
+        dormant: bool = False,
+        by_environment: bool = False,
+        anonymous_id: str | None = None,
+    ) -> None:
+        self.on = on
+        self.why = why
+        self.dormant = dormant
+        self.by_environment = by_environment
+        self.anonymous_id = anonymous_id
 
 
 class ConfigError(OSError):
@@ -104,9 +117,9 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
     try:
         is_first = read_config(path).missing
         if on:
-            _update(path, lambda content: {"anonymousId": _new_id(), **content, "telemetry": True})
+            _update(path, lambda content: {"anonymousId": ids.new(), **content, "telemetry": True})
         else:
-            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()})
+            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()})
         if on and is_first:
             _mark_fresh()
     except OSError as error:
@@ -142,7 +155,7 @@ def read_config(path: str) -> Config:
     finally:
         os.close(fd)
     try:
-        content = json.loads(raw) if len(raw) <= _MAX_CONFIG else None
+        content = plain_json.loads(raw) if len(raw) <= _MAX_CONFIG else None
     except (ValueError, RecursionError):
         return Config(None, problem="is no JSON")
     return Config(content) if isinstance(content, dict) else Config(None, problem="is no JSON object")
@@ -152,27 +165,29 @@ def _opt_out(path: str) -> None:
     config = read_config(path)
     already = config.content is not None and config.content.get("telemetry") is False and config.anonymous_id
     if not already:
-        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()})
+        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()})
 
 
 def _give_id(path: str) -> None:
     """Makes the config, or completes one that has no id. Several may try at once; the first one's id stands."""
     config = read_config(path)
     if config.missing:
-        if _write(path, {"telemetry": True, "anonymousId": _new_id()}, only_if_missing=True):
+        if _write(path, {"telemetry": True, "anonymousId": ids.new()}, only_if_missing=True):
             _mark_fresh()
     else:
         _update(
-            path, lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": _new_id()}
+            path, lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": ids.new()}
         )
 
 
 def _mark_fresh() -> None:
     """Where that cannot be kept, the first session passes for a later one; consent does not depend on it."""
-    with suppress(OSError):
+    try:
         paths.ensure_private(paths.state_dir())
         fd = os.open(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(fd)
+    except OSError:
+        pass
 
 
 def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -180,6 +195,8 @@ def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> No
 
     One at a time, so that nobody writes back what another has just changed. ``change`` may give its argument back.
     """
+    import fcntl  # noqa: PLC0415 (a worker rarely writes a config)
+
     paths.ensure_private(os.path.dirname(path))
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -194,6 +211,8 @@ def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> No
 
 def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False) -> bool:
     """Whole or not at all, whatever dies meanwhile. False where another made the file first, whose content stands."""
+    import json  # noqa: PLC0415 (as above)
+
     paths.ensure_private(os.path.dirname(path))
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -210,15 +229,11 @@ def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False)
     except FileExistsError:
         return False
     finally:
-        with suppress(FileNotFoundError):  # renamed
+        try:
             os.unlink(temporary)
+        except FileNotFoundError:  # renamed
+            pass
     return True
-
-
-def _new_id() -> str:
-    from uuid import uuid4  # noqa: PLC0415 (uuid takes 5 ms to import, and a worker rarely writes a config)
-
-    return str(uuid4())
 
 
 def _is_uuid(text: str) -> bool:

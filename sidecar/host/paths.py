@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING
-from zlib import crc32
 
 from sidecar.core.wire import PROTOCOL
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -68,6 +66,8 @@ def state_dir() -> str:
 
 def journal_dir(socket: str) -> str:
     """The journal of the daemon that listens there: another place's daemon keeps its own."""
+    from zlib import crc32  # noqa: PLC0415 (never needed in a worker)
+
     return os.path.join(state_dir(), f"journal-{crc32(os.fsencode(socket)):08x}")
 
 
@@ -136,8 +136,10 @@ def _make_private(directory: str) -> None:
     """With its missing parents, all of them private: a runtime directory that others may enter is none."""
     if not os.path.isdir(directory):
         _make_private(os.path.dirname(directory))
-        with suppress(FileExistsError):
+        try:
             os.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
 
 
 def check_private(directory: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.client import memory
 from sidecar.client.account import AT_ONCE, MAX_EVENTS, MAX_MARKS, MAX_MISTAKES, MAX_WORDS, Account
-from sidecar.core import rules
+from sidecar.core import limits
 from sidecar.core.schema import SESSION_FIELDS
 from sidecar.core.slab import COUNTER_CELLS, MAX_ROUTES
 from sidecar.core.wire import MAX_LINE, encode
@@ -146,7 +146,7 @@ def test_owed_counts_are_the_running_totals_of_what_was_counted() -> None:
     assert all_frames(account) == [
         {
             "total": {"request_count": 5},
-            "histogram": {rules.OVERFLOW_ROUTE: [0] * 7, ROUTE: [7, 0, 0, 1, 0, 0, 0]},
+            "histogram": {limits.OVERFLOW_ROUTE: [0] * 7, ROUTE: [7, 0, 0, 1, 0, 0, 0]},
         }
     ]
 
@@ -241,10 +241,10 @@ def test_no_frame_is_longer_than_a_line_whatever_waits() -> None:
             account.add(field, f"{number:03}{LONGEST_WORD}"[:64])
             account.mark(field, f"{number:016x}")
     for field in COUNTER_CELLS:
-        count(account, field, rules.COUNT_MAX)
+        count(account, field, limits.COUNT_MAX)
     for number in range(MAX_ROUTES):
         row = account.memory.row(f"{number:016x}")
-        account.memory.cells[row + 1 : row + 8] = memoryview((rules.NS_MAX).to_bytes(8, "little") * 7).cast("Q")
+        account.memory.cells[row + 1 : row + 8] = memoryview((limits.NS_MAX).to_bytes(8, "little") * 7).cast("Q")
     account.owe_counts()
     frames = all_frames(account)
     assert max(len(encode(frame)) for frame in frames) <= MAX_LINE

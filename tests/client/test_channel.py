@@ -141,7 +141,7 @@ def test_opening_again_hangs_up_first(daemon: Daemon, channel: Channel, stream: 
 def test_no_program_that_the_worker_starts_inherits_it(stream: socket.socket, channel: Channel) -> None:
     assert stream.fileno() >= 0
     assert channel._socket is not None
-    assert not channel._socket.get_inheritable()
+    assert not os.get_inheritable(channel._socket.fileno())
 
 
 # --- saying ---------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_never_more_than_one_line_is_kept(channel: Channel, stream: socket.socke
     assert stream.fileno() >= 0
 
 
-@pytest.mark.parametrize("say", ["send", "is_ready", "receive", "send_with_descriptor"])
+@pytest.mark.parametrize("say", ["send", "is_ready", "receive", "send_with_descriptor", "look"])
 def test_a_daemon_that_is_gone_closes_the_channel_and_fails_nobody(
     channel: Channel, stream: socket.socket, say: str
 ) -> None:
@@ -193,6 +193,8 @@ def test_a_daemon_that_is_gone_closes_the_channel_and_fails_nobody(
         assert not channel.is_ready()
     elif say == "receive":
         assert channel.receive() == b""
+    elif say == "look":
+        channel.look()
     else:
         channel.send_with_descriptor(LINE, 0)
     assert not channel.is_open
@@ -218,6 +220,24 @@ print(channel.is_open)
     daemon.accept().close()
     out, _ = worker.communicate("go on\n", timeout=PATIENCE_S)
     assert (worker.returncode, out) == (0, "False\n")
+
+
+def test_a_look_at_a_daemon_that_is_there_says_nothing_and_hears_nothing(
+    channel: Channel, stream: socket.socket
+) -> None:
+    stream.sendall(b"unheard\n")
+    channel.look()
+    assert channel.receive() == b"unheard\n"
+    channel.close()
+    assert read_all(stream) == b""
+
+
+def test_a_look_leaves_what_was_kept(channel: Channel, stream: socket.socket) -> None:
+    fill(channel)
+    kept = channel._rest
+    channel.look()
+    assert channel._rest == kept
+    assert stream.fileno() >= 0
 
 
 # --- a descriptor with a line ---------------------------------------------------------------------------------

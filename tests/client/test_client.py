@@ -426,11 +426,30 @@ def test_inside_the_daemon_nothing_is_counted(nowhere: Place) -> None:
 
 # --- light --------------------------------------------------------------------------------------------
 
-HEAVY = ["asyncio", "anyio", "aiohttp", "orjson", "ssl"]
+# An interpreter takes apart at its end whatever was loaded, so this is what a worker's exit takes.
+NEVER = ["asyncio", "anyio", "aiohttp", "orjson", "ssl"]
+SELDOM = [
+    "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "inspect", "json",
+    "operator", "platformdirs", "random", "re", "select", "selectors", "signal", "socket", "struct", "subprocess",
+    "tempfile", "threading", "types", "typing", "uuid", "weakref", "_hashlib", "_weakrefset", "sidecar.core.domains",
+    "sidecar.core.refusal", "sidecar.core.rules", "sidecar.core.schema",
+]  # fmt: skip
+LIGHT_WORKER = f"""
+import sys
+before = set(sys.modules)
+import sidecar
+t = sidecar.connect()
+c = t.counter("request_count"); c.inc(); c.inc(3)
+t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
+t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
+t.close()
+loaded = set(sys.modules) - before
+print(type(t).__name__, sorted(loaded & set({NEVER + SELDOM!r})))
+"""
 LIGHT = f"""
 import sys, threading
 import sidecar
-heavy = {HEAVY!r}
+heavy = {NEVER!r}
 assert not [name for name in heavy if name in sys.modules], "after import"
 t = sidecar.connect(start=True)
 c = t.counter("request_count"); c.inc(); c.inc(3)
@@ -441,6 +460,13 @@ assert not [name for name in heavy if name in sys.modules], "after calls"
 assert threading.active_count() == 1
 print("light")
 """
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="other implementations have other C modules")
+@pytest.mark.parametrize("membership", [{"BRAKIT_SESSION_ID": new_id()}, {}], ids=["session", "process group"])
+def test_a_worker_loads_little_of_the_standard_library(home: Place, membership: dict[str, str]) -> None:
+    ran = home.python(LIGHT_WORKER, **membership)
+    assert (ran.stdout, ran.stderr) == ("Producer []\n", "")
 
 
 def test_nothing_heavy_is_loaded_and_no_thread_started(home: Place) -> None:

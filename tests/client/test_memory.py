@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.client import memory
-from sidecar.core import rules, slab
+from sidecar.core import limits, slab
 from sidecar.core.slab import COUNTER_CELLS, MAX_ROUTES, SIZE, Contents
 
 if TYPE_CHECKING:
@@ -237,5 +237,5 @@ def test_a_routes_durations_are_said_under_the_id_that_keeps_them() -> None:
     found = full_memory()
     found.row("f" * 16)
     assert found.route_of(f"{5:016x}") == f"{5:016x}"
-    assert found.route_of("f" * 16) == rules.OVERFLOW_ROUTE
-    assert found.row_of(rules.OVERFLOW_ROUTE) == [0] * 7
+    assert found.route_of("f" * 16) == limits.OVERFLOW_ROUTE
+    assert found.row_of(limits.OVERFLOW_ROUTE) == [0] * 7

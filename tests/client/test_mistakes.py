@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sidecar.client import mistakes
 from sidecar.client.mistakes import Mistake
 from sidecar.core.frames import parse
-from sidecar.core.wire import Refusal, encode
+from sidecar.core.refusal import Refusal
+from sidecar.core.wire import encode
 from tests.core.page import COUNT_MAX, DAY_MS
 
 if TYPE_CHECKING:

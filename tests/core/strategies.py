@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from sidecar.core import rules
+from sidecar.core import limits, rules
 from tests.core import page
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 opaque_ids = st.sampled_from(["00000000000000aa", "00000000000000bb", "9f3a61c2d4e5b607", "ffffffffffffffff"])
 
 # Small ones and those at the end, where totals saturate.
-counts = st.integers(1, 60) | st.integers(rules.COUNT_MAX - 2, rules.COUNT_MAX)
+counts = st.integers(1, 60) | st.integers(limits.COUNT_MAX - 2, limits.COUNT_MAX)
 
 _EDGES_NS = [edge * 1_000_000 for edge in (0, 200, 500, 1000, 2000, 5000, 86_400_000)]
 
@@ -32,11 +32,11 @@ durations_ns = st.one_of(
 
 # --- accounts, for the laws ---------------------------------------------------------------------------------
 
-_totals = st.integers(0, 60) | st.integers(rules.COUNT_MAX - 2, rules.COUNT_MAX)
+_totals = st.integers(0, 60) | st.integers(limits.COUNT_MAX - 2, limits.COUNT_MAX)
 _ids = st.frozensets(opaque_ids)
-_cells = st.integers(0, 60) | st.integers(rules.NS_MAX - 2, rules.NS_MAX)
+_cells = st.integers(0, 60) | st.integers(limits.NS_MAX - 2, limits.NS_MAX)
 _rows = st.tuples(*[_cells] * len(rules.EMPTY_ROW))
-_routes = st.dictionaries(opaque_ids | st.just(rules.OVERFLOW_ROUTE), _rows, max_size=4)
+_routes = st.dictionaries(opaque_ids | st.just(limits.OVERFLOW_ROUTE), _rows, max_size=4)
 _said = st.none() | st.tuples(st.integers(0, 3), st.sampled_from(["p", "q"]), st.sampled_from(["flask", "django"]))
 _extremes = st.none() | st.integers(0, 100)
 _truths = st.none() | st.booleans()

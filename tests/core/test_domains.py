@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import domains
+from sidecar.core import domains, limits
 from sidecar.core.domains import BOOL, BUCKET, COUNT, MS, MS_OR_NULL, PORT, OsRelease, Version, Word, Words
 from tests.core import page
 from tests.core.strategies import json_values
@@ -154,19 +154,19 @@ def test_a_port_is_1_to_65535(raw: int, admitted: int | None) -> None:
     ],
 )
 def test_an_increment_is_1_to_2_to_the_53_less_1_and_no_bool(raw: object, admitted: int | None) -> None:
-    assert domains.admit_increment(raw) == admitted
+    assert limits.admit_increment(raw) == admitted
 
 
 @pytest.mark.parametrize("raw", [0, 0.0, 0.25, 12.5, 86_400_000, 86_400_000.0])
 def test_a_duration_is_taken_as_it_is_said(raw: float) -> None:
-    assert domains.admit_duration(raw) == raw
+    assert limits.admit_duration(raw) == raw
 
 
 @pytest.mark.parametrize(
     "raw", [-1, -0.001, 86_400_000.001, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None, [1]]
 )
 def test_a_duration_beyond_a_day_below_zero_or_without_a_number_is_none(raw: object) -> None:
-    assert domains.admit_duration(raw) is None
+    assert limits.admit_duration(raw) is None
     assert MS.admit(raw) is None
 
 

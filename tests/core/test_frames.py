@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import rules
+from sidecar.core import limits
 from sidecar.core.frames import PARTS, Frame, Hello, Occurred, parse
+from sidecar.core.refusal import Refusal
 from sidecar.core.schema import JOURNEY, SESSION_FIELDS
-from sidecar.core.wire import Refusal
 from tests.core import page
 from tests.core.strategies import lines
 
@@ -313,8 +313,8 @@ def test_a_route_that_is_not_opaque_is_refused_with_all_its_values(key: str, rou
 
 def test_the_row_of_routes_that_overflowed_has_a_name_and_single_durations_have_none_for_it() -> None:
     row = [7, 1, 0, 0, 0, 0, 0]
-    assert parsed(histogram={rules.OVERFLOW_ROUTE: row}) == {"rows": [(rules.OVERFLOW_ROUTE, (*row,))]}
-    assert parsed(observe={rules.OVERFLOW_ROUTE: [7]}) == {"refused": [Refusal.BAD_ID]}
+    assert parsed(histogram={limits.OVERFLOW_ROUTE: row}) == {"rows": [(limits.OVERFLOW_ROUTE, (*row,))]}
+    assert parsed(observe={limits.OVERFLOW_ROUTE: [7]}) == {"refused": [Refusal.BAD_ID]}
 
 
 def test_each_wrong_duration_is_refused_alone() -> None:
@@ -325,8 +325,8 @@ def test_each_wrong_duration_is_refused_alone() -> None:
 
 
 def test_histogram_reads_a_routes_running_row() -> None:
-    assert parsed(histogram={ROUTE: [7, 1, 0, 0, 0, 0, rules.NS_MAX]}) == {
-        "rows": [(ROUTE, (7, 1, 0, 0, 0, 0, rules.NS_MAX))]
+    assert parsed(histogram={ROUTE: [7, 1, 0, 0, 0, 0, limits.NS_MAX]}) == {
+        "rows": [(ROUTE, (7, 1, 0, 0, 0, 0, limits.NS_MAX))]
     }
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import rules
-from sidecar.core.rules import BUCKETS, COUNT_MAX, EMPTY_ROW, NS_MAX, OVERFLOW_ROUTE, RULES, Row, Rule
+from sidecar.core import limits, rules
+from sidecar.core.limits import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
+from sidecar.core.rules import EMPTY_ROW, RULES, Row, Rule
 from tests.core import page
 from tests.core.strategies import ACCOUNTS, durations_ns
 
@@ -297,7 +298,7 @@ def naive_p95(durations_ns: list[int]) -> str:
     ],
 )
 def test_a_bucket_holds_its_lower_edge(duration_ms: float, bucket: str) -> None:
-    assert BUCKETS[rules.bucket_of(duration_ms)] == bucket
+    assert BUCKETS[limits.bucket_of(duration_ms)] == bucket
 
 
 def test_an_observation_adds_its_nanoseconds_and_one_to_its_bucket() -> None:

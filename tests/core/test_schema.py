@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core import domains, rules, schema
+from sidecar.core import domains, limits, rules, schema
 from sidecar.core.schema import COMMON, EVENTS, FIXED, JOURNEY, SESSION, SESSION_FIELDS, Event, Field
 from tests.core import page
 
@@ -62,7 +62,7 @@ VOCABULARIES: list[tuple[str, tuple[str, ...]]] = [
     ("arch", schema.ARCHITECTURES),
     ("os_platform", schema.PLATFORMS),
     ("exit_reason", schema.EXIT_REASONS),
-    ("slowest_endpoint_bucket", ("none", *rules.BUCKETS)),
+    ("slowest_endpoint_bucket", ("none", *limits.BUCKETS)),
 ]
 
 

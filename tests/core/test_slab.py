@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.client import memory as client_memory
-from sidecar.core import rules, slab
+from sidecar.core import limits, rules, slab
 from sidecar.core.slab import COUNTER_CELLS, FIRST_ROW, MAX_ROUTES, ROW, SIZE, Contents
 from tests.core import page
 from tests.core.strategies import opaque_ids
@@ -42,7 +42,18 @@ class Memory:
 
 def test_version_1_is_laid_out_as_every_worker_of_version_1_has_it() -> None:
     assert (slab.VERSION, slab.MAGIC.to_bytes(8, "big"), SIZE) == (1, b"brakslb1", 8 * (16 + 8 * 1024))
-    assert [*COUNTER_CELLS.items()] == [(name, 2 + position) for position, name in enumerate(COUNTS)]
+    assert COUNTER_CELLS == {
+        "request_count": 2,
+        "error_count": 3,
+        "query_count": 4,
+        "fetch_count": 5,
+        "insight_count": 6,
+        "finding_count": 7,
+    }
+
+
+def test_every_count_of_the_session_has_a_cell() -> None:
+    assert {*COUNTER_CELLS} == {*COUNTS}
 
 
 def test_the_counters_end_before_the_rows_begin() -> None:
@@ -84,7 +95,7 @@ def test_an_opaque_id_is_read_with_its_leading_zeros() -> None:
 def test_row_0_is_the_overflow_whatever_id_it_bears() -> None:
     memory = Memory()
     memory.row(0, "00000000000000aa", 1, 1, 0, 0, 0, 0, 0)
-    assert slab.read(memory.as_bytes()) == Contents({}, {rules.OVERFLOW_ROUTE: (1, 1, 0, 0, 0, 0, 0)})
+    assert slab.read(memory.as_bytes()) == Contents({}, {limits.OVERFLOW_ROUTE: (1, 1, 0, 0, 0, 0, 0)})
 
 
 def test_a_row_that_is_being_written_is_not_read_before_it_is_in_use() -> None:
@@ -105,7 +116,7 @@ def test_cells_beyond_what_a_total_may_be_are_the_most_it_may_be() -> None:
     memory.cells[COUNTER_CELLS["query_count"]] = 2**64 - 1
     memory.row(1, "9f3a61c2d4e5b607", *[2**64 - 1] * 7)
     assert slab.read(memory.as_bytes()) == Contents(
-        {"query_count": page.COUNT_MAX}, {"9f3a61c2d4e5b607": (rules.NS_MAX,) * 7}
+        {"query_count": page.COUNT_MAX}, {"9f3a61c2d4e5b607": (limits.NS_MAX,) * 7}
     )
 
 
@@ -147,7 +158,7 @@ absurd_cells = st.lists(st.sampled_from(ABSURD) | st.binary(min_size=8, max_size
 
 def is_within_bounds(contents: Contents) -> bool:
     counts = all(name in COUNTS and 0 < count <= page.COUNT_MAX for name, count in contents.counts.items())
-    rows = all(len(row) == len(rules.EMPTY_ROW) and max(row) <= rules.NS_MAX for row in contents.rows.values())
+    rows = all(len(row) == len(rules.EMPTY_ROW) and max(row) <= limits.NS_MAX for row in contents.rows.values())
     return counts and rows and len(contents.rows) <= 1 + MAX_ROUTES
 
 
@@ -171,7 +182,7 @@ def test_a_memory_whose_every_cell_is_full_is_read_within_bounds() -> None:
     assert contents is not None
     assert is_within_bounds(contents)
     assert contents.counts == dict.fromkeys(COUNTS, page.COUNT_MAX)
-    assert contents.rows == dict.fromkeys([rules.OVERFLOW_ROUTE, "f" * 16], (rules.NS_MAX,) * 7)
+    assert contents.rows == dict.fromkeys([limits.OVERFLOW_ROUTE, "f" * 16], (limits.NS_MAX,) * 7)
 
 
 @given(st.integers(0, SIZE), st.integers(0, 2**64 - 1))
@@ -236,4 +247,4 @@ def test_more_routes_than_a_workers_memory_has_rows_are_read_as_the_overflow() -
     contents = slab.read(bytes(memory.cells))
     assert contents is not None
     assert len(contents.rows) == 1 + MAX_ROUTES
-    assert contents.rows[rules.OVERFLOW_ROUTE] == (50, 10, 0, 0, 0, 0, 0)
+    assert contents.rows[limits.OVERFLOW_ROUTE] == (50, 10, 0, 0, 0, 0, 0)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import rules, state
+from sidecar.core import limits, state
 from sidecar.core.frames import Frame, Occurred, parse
+from sidecar.core.refusal import Refusal
 from sidecar.core.schema import JOURNEY, SESSION, SESSION_FIELDS
 from sidecar.core.slab import Contents
 from sidecar.core.state import ProducerState, SessionState
-from sidecar.core.wire import Refusal
 from tests.core import page, strategies
 
 ID_A, ID_B, ID_C = "a" * 16, "b" * 16, "c" * 16
@@ -208,7 +208,7 @@ def test_routes_beyond_the_bound_feed_durations_and_are_no_endpoints(monkeypatch
     monkeypatch.setattr(state, "MAX_ROUTES", 1)
     told = Told().says("p", observe={ID_A: [1], ID_B: [5]}).says("p", histogram={ID_C: [9_000_000, 0, 0, 0, 0, 0, 1]})
     told.says("p", observe={ID_A: [1]})
-    assert set(told.state.producer("p").routes) == {ID_A, rules.OVERFLOW_ROUTE}
+    assert set(told.state.producer("p").routes) == {ID_A, limits.OVERFLOW_ROUTE}
     assert (told["endpoint_count"], told.refused) == (1, [])
     assert told["slowest_endpoint_bucket"] == ">5000ms"
 

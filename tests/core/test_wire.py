@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import wire
-from sidecar.core.wire import CLOSING, MAX_LINE, PROTOCOL, FrameReader, LineTooLong, Refusal, encode
+from sidecar.core.refusal import CLOSING, Refusal
+from sidecar.core.wire import MAX_LINE, PROTOCOL, FrameReader, LineTooLong, encode
 from tests.core import strategies
 
 LONGEST = b"x" * (MAX_LINE - 1)  # with its newline, exactly the limit

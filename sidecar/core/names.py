@@ -1,0 +1,16 @@
+"""What the session's fields are called. The worker's side knows no more of them: loading the schema would cost it more
+than all the rest. The schema holds itself to this list.
+"""
+
+from __future__ import annotations
+
+SESSION_FIELDS = frozenset(
+    {
+        "brakit_version", "node_version", "python_version", "os", "arch", "sdk", "framework", "package_manager",
+        "is_custom_command", "first_session", "adapters_detected", "adapters_failed",
+        "framework_detection_candidates", "request_count", "error_count", "query_count", "fetch_count",
+        "insight_count", "finding_count", "insight_types", "rules_triggered", "endpoint_count", "avg_duration_ms",
+        "slowest_endpoint_bucket", "tabs_viewed", "dashboard_opened", "explain_used", "session_duration_s",
+        "setup_succeeded", "setup_duration_ms", "time_to_first_request_ms", "time_to_dashboard_ms", "exit_reason",
+    }
+)  # fmt: skip
