@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from sidecar.daemon.sessions import Session
 
 # A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
-# linger it is gone within five seconds after the last session's end.
-LAST_TRY_S = 1.0
+# linger it is gone within four seconds after the last session's end.
+LAST_TRY_S = 0.75
 # stop and signals: goodbyes, then the last try, and out within two seconds.
 STOP_GOODBYE_S = 0.3
 DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood

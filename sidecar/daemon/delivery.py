@@ -31,7 +31,8 @@ class Delivery:
         self._under_way: set[anyio.CancelScope] = set()
 
     def put(self, event: Event) -> None:
-        self.outbox.put(event)
+        if overflowed := self.outbox.put(event):
+            _write_receipt(overflowed, Verdict.dropped(Reason.OVERFLOW))
         self._stirred.set()
 
     async def run(self, tasks: TaskGroup) -> None:
