@@ -6,21 +6,22 @@ Nothing here knows HTTP or TLS but as bytes that it says, so that it can say wha
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import ssl
 import struct
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 import trustme
 
-from tests.harness import PATIENCE_S
+from tests.harness import PATIENCE_S, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Behaviour = Callable[["Caller"], None]
 
@@ -396,5 +397,39 @@ PROXY_FAULTS = {
     "leads to a reset": Fault(tunnels_to(resets_at_once), "reset"),
     "leads to a certificate of nobody's": Fault(tunnels_to(under_tls(answers(200), Certificate(by_us=False))), "tls"),
 }  # fmt: skip
+
+ELSEWHERE = "https://telemetry.invalid"  # a name that nobody can know
+PLAIN, TLS, PROXY = "an endpoint that", "under TLS one that", "a proxy that"
+
+
+class Meeting(NamedTuple):
+    """A fault, and where it is met."""
+
+    where: str
+    fault: Fault
+
+
+MEETINGS = {
+    f"{where} {name}": Meeting(where, fault)
+    for where, registry in ((PLAIN, HTTP_FAULTS), (TLS, TLS_FAULTS), (PROXY, PROXY_FAULTS))
+    for name, fault in registry.items()
+}
+# What each is held against.
+HEALTHY = {PLAIN: f"{PLAIN} answers", TLS: f"{TLS} answers", PROXY: f"{TLS} answers"}
+
+
+@contextmanager
+def met(what: str) -> Iterator[tuple[FaultyEndpoint, Place]]:
+    """One of the meetings, and a place whose daemon will have it."""
+    where, fault = MEETINGS[what]
+    with FaultyEndpoint(fault.behave) as faulty:
+        url = {PLAIN: f"http://127.0.0.1:{faulty.port}", TLS: f"https://localhost:{faulty.port}", PROXY: ELSEWHERE}
+        with Place(url[where]) as place:
+            if where == PROXY:
+                place.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{faulty.port}"
+            place.environ["SSL_CERT_FILE"] = os.path.join(place.root, "authority.pem")
+            authority().cert_pem.write_to_path(place.environ["SSL_CERT_FILE"])
+            yield faulty, place
+
 
 # To add a fault: a behaviour above, unless one fits, and an entry in the registry that its caller meets.

@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from tests.bench.groups import exits, increments, ingest, journeys, sealing, starting, syscalls
+from tests.bench.groups import exits, faults, increments, ingest, journeys, sealing, starting, syscalls
 from tests.bench.measuring import Effort, Report
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ GROUPS: dict[str, Callable[[Effort], Report]] = {
     "ingest": ingest.run,
     "starting": starting.run,
     "sealing": sealing.run,
+    "faults": faults.run,
 }
 
 

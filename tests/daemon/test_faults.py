@@ -18,36 +18,14 @@ import pytest
 from sidecar import __version__
 from sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES
 from tests import faults
-from tests.faults import FaultyEndpoint
+from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, FaultyEndpoint, met
 from tests.harness import PATIENCE_S, Place, Wire, end_process, fate, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.faults import Fault
-
-ELSEWHERE = "https://telemetry.invalid"  # a name that nobody can know
 MAX_GROWTH_KIB = 4 * 1024
 AT_A_TIME = 4  # as many as a small machine can serve; most of them only wait
-
-
-class Meeting(NamedTuple):
-    """Where a fault is met: plain, under TLS, or at a proxy."""
-
-    where: str
-    fault: Fault
-
-
-MEETINGS = {
-    f"{where} {name}": Meeting(where, fault)
-    for where, registry in (
-        ("an endpoint that", faults.HTTP_FAULTS),
-        ("under TLS one that", faults.TLS_FAULTS),
-        ("a proxy that", faults.PROXY_FAULTS),
-    )
-    for name, fault in registry.items()
-}
-WELL_BEHAVED = {"an endpoint that": "an endpoint that answers"}  # by which memory is judged; else the one under TLS
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +34,6 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     faults.authority().cert_pem.write_to_path(str(path))
     return str(path)
-
-
-@contextmanager
-def met(meeting: Meeting, trusted: str) -> Iterator[tuple[FaultyEndpoint, Place]]:
-    with FaultyEndpoint(meeting.fault.behave) as faulty:
-        url = {
-            "an endpoint that": f"http://127.0.0.1:{faulty.port}",
-            "under TLS one that": f"https://localhost:{faulty.port}",
-            "a proxy that": ELSEWHERE,
-        }[meeting.where]
-        by_proxy = {"HTTPS_PROXY": f"http://127.0.0.1:{faulty.port}"} if url == ELSEWHERE else {}
-        with Place(url, SSL_CERT_FILE=trusted, **by_proxy) as place:
-            yield faulty, place
 
 
 # --- each of them, once -------------------------------------------------------------------------------
@@ -87,15 +52,14 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def outcomes(trusted: str) -> dict[str, Outcome]:
+def outcomes() -> dict[str, Outcome]:
     with ThreadPoolExecutor(AT_A_TIME) as several:
-        found = several.map(lambda meeting: _outcome(meeting, trusted), MEETINGS.values())
-        return dict(zip(MEETINGS, found, strict=True))
+        return dict(zip(MEETINGS, several.map(_outcome, MEETINGS), strict=True))
 
 
-def _outcome(meeting: Meeting, trusted: str) -> Outcome:
+def _outcome(what: str) -> Outcome:
     """One session, of the real command, and its one event."""
-    with met(meeting, trusted) as (faulty, place), open(os.path.join(place.root, "said"), "w+b") as said:
+    with met(what) as (faulty, place), open(os.path.join(place.root, "said"), "w+b") as said:
         daemon = subprocess.Popen([sys.executable, "-m", "sidecar", "serve"], env=place.environ, stderr=said)
         try:
             wait_until(place.accepts, "a daemon that accepts")
@@ -180,15 +144,15 @@ def test_a_redirects_target_sees_no_connection(outcomes: dict[str, Outcome], wha
 @pytest.mark.slow
 @each
 def test_it_takes_no_memory_to_speak_of(outcomes: dict[str, Outcome], what: str) -> None:
-    healthy = WELL_BEHAVED.get(MEETINGS[what].where, "under TLS one that answers")
-    assert outcomes[what].peak_kib - outcomes[healthy].peak_kib <= MAX_GROWTH_KIB
+    healthy = outcomes[HEALTHY[MEETINGS[what].where]]
+    assert outcomes[what].peak_kib - healthy.peak_kib <= MAX_GROWTH_KIB
 
 
 # --- several at once, and daemons that leave ------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_no_fault_keeps_the_daemon_from_leaving(trusted: str) -> None:
+def test_no_fault_keeps_the_daemon_from_leaving() -> None:
     """Each has more events than are sent at once; what was not tried when the daemon left has its receipt too."""
     hanging = [
         "an endpoint that is silent",
@@ -199,7 +163,7 @@ def test_no_fault_keeps_the_daemon_from_leaving(trusted: str) -> None:
         "a proxy that is silent",
     ]
     with ExitStack() as stack:
-        places = [stack.enter_context(met(MEETINGS[what], trusted))[1] for what in hanging]
+        places = [stack.enter_context(met(what))[1] for what in hanging]
         for place in places:
             assert place.run("run", "--", *emitting(3)).returncode == 0
         for place in places:
