@@ -285,6 +285,16 @@ class Wire:
         self.stream.close()
 
 
+def fate(place: Place) -> dict[str, Any]:
+    """Says one event in a place of its own; the receipt of what became of it."""
+    place.start()
+    with Wire(place.socket_path).hello() as wire:
+        wire.say(event={"name": "cli_invoked"}).sync()
+        wait_until(lambda: wire.ask()[0]["delivery"]["queued"] == 0, "the event's fate")
+    (receipt,) = place.receipts()
+    return receipt
+
+
 def new_id() -> str:
     return str(uuid.uuid4())
 

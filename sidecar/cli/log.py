@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sidecar.daemon import receipts
@@ -27,7 +28,9 @@ def log(arguments: Namespace) -> int:
 
 def _as_text(receipt: dict[str, Any]) -> str:
     reason = f" ({receipt['reason']})" if receipt["reason"] else ""
-    body = json.dumps(json.loads(receipt["body"]), indent=2)
+    body = receipt["body"]
+    with suppress(ValueError):  # as it is, then
+        body = json.dumps(json.loads(body), indent=2)
     return f"{receipt['at']}  {receipt['event']}  {receipt['outcome']}{reason}\n{_indented(body)}\n"
 
 

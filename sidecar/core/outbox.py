@@ -104,7 +104,6 @@ class Wait(Enum):
 class Outbox:
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
-        self._overflowed: deque[Event] = deque()
         self._under_way = 0
         self._failures = 0
         self._rest_until = float("-inf")
@@ -114,19 +113,20 @@ class Outbox:
     @property
     def queued(self) -> int:
         """Events whose outcome is not known yet."""
-        return len(self._waiting) + len(self._overflowed) + self._under_way
+        return len(self._waiting) + self._under_way
 
-    def put(self, event: Event) -> None:
-        """Takes an event; where there is no room, the oldest one goes."""
+    def put(self, event: Event) -> Event | None:
+        """Takes an event. Where there is no room the oldest one goes: it is counted as dropped for overflow, and
+        returned for its receipt.
+        """
         self._waiting.append(event)
-        if len(self._waiting) > CAPACITY:
-            self._overflowed.append(self._waiting.popleft())
+        if len(self._waiting) <= CAPACITY:
+            return None
+        self._count(Verdict.dropped(Reason.OVERFLOW))
+        return self._waiting.popleft()
 
     def next_task(self, now: float) -> Send | Drop | Wait:
         """``now``: monotonic seconds."""
-        if self._overflowed:
-            self._under_way += 1
-            return Drop(self._overflowed.popleft(), Verdict.dropped(Reason.OVERFLOW))
         if self._waiting and now < self._rest_until:
             self._under_way += 1
             return Drop(self._waiting.popleft(), Verdict.dropped(Reason.BREAKER))
@@ -149,8 +149,7 @@ class Outbox:
 
     def give_up(self, reason: Reason) -> list[Event]:
         """Drops whatever still waits, and returns it for its receipts."""
-        given_up = [*self._overflowed, *self._waiting]
-        self._overflowed.clear()
+        given_up = [*self._waiting]
         self._waiting.clear()
         for _ in given_up:
             self._count(Verdict.dropped(reason))

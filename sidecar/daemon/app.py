@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from sidecar.daemon.sessions import Session
 
 # A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
-# linger it is gone within five seconds after the last session's end.
-LAST_TRY_S = 1.0
+# linger it is gone within four seconds after the last session's end.
+LAST_TRY_S = 0.75
 # stop and signals: goodbyes, then the last try, and out within two seconds.
 STOP_GOODBYE_S = 0.3
 # What a power cut may cost is half a minute: this long between two looks, and some seconds for the disk.
@@ -82,7 +82,7 @@ class Daemon:
     async def serve(self) -> None:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._stop_on_signals)
-            self._recover()
+            self._go_on()
             self._tasks.start_soon(self._accept)
             self._tasks.start_soon(self._keep_time)
             self._tasks.start_soon(self.delivery.run, self._tasks)
@@ -254,9 +254,14 @@ class Daemon:
             if self.journal.is_ahead_of_disk:
                 self._tasks.start_soon(to_thread.run_sync, self.journal.sync)
 
-    def _recover(self) -> None:
-        """Goes on where a daemon that died was."""
-        now = monotonic()
+    def _go_on(self) -> None:
+        """Where a daemon that died was."""
+        try:
+            self._recover(monotonic())
+        except Exception as error:  # noqa: BLE001 (what a dead daemon left behind may not end the living one)
+            debug("not all could be recovered", error)
+
+    def _recover(self, now: float) -> None:
         written = receipts.written()
         for uuid, event_name in written.items():
             if event_name == SESSION.name:

@@ -35,7 +35,8 @@ class Delivery:
 
     def put(self, event: Event) -> None:
         self._journal.freeze(event)
-        self.outbox.put(event)
+        if overflowed := self.outbox.put(event):
+            self._record(overflowed, Verdict.dropped(Reason.OVERFLOW))
         self._stirred.set()
 
     async def run(self, tasks: TaskGroup) -> None:

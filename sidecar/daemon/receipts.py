@@ -8,18 +8,20 @@ import json
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sidecar.core.frames import UUID
 from sidecar.host import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from sidecar.core.outbox import Event, Verdict
 
 # Two files of half the bound: the older one goes as a whole, so writing never rewrites.
 MAX_BYTES = 4 * 1024 * 1024
 _NEWER, _OLDER = "receipts.jsonl", "receipts.old.jsonl"
+_KEYS = {"at", "event", "uuid", "outcome", "reason", "body"}
 
 
 def write(event: Event, verdict: Verdict) -> None:
@@ -45,6 +47,8 @@ def write(event: Event, verdict: Verdict) -> None:
             os.rename(newer, os.path.join(directory, _OLDER))
             os.close(fd)
             fd, before = _open(newer), 0
+        if before and os.pread(fd, 1, before - 1) != b"\n":  # half a line, from a power cut: it must not spoil this one
+            data = b"\n" + data
         if os.write(fd, data) < len(data):  # the disk is full
             os.ftruncate(fd, before)
     finally:
@@ -57,43 +61,69 @@ def _open(path: str) -> int:
 
 def read() -> Iterator[dict[str, Any]]:
     """Every receipt, oldest first."""
-    directory = paths.state_dir()
-    for name in (_OLDER, _NEWER):
-        with suppress(FileNotFoundError), open(os.path.join(directory, name), encoding="utf-8") as file:
-            yield from _whole(file)
+    for file in _open_both():
+        if file is not None:
+            with file:
+                yield from _whole(file)
 
 
 def written() -> dict[str, str]:
     """The events that have receipts: their names by uuid."""
-    return {receipt["uuid"]: receipt["event"] for receipt in read()}
+    return {receipt["uuid"]: receipt["event"] for receipt in read() if UUID.fullmatch(receipt["uuid"])}
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
     """Every receipt, oldest first, then each new one as it comes; None where the caller has to wait for one."""
-    older, newer = (os.path.join(paths.state_dir(), name) for name in (_OLDER, _NEWER))
-    with suppress(FileNotFoundError), open(older, encoding="utf-8") as file:
-        yield from _whole(file)
+    path = os.path.join(paths.state_dir(), _NEWER)
+    older, newer = _open_both()
+    if older is not None:
+        with older:
+            yield from _whole(older)
     while True:
-        with suppress(FileNotFoundError), open(newer, encoding="utf-8") as file:
-            is_newer = True
-            while is_newer:
-                is_newer = _is_at(newer, file)  # asked before reading on: nothing more comes to the older one
-                yield from _whole(iter(file.readline, ""))
-                if is_newer:
-                    yield None
-            continue
-        yield None
+        if newer is None:
+            yield None
+        else:
+            with newer:
+                is_newer = True
+                while is_newer:
+                    is_newer = _is_at(path, newer)  # asked before reading on: nothing more comes to the older one
+                    yield from _whole(newer)
+                    if is_newer:
+                        yield None
+        newer = _open_to_read(_NEWER)
 
 
-def _is_at(path: str, file: TextIO) -> bool:
+def _open_both() -> tuple[BinaryIO | None, BinaryIO | None]:
+    """The older and the newer file, before anything is read: a reader may take its time, and miss nothing meanwhile."""
+    newer = _open_to_read(_NEWER)
+    older = _open_to_read(_OLDER)
+    if newer and older and os.path.sameopenfile(newer.fileno(), older.fileno()):  # it was renamed just now
+        older.close()
+        return None, newer
+    return older, newer
+
+
+def _open_to_read(name: str) -> BinaryIO | None:
+    try:
+        return open(os.path.join(paths.state_dir(), name), "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _is_at(path: str, file: BinaryIO) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _whole(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Without the half line that a power cut may leave behind."""
-    for line in lines:
+def _whole(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """From where it stands, without a last line that is still being written, and without what a power cut spoilt."""
+    while line := file.readline():
+        if not line.endswith(b"\n"):
+            file.seek(-len(line), os.SEEK_CUR)
+            return
         with suppress(ValueError):
-            yield json.loads(line)
+            receipt = json.loads(line)
+            if isinstance(receipt, dict) and receipt.keys() >= _KEYS:
+                yield receipt

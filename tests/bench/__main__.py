@@ -16,7 +16,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 import sidecar
-from tests.bench.groups import exits, increments, ingest, journeys, sealing, starting, syscalls
+from tests.bench.groups import exits, faults, increments, ingest, journeys, sealing, starting, syscalls
 from tests.bench.measuring import Effort, Report
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ GROUPS: dict[str, Callable[[Effort], Report]] = {
     "ingest": ingest.run,
     "starting": starting.run,
     "sealing": sealing.run,
+    "faults": faults.run,
 }
 
 

@@ -14,8 +14,8 @@ from tests.harness import PATIENCE_S
 
 @pytest.mark.slow
 def test_a_tiny_slice_prints_tables_and_succeeds() -> None:
-    """Increments, exits, ingest and a seal, with totals that are exact, and without any optional package."""
-    groups = ("increments", "journeys", "exits", "ingest", "sealing")
+    """Increments, exits, ingest, a seal and faults, with totals that are exact, and without any optional package."""
+    groups = ("increments", "journeys", "exits", "ingest", "sealing", "faults")
     only = [word for group in groups for word in ("--only", group)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--rounds", "1", "--size", "0.01", "--without-peers", *only],

@@ -95,11 +95,17 @@ def test_queued_are_all_whose_outcome_is_not_known_yet() -> None:
     assert box.queued == 1
 
 
-def test_where_there_is_no_room_the_oldest_goes_and_is_reported_as_overflow() -> None:
-    box = holding(*range(CAPACITY + 2))
-    dropped = [box.next_task(0.0), box.next_task(0.0)]
-    assert dropped == [Drop(event(n), Verdict(Outcome.DROPPED, Reason.OVERFLOW)) for n in (0, 1)]
+def test_where_there_is_no_room_the_oldest_goes_and_is_counted_as_overflow() -> None:
+    box = holding(*range(CAPACITY))
+    assert [box.put(event(CAPACITY)), box.put(event(CAPACITY + 1))] == [event(0), event(1)]
+    assert box.dropped == {Reason.OVERFLOW: 2}
+    assert box.queued == CAPACITY
     assert box.next_task(0.0) == Send(event(2))
+
+
+def test_where_there_is_room_none_goes() -> None:
+    box = holding(*range(CAPACITY - 1))
+    assert box.put(event(CAPACITY)) is None
 
 
 def test_outcomes_are_counted_and_drops_by_their_reason() -> None:
@@ -111,9 +117,9 @@ def test_outcomes_are_counted_and_drops_by_their_reason() -> None:
 
 
 def test_giving_up_returns_what_waited_oldest_first_and_counts_it() -> None:
-    box = holding(*range(CAPACITY + 1))
-    assert box.give_up(Reason.SHUTDOWN) == [event(n) for n in range(CAPACITY + 1)]
-    assert box.dropped == {Reason.SHUTDOWN: CAPACITY + 1}
+    box = holding(*range(CAPACITY))
+    assert box.give_up(Reason.SHUTDOWN) == [event(n) for n in range(CAPACITY)]
+    assert box.dropped == {Reason.SHUTDOWN: CAPACITY}
     assert (box.queued, box.next_task(0.0)) == (0, Wait.FOR_EVENTS)
 
 
@@ -216,7 +222,8 @@ def _ends_once(steps: list[tuple[str, object]]) -> None:
             assert isinstance(argument, int)
             for _ in range(argument):
                 came += 1
-                box.put(event(came))
+                if overflowed := box.put(event(came)):
+                    ended[overflowed.uuid] += 1
         elif step == "next":
             assert isinstance(argument, float)
             now += argument

@@ -1,26 +1,26 @@
-"""What arrives at the remote endpoint, and what becomes of an event where nothing can."""
+"""What arrives at the remote endpoint, and what becomes of an event where nothing may."""
 
 from __future__ import annotations
 
 import json
 import re
 import socket
-import struct
 import sys
-import threading
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from sidecar import __version__
+from tests import faults
 from tests.core import page
-from tests.harness import Endpoint, Place, Wire, new_id, wait_until
+from tests.faults import FaultyEndpoint
+from tests.harness import Endpoint, Place, Wire, fate, new_id, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 def say_a_session(place: Place, session: str) -> None:
@@ -155,16 +155,6 @@ def assert_nobody_connected(listener: socket.socket) -> None:
         listener.accept()
 
 
-def fate(place: Place) -> dict[str, Any]:
-    """Says one event in a place of its own; the receipt of what became of it."""
-    place.start()
-    with Wire(place.socket_path).hello() as wire:
-        wire.say(event={"name": "cli_invoked"}).sync()
-    wait_until(place.receipts, "a receipt")
-    (receipt,) = place.receipts()
-    return receipt
-
-
 def test_without_a_key_everything_stays_local() -> None:
     with listening() as listener, Place(BRAKIT_TELEMETRY_ENDPOINT=url_of(listener)) as place:
         receipt = fate(place)
@@ -190,160 +180,6 @@ def test_plain_http_to_elsewhere_is_never_connected(host: str) -> None:
         receipt = fate(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_endpoint")
         assert_nobody_connected(listener)
-
-
-# --- endpoints that misbehave -------------------------------------------------------------------------
-
-
-class Rude:
-    """Accepts connections, and does to each what it was given to do."""
-
-    def __init__(self, behave: Callable[[socket.socket], None]) -> None:
-        self._listener = listening()
-        self._listener.setblocking(True)
-        self._behave = behave
-        self.url = url_of(self._listener)
-        self.connections: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections.append(connection)
-                self._behave(connection)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        for connection in (self._listener, *self.connections):
-            connection.close()
-
-
-def resets(connection: socket.socket) -> None:
-    connection.recv(1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-
-
-def hangs_up(connection: socket.socket) -> None:
-    request = b""
-    while b"\r\n\r\n" not in request or not request.endswith(b"}}"):
-        request += connection.recv(65536)
-    connection.close()
-
-
-def answers(text: bytes) -> Callable[[socket.socket], None]:
-    def answer(connection: socket.socket) -> None:
-        connection.recv(1)
-        connection.sendall(text)
-
-    return answer
-
-
-# Each is made with the URL to which a redirect would lead.
-REASONS: dict[str, tuple[Callable[[str], Rude | Endpoint], str]] = {
-    "is silent": (lambda _: Rude(lambda _connection: None), "timeout"),
-    "resets": (lambda _: Rude(resets), "reset"),
-    "hangs up": (lambda _: Rude(hangs_up), "reset"),
-    "speaks no HTTP": (lambda _: Rude(answers(b"220 mail.example.org ESMTP\r\n\r\n")), "bad_answer"),
-    "answers 500": (lambda _: Endpoint(500), "server_error"),
-    "answers 503": (lambda _: Endpoint(503), "server_error"),
-    "answers 404": (lambda _: Endpoint(404), "client_error"),
-    "answers 401": (lambda _: Endpoint(401), "client_error"),
-    "answers 429": (lambda _: Endpoint(429), "too_many_requests"),
-    "answers 301": (lambda elsewhere: Endpoint(301, elsewhere), "redirect"),
-    "answers 302": (lambda elsewhere: Endpoint(302, elsewhere), "redirect"),
-    "answers 307": (lambda elsewhere: Endpoint(307, elsewhere), "redirect"),
-    "answers 308": (lambda elsewhere: Endpoint(308, elsewhere), "redirect"),
-}
-
-
-class Fates(NamedTuple):
-    receipts: dict[str, dict[str, Any]]
-    attempts: dict[str, int]
-    redirected: int  # requests that came where the redirects lead
-
-
-@pytest.fixture(scope="module")
-def fates() -> Fates:
-    """One event for each endpoint, all at the same time, until each daemon has left by itself."""
-    receipts, attempts, elsewhere = {}, {}, Endpoint()
-    with ExitStack() as stack:
-        endpoints = {what: make(f"{elsewhere.url}/i/v0/e/") for what, (make, _reason) in REASONS.items()}
-        places = {what: stack.enter_context(Place(endpoint.url)) for what, endpoint in endpoints.items()}
-        for place in places.values():
-            place.start()
-            with Wire(place.socket_path).hello() as wire:
-                wire.say(event={"name": "cli_invoked"}).sync()
-        for place in places.values():
-            wait_until(place.is_gone, "the daemon's end")
-        for what, place in places.items():
-            (receipts[what],) = place.receipts()
-            endpoint = endpoints[what]
-            attempts[what] = len(endpoint.requests if isinstance(endpoint, Endpoint) else endpoint.connections)
-            endpoint.close()
-    elsewhere.close()
-    return Fates(receipts, attempts, len(elsewhere.requests))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", REASONS)
-def test_an_event_is_tried_once_and_dropped_with_its_reason_where_the_endpoint(fates: Fates, what: str) -> None:
-    receipt = fates.receipts[what]
-    assert (receipt["outcome"], receipt["reason"]) == ("dropped", REASONS[what][1])
-    assert fates.attempts[what] == 1
-
-
-@pytest.mark.slow
-def test_a_redirects_target_sees_nothing(fates: Fates) -> None:
-    assert fates.redirected == 0
-
-
-def test_an_endpoint_that_is_not_there_is_refused() -> None:
-    with listening() as listener:
-        url = url_of(listener)
-    with Place(url) as place:
-        receipt = fate(place)
-        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "refused")
-        assert place.status()["delivery"]["dropped"] == {"refused": 1}
-
-
-def test_a_name_that_nobody_knows_is_dropped() -> None:
-    with Place("https://telemetry.invalid") as place:
-        place.environ["NO_PROXY"] = "*"
-        receipt = fate(place)
-        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "name_resolution")
-
-
-def test_200_is_sent_once_its_head_has_arrived() -> None:
-    endless = Rude(answers(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"))
-    with Place(endless.url) as place:
-        receipt = fate(place)
-        assert (receipt["outcome"], receipt["reason"]) == ("sent", "")
-    endless.close()
-
-
-# --- proxies ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
-def test_https_goes_by_the_proxy(variable: str) -> None:
-    proxy = Rude(answers(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"))
-    with Place("https://telemetry.invalid", **{variable: proxy.url}) as place:
-        receipt = fate(place)
-        assert (receipt["outcome"], receipt["reason"]) == ("dropped", "proxy")
-        assert len(proxy.connections) == 1
-    proxy.close()
-
-
-@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
-def test_no_proxy_is_honoured(variable: str) -> None:
-    with listening() as proxy, Place("https://telemetry.invalid", HTTPS_PROXY=url_of(proxy)) as place:
-        place.environ[variable] = ".invalid"
-        assert fate(place)["reason"] == "name_resolution"
-        assert_nobody_connected(proxy)
 
 
 # --- the queue, and consent that is withdrawn ---------------------------------------------------------
@@ -457,8 +293,7 @@ def test_stop_sends_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) 
 
 @pytest.mark.slow
 def test_what_cannot_be_sent_at_the_end_is_dropped_with_a_receipt() -> None:
-    silent = Rude(lambda _connection: None)
-    with Place(silent.url) as place:
+    with FaultyEndpoint(faults.is_silent) as silent, Place(f"http://127.0.0.1:{silent.port}") as place:
         place.start()
         with Wire(place.socket_path).hello(new_id()) as worker:
             worker.say(incr={"request_count": 3}).sync()
@@ -468,4 +303,3 @@ def test_what_cannot_be_sent_at_the_end_is_dropped_with_a_receipt() -> None:
         (receipt,) = place.receipts()
         assert (receipt["event"], receipt["outcome"]) == ("session", "dropped")
         assert receipt["reason"] in ("shutdown", "timeout")
-    silent.close()

@@ -105,6 +105,42 @@ def test_a_full_disk_leaves_whole_lines(state: Path, monkeypatch: pytest.MonkeyP
     assert numbers() == [1, 3]
 
 
+def test_half_a_line_from_a_power_cut_costs_no_other(state: Path) -> None:
+    write(1)
+    with (state / "receipts.jsonl").open("ab") as file:
+        file.write(b'{"at": "2026-\0\0\xff')
+    write(2)
+    assert numbers() == [1, 2]
+
+
+def test_a_reader_that_takes_its_time_misses_nothing_of_what_there_was(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "MAX_BYTES", 4000)
+    for number in range(30):
+        write(number)
+    reading = receipts.read()
+    found = _numbers(reading, 1)
+    for number in range(30, 45):  # the files are exchanged meanwhile
+        write(number)
+    assert numbers()[0] > found[0]
+    found += [json.loads(receipt["body"])["number"] for receipt in reading]
+    assert found == list(range(found[0], found[-1] + 1))
+    assert found[-1] >= 29
+
+
+def test_following_does_not_take_half_a_line_for_one(state: Path) -> None:
+    write(1)
+    following = receipts.follow()
+    assert _numbers(following, 1) == [1]
+    write(2)
+    whole = (state / "receipts.jsonl").read_bytes()
+    os.truncate(state / "receipts.jsonl", len(whole) - 20)
+    assert next(following) is None
+    (state / "receipts.jsonl").write_bytes(whole)
+    assert _numbers(following, 1) == [2]
+
+
 def test_following_gives_what_there_is_and_then_what_comes(state: Path) -> None:
     write(1)
     following = receipts.follow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.outbox import Outcome, Reason, Verdict
@@ -9,7 +10,7 @@ from sidecar.daemon.sinks.local import LocalSink
 from sidecar.daemon.sinks.settings import DEFAULT_ENDPOINT, is_acceptable_endpoint, is_plausible_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class Sink(Protocol):
@@ -29,13 +30,31 @@ async def choose(environ: Mapping[str, str]) -> Sink:
 
     from anyio import to_thread  # noqa: PLC0415 (only with the next line)
 
-    posthog = await to_thread.run_sync(_load_posthog)
-    sink: Sink = posthog(endpoint)
-    return sink
+    return await to_thread.run_sync(_load_posthog, endpoint)
 
 
-def _load_posthog() -> type:
+def _load_posthog(endpoint: str) -> Sink:
     """Off the loop: aiohttp takes a fifth of a second to import."""
-    from sidecar.daemon.sinks.posthog import PostHogSink  # noqa: PLC0415
+    from sidecar.daemon.sinks.proxies import UnusableProxyError, proxy_for  # noqa: PLC0415
 
-    return PostHogSink
+    with _without_certificates():
+        from sidecar.daemon.sinks.posthog import PostHogSink  # noqa: PLC0415
+    try:
+        return PostHogSink(endpoint, proxy_for(endpoint))
+    except UnusableProxyError:
+        return LocalSink(Verdict.dropped(Reason.PROXY))
+
+
+@contextmanager
+def _without_certificates() -> Iterator[None]:
+    """When it is imported, aiohttp makes itself two TLS contexts that the sink never uses: it has its own where TLS is
+    spoken. Each would hold the system's CAs, a megabyte and more; without any they trust nobody.
+    """
+    import ssl  # noqa: PLC0415 (only with aiohttp)
+
+    load = ssl.SSLContext.set_default_verify_paths
+    ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ssl.SSLContext.set_default_verify_paths = load  # type: ignore[method-assign]

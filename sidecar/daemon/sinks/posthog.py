@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
-from socket import AF_INET, AI_ADDRCONFIG, SOCK_STREAM, AddressFamily, gaierror, getaddrinfo
+from socket import (
+    AF_INET,
+    AI_ADDRCONFIG,
+    SO_RCVBUF,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    AddressFamily,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
 from typing import TYPE_CHECKING, Any
-from urllib import request
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -22,7 +30,9 @@ from sidecar.core.version import __version__
 
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
+    from aiohttp.connector import AddrInfoType
 
+RECEIVE_BYTES = 16 * 1024  # far more than an honest head; of a flood no more is parsed at once than that holds
 PATH = "/i/v0/e/"
 # Everything that a request says of us. Host and Content-Length are the protocol's.
 HEADERS = {
@@ -34,13 +44,21 @@ HEADERS = {
 }
 
 
+# Nor is a proxy told more: by itself aiohttp says which Python this is.
+PROXY_HEADERS = {name: HEADERS[name] for name in ("Accept", "Accept-Encoding", "User-Agent")}
+
+
 class PostHogSink:
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, proxy: str | None) -> None:
+        """Blocks where TLS is spoken, while the certificates are read."""
         self._url = endpoint.rstrip("/") + PATH
-        self._proxy = _proxy_for(endpoint)
+        self._proxy = proxy
+        self._tls = _tls() if endpoint.startswith("https:") else True
 
     async def send(self, body: bytes) -> Verdict:
-        connector = aiohttp.TCPConnector(resolver=_Resolver(), force_close=True, ttl_dns_cache=None)
+        connector = aiohttp.TCPConnector(
+            resolver=_Resolver(), ssl=self._tls, socket_factory=_socket, force_close=True, ttl_dns_cache=None
+        )
         try:
             async with aiohttp.ClientSession(
                 connector=connector,
@@ -51,12 +69,32 @@ class PostHogSink:
                 trust_env=False,  # it would read .netrc as well
             ) as session:
                 answer = await session.post(
-                    self._url, data=body, headers=HEADERS, proxy=self._proxy, allow_redirects=False
+                    self._url,
+                    data=body,
+                    headers=HEADERS,
+                    proxy=self._proxy,
+                    proxy_headers=PROXY_HEADERS,
+                    allow_redirects=False,
                 )
                 answer.close()  # its body is nobody's business
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Verdict.dropped(_reason_of(error))
         return _verdict_of(answer.status)
+
+
+def _tls() -> ssl.SSLContext:
+    """What the system trusts, or SSL_CERT_FILE."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which checks certificate and name
+    context.load_default_certs()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _socket(address: AddrInfoType) -> socket:
+    family, kind, protocol, _name, _address = address
+    made = socket(family, kind, protocol)
+    made.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)
+    return made
 
 
 class _Resolver(AbstractResolver):
@@ -81,17 +119,6 @@ class _Resolver(AbstractResolver):
         pass
 
 
-def _proxy_for(endpoint: str) -> str | None:
-    """HTTPS_PROXY and NO_PROXY, in either case, as the standard library reads them. Loopback http goes direct."""
-    url = urlsplit(endpoint)
-    if url.scheme != "https":
-        return None
-    proxies = request.getproxies_environment()
-    if request.proxy_bypass_environment(url.netloc, proxies):  # type: ignore[attr-defined] # its stubs lack it
-        return None
-    return proxies.get("https")
-
-
 def _verdict_of(status: int) -> Verdict:
     if 200 <= status < 300:
         return SENT
@@ -101,14 +128,16 @@ def _verdict_of(status: int) -> Verdict:
         return Verdict.dropped(Reason.TOO_MANY_REQUESTS)
     if 400 <= status < 500:
         return Verdict.dropped(Reason.CLIENT_ERROR)
-    return Verdict.dropped(Reason.SERVER_ERROR)
+    if 500 <= status < 600:
+        return Verdict.dropped(Reason.SERVER_ERROR)
+    return Verdict.dropped(Reason.BAD_ANSWER)
 
 
 # The first that fits: aiohttp's errors are many things at once.
 _REASONS: tuple[tuple[Any, Reason], ...] = (
     ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), Reason.PROXY),
     ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
-    ((aiohttp.ClientConnectorDNSError, gaierror), Reason.NAME_RESOLUTION),
+    ((aiohttp.ClientConnectorDNSError, gaierror, UnicodeError), Reason.NAME_RESOLUTION),  # a name that is none, too
     (ConnectionRefusedError, Reason.REFUSED),
     ((aiohttp.ServerDisconnectedError, ConnectionError), Reason.RESET),
     (aiohttp.ClientResponseError, Reason.BAD_ANSWER),
