@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 64  # that wait for a daemon; a session has five
 MAX_MISTAKES = 64  # likewise
+MAX_FIELDS = 64  # twice those of a session
 MAX_WORDS = 64  # of a scalar field, which has one, or a few
 MAX_MARKS = 4096  # of a field: more insights than anybody reads
 AT_ONCE = 64  # words, marks, rows in a frame: at their longest still within a line
@@ -31,6 +32,7 @@ class Account:
         self.scalars: dict[tuple[str, Any, type], None] = {}
         self.members: dict[str, dict[str, None]] = {}
         self.marks: dict[str, dict[str, None]] = {}
+        self._fields: set[str] = set()
         self.end: str | None = None
         self._events: list[dict[str, Any]] = []  # the latest, as many as may wait
         self._mistakes: list[dict[str, Any]] = []  # likewise
@@ -40,7 +42,8 @@ class Account:
 
     def set(self, field: str, value: Any) -> None:
         scalar = (field, value, type(value))
-        if scalar not in self.scalars and sum(said[0] == field for said in self.scalars) < MAX_WORDS:
+        words = sum(said[0] == field for said in self.scalars)
+        if self._has_room_for(field) and scalar not in self.scalars and words < MAX_WORDS:
             self.scalars[scalar] = None
             self.owe("set", scalar)
 
@@ -64,10 +67,20 @@ class Account:
         self.owe("end", exit_reason)
 
     def _member(self, key: str, sets: dict[str, dict[str, None]], field: str, member: str) -> None:
-        members = sets.setdefault(field, {})
+        members = sets.setdefault(field, {}) if self._has_room_for(field) else {member: None}
         if member not in members and len(members) < MAX_MARKS:
             members[member] = None
             self.owe(key, (field, member))
+
+    def _has_room_for(self, field: str) -> bool:
+        """What is no field the daemon refuses; only where it is said to no end is it looked up here."""
+        if field not in self._fields and len(self._fields) >= MAX_FIELDS:
+            from sidecar.core.schema import SESSION_FIELDS  # noqa: PLC0415 (5 ms, and twice as much at exit)
+
+            if field not in SESSION_FIELDS:
+                return False
+        self._fields.add(field)
+        return True
 
     # --- what is still to be said --------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GROUPS = bytes.fromhex("6f9d4c1e3c565b0e9a550b6f3d6a1c7e")  # a namespace of our own
-DAEMON_STARTS_S = 0.25  # what a start takes, about
 
 
 class Place:
@@ -57,13 +56,16 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
         debug(f"telemetry is off: {decision.why}")
         return Telemetry()
     place = _place(environ)
-    producer = Producer(place, sdk)
-    if start and not producer.is_connected:
+    if not start:
+        return Producer(place, sdk)
+
+    def start_daemon() -> None:
         from sidecar.host import launch  # noqa: PLC0415 (fcntl and subprocess, for a worker that starts a daemon)
 
         launch.start(environ)
-        producer.expect_daemon(DAEMON_STARTS_S)
-    return producer
+
+    paths.ensure_private(os.path.dirname(place.socket_path))  # there our memory has its place, and then its name
+    return Producer(place, sdk, start_daemon)
 
 
 def _place(environ: Mapping[str, str]) -> Place:

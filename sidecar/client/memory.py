@@ -28,6 +28,19 @@ class Memory:
         for cell, half in enumerate((session_id[:8], session_id[8:]), start=slab.ID):
             self.cells[cell] = int.from_bytes(half, sys.byteorder)
 
+    def keep_as(self, path: str) -> None:
+        """Gives it a name, where it has a place in that directory: a daemon that comes finds it there."""
+        if self.fd is not None:
+            try:  # by /proc, which needs no privilege; Python's call takes that path only beside a descriptor
+                os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, follow_symlinks=True)
+            except OSError:  # it has its name, or can have none
+                pass
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its session was reported: nothing of this producer's counts any more."""
+        return bool(self.cells[slab.RETIRED])
+
     def route_of(self, route: str) -> str:
         """The id under which a route's durations are kept: its own, or the overflow's."""
         return route if route in self.routes else OVERFLOW_ROUTE

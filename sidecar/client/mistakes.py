@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sidecar.core.limits import COUNT_MAX, admit_duration, admit_increment
-from sidecar.core.names import SESSION_FIELDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,13 +33,6 @@ def name_of(name: object, key: str) -> str:
 
 def _is_identifier(name: str) -> bool:
     return name.isascii() and name.isidentifier() and name.islower() and not name.startswith("_")
-
-
-def field_of(name: object, key: str) -> str:
-    """A field of the session: what is kept of others would only be refused, and there could be any number of them."""
-    if name_of(name, key) in SESSION_FIELDS:
-        return str(name)
-    raise Mistake("no such field", {key: {"?": None}})
 
 
 def increment(n: object, field: object) -> int:

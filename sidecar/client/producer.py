@@ -21,6 +21,7 @@ from sidecar.client.telemetry import Counter, Telemetry
 from sidecar.core import slab
 from sidecar.core.limits import BUCKET_EDGES_MS, NS_PER_MS, bucket_of
 from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
+from sidecar.host import paths
 from sidecar.host.debug import debug
 
 try:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from sidecar.client.joining import Place
 
+DAEMON_STARTS_S = 0.25  # what a start takes, about
+START_AGAIN_S = 10.0  # a daemon that dies each time is not started each second
 LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an application without one never notices
 MAX_HASHES = 4096  # marks remembered with their hash
 FIRST_EDGE_MS = BUCKET_EDGES_MS[0]
@@ -42,9 +45,12 @@ SLAB_TAKEN = b'{"slab":'  # the daemon's answer to a hello with memory: from the
 
 
 class Producer(Telemetry):
-    def __init__(self, place: Place, sdk: str) -> None:
+    def __init__(self, place: Place, sdk: str, start_daemon: Callable[[], None] | None = None) -> None:
+        """``start_daemon`` starts one where none runs, and again where it dies; it may raise OSError."""
         self._place = place
         self._sdk = sdk
+        self._start_daemon = start_daemon
+        self._may_start_at = 0.0
         self._hashes: dict[str, str] = {}
         self._counters: dict[str, CellCounter] = {}
         self._closed = False
@@ -167,10 +173,6 @@ class Producer(Telemetry):
                 if self._channel.is_ready():
                     self._channel.close()  # all is said, and what is counted after this is in the memory
 
-    def expect_daemon(self, in_s: float) -> None:
-        """One was started: the next call after that time looks for it."""
-        self._look_at = monotonic() + in_s
-
     @property
     def is_connected(self) -> bool:
         return self._channel.is_open
@@ -208,15 +210,15 @@ class Producer(Telemetry):
             self._rows[route] = row  # type: ignore[index] # a text, as it was hashed
 
     def _set(self, account: Account, field: object, value: object) -> None:
-        name = mistakes.field_of(field, "set")
+        name = mistakes.name_of(field, "set")
         account.set(name, mistakes.scalar(value, {"set": {name: None}}))
 
     def _add(self, account: Account, field: object, word: object) -> None:
-        name = mistakes.field_of(field, "add")
+        name = mistakes.name_of(field, "add")
         account.add(name, mistakes.word_of(word, {"add": {name: [None]}}))
 
     def _mark(self, account: Account, field: object, text: object) -> None:
-        name = mistakes.field_of(field, "mark")
+        name = mistakes.name_of(field, "mark")
         account.mark(name, self._opaque(mistakes.text_of(text, {"mark": {name: [None]}})))
 
     def _event(self, account: Account, name: object, fields: dict[str, Any]) -> None:
@@ -295,7 +297,7 @@ class Producer(Telemetry):
             account.owe_event(lost)
         account.owe_everything()
         self._slab_taken = False
-        if not self._channel.open(self._place.socket_path):
+        if not self._channel.open(self._place.socket_path) and not self._waits_for_daemon(account):
             return
         hello = {"protocol": PROTOCOL, **self._place.membership, "producer": self._id, "sdk": self._sdk}
         if account.memory.fd is None or account.end is not None:  # at the end no answer is waited for
@@ -304,6 +306,23 @@ class Producer(Telemetry):
             self._channel.send(encode({"hello": hello}))
         else:
             self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)
+
+    def _waits_for_daemon(self, account: Account) -> bool:
+        """None listens. One that was killed left its socket, as one that ended in order did not; the next one finds our
+        memory by its name, whatever becomes of us meanwhile. Whether it is there by now.
+        """
+        path = self._place.socket_path
+        has_died = os.path.lexists(path)
+        if not (has_died or self._start_daemon or "session" in self._place.membership):
+            return False  # nobody says that there will be one, and what we leave behind would stay
+        account.memory.keep_as(paths.memory_path(path, self._id))
+        if self._start_daemon and (has_died or not self._may_start_at) and not account.memory.is_retired:
+            now = monotonic()
+            if now >= self._may_start_at:
+                self._may_start_at = now + START_AGAIN_S
+                self._look_at = now + DAEMON_STARTS_S
+                self._start_daemon()
+        return has_died and self._channel.open(path)
 
 
 # --- the interpreter's end ------------------------------------------------------------------------------------------

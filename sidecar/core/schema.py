@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sidecar.core import domains as d
-from sidecar.core import names
 from sidecar.core import rules as r
 
 if TYPE_CHECKING:
@@ -105,7 +104,6 @@ _SESSION = (
 )
 
 SESSION_FIELDS: Mapping[str, Field] = MappingProxyType({field.name: field for field in (*COMMON, *_SESSION)})
-assert SESSION_FIELDS.keys() == names.SESSION_FIELDS, "core/names.py has each field's name"
 
 
 def _with_common(*fields: Field | str) -> Mapping[str, Field]:
@@ -226,5 +224,5 @@ def as_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-# To add a field: one entry above, its name in names.py, then `brakit-sidecar schema --markdown` into the README.
+# To add a field: one entry above, then `brakit-sidecar schema --markdown` into the README.
 # To add an event: one Event above; `once` says whether a session has it once.

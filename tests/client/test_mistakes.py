@@ -53,17 +53,6 @@ def test_any_other_name_of_an_event_is_counted_as_an_unknown_event(name: object)
     assert refusals_of(lambda: mistakes.name_of(name, "event")) == [Refusal.UNKNOWN_EVENT]
 
 
-@pytest.mark.parametrize("name", ["no_such_field", "x" * 64, *BAD_NAMES])
-@pytest.mark.parametrize("key", ["set", "add", "mark"])
-def test_what_is_no_field_of_the_session_is_counted_as_an_unknown_field(name: object, key: str) -> None:
-    assert refusals_of(lambda: mistakes.field_of(name, key)) == [Refusal.UNKNOWN_FIELD]
-
-
-@pytest.mark.parametrize("name", ["framework", "insight_types", "request_count"])
-def test_a_field_of_the_session_is_one(name: str) -> None:
-    assert mistakes.field_of(name, "set") == name
-
-
 # --- numbers --------------------------------------------------------------------------------------------------
 
 

@@ -113,18 +113,20 @@ def test_killed_again_and_again_under_run_it_is_one_exact_event(place: Place, en
 OBEDIENT = """
 import os, signal, sys
 import sidecar
-counter = sidecar.connect(start="start" in sys.argv).counter("request_count")
+telemetry = sidecar.connect(start="start" in sys.argv)
+counter = telemetry.counter("request_count")
 for line in sys.stdin:
     if line == "die\\n":
         os.kill(os.getpid(), signal.SIGKILL)
-    for _ in range(int(line)):
-        counter.inc()
+    how, number = line.split()
+    for _ in range(int(number)):
+        counter.inc() if how == "inc" else telemetry.request("GET /", 1)
     print(line, end="", flush=True)
 """
 
 
 class Worker:
-    """Counts what it is told to, with ``inc`` alone."""
+    """Counts what it is told to."""
 
     def __init__(self, place: Place, *arguments: str, **environ: str) -> None:
         self.process = subprocess.Popen(
@@ -135,14 +137,21 @@ class Worker:
             text=True,
             start_new_session=True,  # a process group of its own
         )
+        self.counted = 0
 
-    def counts(self, number: int) -> Worker:
+    def counts(self, number: int, how: str = "inc") -> Worker:
+        """Without a word to the daemon."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.write(f"{how} {number}\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == f"{number}\n"
+        assert self.process.stdout.readline() == f"{how} {number}\n"
+        self.counted += number
         return self
+
+    def requests(self, number: int) -> Worker:
+        """By a call that sees after the daemon, now and then."""
+        return self.counts(number, how="request")
 
     def dies(self) -> None:
         assert self.process.stdin is not None
@@ -209,13 +218,13 @@ def test_an_owner_killed_beside_its_daemon_is_a_crash(place: Place, endpoint: En
     assert endpoint.only_session()["exit_reason"] == "crash"
 
 
-def test_a_daemon_that_was_told_to_stop_is_not_brought_back(place: Place, endpoint: Endpoint) -> None:
+def test_a_daemon_that_was_told_to_stop_is_not_brought_back(place: Place) -> None:
     running = place.popen(sys.executable, "-m", "sidecar", "run", "--", "sleep", "3")
     has_session(place)
     assert place.run("stop").returncode == 0
     assert running.wait(PATIENCE_S) == 0
     assert place.is_gone()
-    assert len(endpoint.named("session")) == 1
+    assert [receipt["event"] for receipt in place.receipts()] == ["session"]
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -301,3 +310,39 @@ def test_a_worker_that_outlives_its_session_opens_no_second_one(place: Place, en
     worker.counts(2).ends()
     assert place.run("stop").returncode == 0
     assert [body["properties"]["request_count"] for body in endpoint.named("session")] == [5]
+
+
+# --- without the CLI -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_starts_daemons_brings_back_one_that_died(place: Place, endpoint: Endpoint) -> None:
+    worker = Worker(place, "start").counts(5)
+    session = has_session(place)
+    kill_daemon(place)
+
+    def is_back() -> bool:
+        worker.requests(1)
+        return place.accepts()
+
+    wait_until(is_back, "another daemon")
+    assert has_session(place) == session
+    worker.ends()
+    found = endpoint.end_of(session)
+    assert (found["request_count"], found["exit_reason"]) == (worker.counted, "clean")
+
+
+def test_what_was_counted_before_the_first_daemon_is_found_without_a_word(place: Place, endpoint: Endpoint) -> None:
+    worker = Worker(place, "start").counts(5)
+    has_session(place)
+    worker.dies()
+    assert endpoint.only_session()["request_count"] == 5
+
+
+def test_a_worker_that_may_expect_no_daemon_leaves_nothing_behind() -> None:
+    with Place() as place:
+        Worker(place).counts(5).dies()
+        assert os.listdir(place.runtime) == []
+        place.start()
+        assert place.run("stop").returncode == 0
+        Worker(place).counts(5).dies()
+        assert left_in_runtime(place) == ["sidecar-1.lock"]
