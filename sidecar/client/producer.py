@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sidecar.client.joining import Place
 
 DAEMON_STARTS_S = 0.25  # what a start takes, about
-START_AGAIN_S = 10.0  # a daemon that dies each time is not started each second
+START_AGAIN_S = 5.0  # a daemon that dies each time is not started each second
 LOOK_S = 1.0  # how often calls that are not hot see after the daemon: an application without one never notices
 MAX_HASHES = 4096  # marks remembered with their hash
 FIRST_EDGE_MS = BUCKET_EDGES_MS[0]
