@@ -33,7 +33,7 @@ _CLEARED = {
     *guards.VARIABLES, "DO_NOT_TRACK", "BRAKIT_TELEMETRY", "BRAKIT_TELEMETRY_ENDPOINT", "BRAKIT_TELEMETRY_KEY",
     "BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "BRAKIT_SIDECAR_DAEMON", "BRAKIT_DEBUG", "POSTHOG_API_KEY",
     "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
-    "SSL_CERT_FILE",
+    "SSL_CERT_FILE", "DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET", "LISTEN_PID", "WATCHDOG_USEC",
 }  # fmt: skip
 
 
@@ -124,8 +124,10 @@ class _Capture(BaseHTTPRequestHandler):
 class Place:
     """A HOME and a runtime directory of its own, with short paths; ends the daemon that is left in it."""
 
+    within = "/tmp"
+
     def __init__(self, endpoint: str | None = None, **settings: str) -> None:
-        self.root = tempfile.mkdtemp(prefix="bs-", dir="/tmp")
+        self.root = tempfile.mkdtemp(prefix="bs-", dir=self.within)
         self.home = os.path.join(self.root, "h")
         self.runtime = os.path.join(self.root, "r")
         os.mkdir(self.home, 0o700)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sidecar.core.refusal import Refusal
     from sidecar.daemon.memories import WorkersMemory
     from sidecar.daemon.records import Record
+    from sidecar.daemon.service_manager import ServiceManager
     from sidecar.daemon.sessions import Session
 
 # A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
@@ -45,13 +46,15 @@ STOP_GOODBYE_S = 0.3
 # What a power cut may cost is half a minute: this long between two looks, and some seconds for the disk.
 SNAPSHOT_S = 25.0
 DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood
+MANAGER_READS_S = 0.1  # a service manager that has not read what it was told by now is told again
 
 
-def run(listening: socket.socket, socket_path: str, *, linger_s: float | None) -> None:
+def run(listening: socket.socket, socket_path: str, manager: ServiceManager, *, linger_s: float | None) -> None:
     """Serves until it is stopped, or for ``linger_s`` seconds without session, connection and queue."""
 
     async def serve() -> None:
-        await Daemon(Listener(listening, socket_path), socket_path, linger_s).serve()
+        listener = Listener(listening, socket_path, is_inherited=listening is manager.listening)
+        await Daemon(listener, socket_path, manager, linger_s).serve()
 
     anyio.run(serve)
 
@@ -59,8 +62,9 @@ def run(listening: socket.socket, socket_path: str, *, linger_s: float | None) -
 class Daemon:
     """What the connections share. Everything here happens on one loop, and only awaits give others a turn."""
 
-    def __init__(self, listener: Listener, socket_path: str, linger_s: float | None) -> None:
+    def __init__(self, listener: Listener, socket_path: str, manager: ServiceManager, linger_s: float | None) -> None:
         self.socket_path = socket_path
+        self.manager = manager
         self.started_at = monotonic()
         self.refused: Counter[Refusal] = Counter()
         self.journal = Journal(paths.journal_dir(socket_path), lambda: consent.current(os.environ).anonymous_id)
@@ -85,8 +89,10 @@ class Daemon:
             self._go_on()
             self._tasks.start_soon(self._accept)
             self._tasks.start_soon(self._keep_time)
+            self._tasks.start_soon(self._show_life)
             self._tasks.start_soon(self.delivery.run, self._tasks)
             await self._stopping.wait()
+            self.manager.stopping()
             await self._finish_sessions()
             self._listener.remove_path()
             self._accepting.cancel()
@@ -108,6 +114,8 @@ class Daemon:
         with self._accepting:
             while True:
                 await self._listener.wait()
+                if self._accepting.cancel_called:  # it became readable in the very turn in which we left
+                    break
                 self._take_in_connections(ACCEPT_AT_ONCE)
                 if self._listener.is_starved:
                     await anyio.sleep(OUT_OF_DESCRIPTORS_S)
@@ -125,16 +133,26 @@ class Daemon:
             if now >= leave_at and self._leave():
                 return
             self._changed = anyio.Event()
-            due = min(self.sessions.next_due() or float("inf"), leave_at, self._snapshot_at)
+            self.manager.catch_up()
+            told_at = now + MANAGER_READS_S if self.manager.is_behind else float("inf")
+            due = min(self.sessions.next_due() or float("inf"), leave_at, self._snapshot_at, told_at)
             with anyio.move_on_after(due - now):
                 await self._changed.wait()
 
+    async def _show_life(self) -> None:
+        """To a service manager's watchdog, twice as often as it asks for; no timer where there is none."""
+        while self.manager.watchdog_s is not None and not self._stopping.is_set():
+            self.manager.alive()
+            await anyio.sleep(self.manager.watchdog_s / 2)
+
     def _leave(self) -> bool:
-        """False where somebody connected at the last moment. Who connects after that is hung up on before any answer,
-        and asks again: the next daemon.
+        """False where somebody connected at the last moment. Who connects after that is never accepted. In a socket of
+        ours they are hung up on before any answer, and ask again: the next daemon. In one of a service manager's they
+        wait, and it starts the next daemon for them.
         """
         if self._take_in_connections(ACCEPT_AT_ONCE):
             return False
+        self._accepting.cancel()
         self.stop()
         return True
 
@@ -209,6 +227,8 @@ class Daemon:
 
     def _let_go(self, session: Session) -> None:
         """Only once its event is frozen: until then the next daemon would need all of it."""
+        for producer in session.memories:
+            self.manager.forget(paths.memory_name(producer))
         session.retire_memories()
         self.journal.seal(session.id)
 
@@ -237,6 +257,11 @@ class Daemon:
 
     # --- what the next daemon would need -----------------------------------------------------------------------
 
+    def keep_memory(self, producer: str, memory: WorkersMemory) -> None:
+        """By a name beside the socket, and in a service manager's store: in its sandbox no name can be given."""
+        memory.keep_as(paths.memory_path(self.socket_path, producer))
+        self.manager.keep(paths.memory_name(producer), memory.fileno())
+
     def _keep(self, session: Session, news: list[Record]) -> None:
         if self.journal.append(session.id, news):
             self.journal.rewrite(session.id, records.whole(session, monotonic()))
@@ -260,6 +285,8 @@ class Daemon:
             self._recover(monotonic())
         except Exception as error:  # noqa: BLE001 (what a dead daemon left behind may not end the living one)
             debug("not all could be recovered", error)
+        if not consent.current(os.environ).on:  # a service manager starts us nevertheless
+            self.forget_everything()
 
     def _recover(self, now: float) -> None:
         written = receipts.written()
@@ -277,7 +304,7 @@ class Daemon:
                 self.journal.seal(session_id)
             else:
                 self._take_up(session)
-        for producer, memory in left_behind(self.socket_path):
+        for producer, memory in left_behind(self.socket_path, self.manager.kept()):
             self._take_in(producer, memory, now)
 
     def _take_up(self, session: Session) -> None:
@@ -296,6 +323,7 @@ class Daemon:
         end = process.end_of(origin.pid) if process.maps(origin.pid, memory.inode) else None
         session = self.sessions.adopt(producer, memory, is_alive=end is not None, now=now)
         if session is None:
+            self.manager.forget(paths.memory_name(producer))
             memory.retire()
         if end is None:
             return

@@ -22,7 +22,7 @@ from sidecar.core.frames import parse
 from sidecar.core.refusal import CLOSING, Refusal
 from sidecar.core.wire import MAX_LINE, FrameReader
 from sidecar.daemon.memories import WorkersMemory
-from sidecar.host import consent, paths, peer, process
+from sidecar.host import consent, peer, process
 
 if TYPE_CHECKING:
     from sidecar.core.frames import Frame, Hello
@@ -180,7 +180,7 @@ class Connection:
             self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory)
         if self._session is not None and memory is not None:
             assert frame.hello.producer is not None  # else it joins nothing
-            memory.keep_as(paths.memory_path(self._daemon.socket_path, frame.hello.producer))
+            self._daemon.keep_memory(frame.hello.producer, memory)
             self._memory = None  # the session's now
             self._send({"slab": slab.VERSION})
         self._drop_memory()

@@ -20,10 +20,10 @@ RESERVE = 24  # descriptors that connections do not get: the config, the receipt
 
 
 class Listener:
-    def __init__(self, listening: socket.socket, path: str) -> None:
+    def __init__(self, listening: socket.socket, path: str, *, is_inherited: bool = False) -> None:
         self._listening = listening
         self._path = path
-        self._bound = _identity(path)
+        self._bound = None if is_inherited else _identity(path)  # an inherited one is its owner's to unlink
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.is_starved = False  # of descriptors: accepting again at once would only spin
 

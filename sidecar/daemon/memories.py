@@ -15,7 +15,7 @@ from sidecar.core.frames import UUID
 from sidecar.host import ids, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Origin(NamedTuple):
@@ -83,6 +83,9 @@ class WorkersMemory:
                 os.unlink(self._path)
         self.close()
 
+    def fileno(self) -> int:
+        return self._fd
+
     def close(self) -> None:
         os.close(self._fd)
 
@@ -90,9 +93,16 @@ class WorkersMemory:
         return os.pread(self._fd, slab.CELL * slab.FIRST_ROW, 0)
 
 
-def left_behind(socket_path: str) -> Iterator[tuple[str, WorkersMemory]]:
+def left_behind(socket_path: str, kept: Mapping[str, int]) -> Iterator[tuple[str, WorkersMemory]]:
     """The memories that have a name there, by producer: of a daemon that died, or of workers that wait for one."""
-    for producer, path in paths.memories(socket_path).items():
+    named = paths.memories(socket_path)
+    for name, fd in kept.items():  # by a service manager, under the names that they would have there
+        producer, memory = paths.producer_of(name), WorkersMemory(fd)
+        if producer not in named and UUID.fullmatch(producer) and memory.is_acceptable():
+            yield producer, memory
+        else:
+            memory.close()
+    for producer, path in named.items():
         with suppress(OSError):
             memory = WorkersMemory(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), path)
             if UUID.fullmatch(producer) and memory.is_acceptable():

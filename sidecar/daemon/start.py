@@ -11,16 +11,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sidecar.core.version import __version__
+from sidecar.daemon.service_manager import ServiceManager
 from sidecar.host import consent, launch, paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LINGER_S = 3.0  # long enough for the next command of a script, short enough that nothing is left behind
+NOBODY = 65534  # how a foreign user looks inside a user namespace, so that this one could not be told from them
 
 
 class AlreadyRunningError(Exception):
-    """Another daemon holds the lock."""
+    """Another daemon holds the lock, or a service manager listens, and starts one for whoever connects."""
 
 
 class TelemetryOffError(Exception):
@@ -32,7 +34,7 @@ def detached() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what its starter blocked must reach it
     os.umask(0o077)
     try:
-        _serve(announce=_announce_and_fall_silent, linger_s=LINGER_S)
+        _serve(ServiceManager({}), announce=_announce_and_fall_silent, linger_s=LINGER_S)
     except AlreadyRunningError:
         _announce_and_fall_silent({"lost": True})
     except (TelemetryOffError, OSError) as error:
@@ -40,28 +42,40 @@ def detached() -> None:
 
 
 def foreground() -> None:
-    """``brakit-sidecar serve``. Raises AlreadyRunningError, TelemetryOffError, OSError."""
+    """``brakit-sidecar serve``, also for a service manager. Where that listens for us we leave when idle, as the next
+    connect starts us again. Raises AlreadyRunningError, TelemetryOffError, OSError.
+    """
     os.umask(0o077)
-    _serve(announce=lambda _line: None, linger_s=None)
+    manager = ServiceManager(os.environ)
+    linger_s = LINGER_S if manager.listening else None
+    _serve(manager, announce=lambda _line: manager.ready(), linger_s=linger_s)
 
 
-def _serve(*, announce: Callable[[dict[str, object]], None], linger_s: float | None) -> None:
+def _serve(manager: ServiceManager, *, announce: Callable[[dict[str, object]], None], linger_s: float | None) -> None:
+    if os.getuid() == NOBODY:
+        raise OSError("it does not run as the user nobody; run it as a user of its own")
     decision = consent.settled(os.environ)
-    if not decision.on:
+    if not decision.on and manager.listening is None:  # who waits in an inherited socket is told so
         raise TelemetryOffError(f"telemetry is off: {decision.why}")
-    socket_path = paths.socket_path(os.environ)
+    socket_path = manager.listening.getsockname() if manager.listening else paths.socket_path(os.environ)
     paths.ensure_private(os.path.dirname(socket_path))
-    lock = launch.acquire_lock(socket_path)
+    # A daemon that listened there before the service manager did may hold the lock, until its sessions are over. Who
+    # connects meanwhile waits with us, in the inherited socket, and loses nothing.
+    lock = launch.acquire_lock(socket_path, wait=manager.listening is not None)
     if lock is None:
         raise AlreadyRunningError
     _raise_descriptor_limit()
-    listener = launch.listen(socket_path)
+    listening = manager.listening
+    if listening is None:
+        if launch.is_listened_at(socket_path):  # by a service manager, as we hold the lock
+            raise AlreadyRunningError
+        listening = launch.listen(socket_path)
     # From here on a connect succeeds; who connects now is served as soon as the rest is loaded.
     announce({"socket": socket_path, "pid": os.getpid(), "version": __version__})
 
     from sidecar.daemon import app  # noqa: PLC0415 (anyio and orjson: most of the time until now would be theirs)
 
-    app.run(listener, socket_path, linger_s=linger_s)
+    app.run(listening, socket_path, manager, linger_s=linger_s)
     os._exit(0)  # everything is done; a name resolution that hangs in its thread must not hold up the exit
 
 

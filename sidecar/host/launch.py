@@ -1,7 +1,8 @@
 """One daemon for each user: the lock, the socket, and starting the process that holds them.
 
 The lock (flock, held for life) is the only truth about liveness: no pid file, no ping. Whoever holds it owns the
-socket's path; nobody else ever unlinks it.
+socket's path; nobody else ever unlinks it. A service manager that listens there owns it too, and starts its daemon for
+whoever connects: so a daemon that finds its path listened at, though it holds the lock, leaves it alone.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ class Running(NamedTuple):
 # --- in the daemon -------------------------------------------------------------------------------------------
 
 
-def acquire_lock(socket_path: str) -> int | None:
-    """The lock's descriptor, to be kept for life; None where another daemon holds it. Raises UnsafePathError."""
+def acquire_lock(socket_path: str, *, wait: bool = False) -> int | None:
+    """The lock's descriptor, to be kept for life; None where another daemon holds it, unless we ``wait`` for its end.
+    Raises UnsafePathError.
+    """
     path = paths.lock_path(socket_path)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -58,13 +61,13 @@ def acquire_lock(socket_path: str) -> int | None:
         os.close(fd)
         raise paths.UnsafePathError(f"{path} is not a file of ours; remove it")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
     if not _is_at(path, info):  # the directory was replaced meanwhile: this lock would guard nothing
         os.close(fd)
-        return acquire_lock(socket_path)
+        return acquire_lock(socket_path, wait=wait)
     return fd
 
 
@@ -75,8 +78,23 @@ def _is_at(path: str, info: os.stat_result) -> bool:
         return False
 
 
+def is_listened_at(socket_path: str) -> bool:
+    """Whether somebody takes connections there. A dead daemon's socket refuses them."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(socket_path)
+        except BlockingIOError:  # so many that no more can wait
+            return True
+        except OSError:
+            return False
+    return True
+
+
 def listen(socket_path: str) -> socket.socket:
-    """Binds and listens. Only under the lock: what is found at the path is then a dead daemon's. Raises OSError."""
+    """Binds and listens. Only under the lock, and where nobody listens: what is found at the path is then a dead
+    daemon's. Raises OSError.
+    """
     try:
         found = os.lstat(socket_path)
     except FileNotFoundError:
@@ -167,17 +185,12 @@ def _start_and_wait(environ: Mapping[str, str], socket_path: str, deadline: floa
 
 def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
     """Detached for good. A shell is the parent for a millisecond, so that init, and not a host that never waits for
-    children, reaps the daemon; it gets no text but its own. ``-I``, and a directory of its own: nothing of the
-    application's is imported. This very package is, wherever it lies, and its place is searched last for the rest.
+    children, reaps the daemon; it gets no text but its own. In a directory of its own.
     """
-    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    bootstrap = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import sidecar; sys.path.append(sys.path.pop(0)); "
-        "from sidecar.daemon.start import detached; detached()"
-    )
+    daemon = isolated("from sidecar.daemon.start import detached; detached()")
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_THE_DAEMON}
     subprocess.Popen(
-        ["/bin/sh", "-c", '"$@" &', "sh", _interpreter(), "-I", "-c", bootstrap, package_parent],
+        ["/bin/sh", "-c", '"$@" &', "sh", *daemon],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=None if environ.get("BRAKIT_DEBUG") else subprocess.DEVNULL,
@@ -185,6 +198,15 @@ def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
         env={**kept, DAEMON_MARK: "1"},
         start_new_session=True,
     ).wait()
+
+
+def isolated(main: str) -> list[str]:
+    """The command that runs ``main`` with ``-I``: nothing of the application's is imported. This very package is,
+    wherever it lies, and its place is searched last for the rest.
+    """
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    bootstrap = "import sys; sys.path.insert(0, sys.argv.pop(1)); import sidecar; sys.path.append(sys.path.pop(0)); "
+    return [_interpreter(), "-I", "-c", bootstrap + main, package_parent]
 
 
 def _interpreter() -> str:

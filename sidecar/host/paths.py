@@ -73,14 +73,23 @@ def journal_dir(socket: str) -> str:
 
 def memory_path(socket: str, producer: str) -> str:
     """The name of a worker's memory, beside the daemon's socket."""
-    return os.path.join(os.path.dirname(socket), _MEMORY_PREFIX + producer)
+    return os.path.join(os.path.dirname(socket), memory_name(producer))
+
+
+def memory_name(producer: str) -> str:
+    """Of a worker's memory, where it has one: beside the socket, and in a service manager's store."""
+    return _MEMORY_PREFIX + producer
+
+
+def producer_of(name: str) -> str:
+    return name.removeprefix(_MEMORY_PREFIX)
 
 
 def memories(socket: str) -> dict[str, str]:
     """The paths of the workers' memories that are there, by producer."""
     directory = os.path.dirname(socket)
     names = [name for name in os.listdir(directory) if name.startswith(_MEMORY_PREFIX)]
-    return {name.removeprefix(_MEMORY_PREFIX): os.path.join(directory, name) for name in names}
+    return {producer_of(name): os.path.join(directory, name) for name in names}
 
 
 def config_path(environ: Mapping[str, str]) -> str:

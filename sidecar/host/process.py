@@ -30,9 +30,23 @@ def end_of(pid: int) -> int | None:
 
 
 def maps(pid: int, inode: int) -> bool:
-    """Whether the process has the file mapped, by /proc: a pid alone may be another process' by now."""
-    with suppress(OSError), open(f"/proc/{pid}/maps", "rb") as mappings:
-        return any(line.split(maxsplit=5)[4] == b"%d" % inode for line in mappings)
+    """Whether the process has the file mapped, by /proc: a pid alone may be another process' by now. From inside a
+    user namespace, as systemd's sandbox is one, that cannot be seen: any process of this user's is then believed.
+    """
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as mappings:
+            return any(line.split(maxsplit=5)[4] == b"%d" % inode for line in mappings)
+    except PermissionError:
+        return _may_be_signalled(pid)
+    except OSError:
+        return False
+
+
+def _may_be_signalled(pid: int) -> bool:
+    """Which a process of another user's may not."""
+    with suppress(OSError):
+        os.kill(pid, 0)
+        return True
     return False
 
 
