@@ -68,6 +68,12 @@ def parse(argv: list[str]) -> Namespace:
     form.add_argument("--json", action="store_true", help="as JSON (default)")
     form.add_argument("--markdown", action="store_true", help="as the README's tables")
 
+    systemd = commands.add_parser("systemd", help="run the daemon as a service of this user's systemd")
+    systemd_commands = systemd.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _command(systemd_commands, "install", "systemd", "put the units in place, with the sandbox where it starts")
+    _command(systemd_commands, "uninstall", "systemd", "stop the service and remove its units; nothing else")
+    _command(systemd_commands, "status", "systemd", "show what is installed and runs; exit 1 where nothing is")
+
     _command(commands, "demo", "demo", "show the whole path at work, on this machine only")
     return parser.parse_args(argv)
 

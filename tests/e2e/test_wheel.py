@@ -50,17 +50,22 @@ def test_the_wheel_holds_the_package_and_its_metadata_and_nothing_else(wheel: Pa
     assert (package, metadata.partition("-")[0], len(roots)) == ("sidecar", "brakit_sidecar", 2)
 
 
-def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_package_and_the_units(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("sidecar/")}
-    sources = {
-        os.path.relpath(os.path.join(directory, name), REPOSITORY)
-        for directory, _, names in os.walk(os.path.join(REPOSITORY, "sidecar"))
+    sources = _files_below(os.path.join(REPOSITORY, "sidecar"))
+    units = _files_below(os.path.join(REPOSITORY, "systemd"))
+    assert "py.typed" in sources
+    assert held == {f"sidecar/{name}" for name in sources} | {f"sidecar/systemd/{name}" for name in units}
+
+
+def _files_below(directory: str) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(place, name), directory)
+        for place, _, names in os.walk(directory)
         for name in names
         if not name.endswith(".pyc")
     }
-    assert "sidecar/py.typed" in sources
-    assert held == sources
 
 
 def test_the_demo_runs_from_the_wheel_alone(commands: Path, tmp_path: Path) -> None:
