@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from itertools import accumulate
+from operator import add
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sidecar.core.limits import BUCKETS, COUNT_MAX, MAX_DURATION_MS, NS_MAX, NS_PER_MS, OVERFLOW_ROUTE, bucket_of
@@ -186,10 +187,10 @@ class RouteView(Rule[Histogram]):
         return {}
 
     def join(self, a: Histogram, b: Histogram) -> Histogram:
-        return _combine(a, b, max)
+        return _combine(a, b, larger_cells)
 
     def merge(self, a: Histogram, b: Histogram) -> Histogram:
-        return _combine(a, b, saturating_add_ns)
+        return _combine(a, b, added_cells)
 
     def value(self, account: Histogram) -> Any:
         return self._read(account)
@@ -217,10 +218,19 @@ def saturating_add_ns(a: int, b: int) -> int:
     return min(a + b, NS_MAX)
 
 
-def _combine(a: Histogram, b: Histogram, cell: Callable[[int, int], int]) -> Histogram:
+def larger_cells(a: Row, b: Row) -> Row:
+    return tuple(map(max, a, b))
+
+
+def added_cells(a: Row, b: Row) -> Row:
+    added = tuple(map(add, a, b))  # hundreds of thousands for a status: no call of ours for each cell
+    return added if max(added) <= NS_MAX else tuple(min(cell, NS_MAX) for cell in added)
+
+
+def _combine(a: Histogram, b: Histogram, rows: Callable[[Row, Row], Row]) -> Histogram:
     combined = dict(a)
     for route, row in b.items():
-        combined[route] = tuple(map(cell, combined.get(route, EMPTY_ROW), row))
+        combined[route] = rows(combined.get(route, EMPTY_ROW), row)
     return combined
 
 

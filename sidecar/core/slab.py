@@ -74,13 +74,15 @@ def read(memory: bytes) -> Contents | None:
     used = used_rows(memory)
     if used is None:
         return None
-    counts = {name: min(value_at(memory, cell), COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
+    cells = memoryview(memory)[: len(memory) // CELL * CELL].cast("Q").tolist()
+    counts = {name: min(cells[cell], COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
     rows: dict[str, tuple[int, ...]] = {}
-    for number in range(min(used, (len(memory) // CELL - FIRST_ROW) // ROW)):
-        start = row_cell(number)
-        cells = tuple(min(value_at(memory, cell), NS_MAX) for cell in range(start + 1, start + ROW))
-        if any(cells[1:]):
-            rows[f"{value_at(memory, start):016x}" if number else OVERFLOW_ROUTE] = cells
+    for number in range(min(used, (len(cells) - FIRST_ROW) // ROW)):
+        route, *row = cells[row_cell(number) : row_cell(number + 1)]
+        if any(row[1:]):
+            if max(row) > NS_MAX:
+                row = [min(cell, NS_MAX) for cell in row]
+            rows[f"{route:016x}" if number else OVERFLOW_ROUTE] = tuple(row)
     return Contents({name: count for name, count in counts.items() if count}, rows)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.core.slab import Contents
 
 MAX_ROUTES = 4096  # per producer, some 1 MiB; a route is a pattern, and no application has so many. The rest overflows
+DEPARTED = "departed"  # the account of producers that are gone for good; no producer's, as it is no UUID
 MAX_MARKS = 16_384  # per producer and field, some 2 MiB: far more insights than a developer could read
 
 
@@ -86,6 +87,18 @@ class ProducerState:
         for route, row in contents.rows.items():
             self._join_row(route, row)
 
+    def absorb(self, other: ProducerState) -> None:
+        """Takes in the account of another producer, which says nothing more. Never larger than the two were."""
+        for name, count in other.counts.items():
+            self.counts[name] = rules.saturating_add(self.counts[name], count)
+        for name, marks in other.marks.items():
+            self.marks[name] |= marks
+        for route, row in other.routes.items():
+            self.routes[route] = rules.added_cells(self.routes.get(route, rules.EMPTY_ROW), row)
+        for name, account in other.said.items():
+            rule = SESSION_FIELDS[name].rule
+            self.said[name] = rule.merge(self.said.get(name, rule.identity()), account)
+
     def say(self, field: Field, word: Any, when: int) -> None:
         """One word for a scalar, or one member of a set. For a field whose first word wins, neutral is no word."""
         if isinstance(field.rule, rules.First) and word == field.domain.neutral:
@@ -114,6 +127,8 @@ class ProducerState:
     def _join_row(self, route: str, row: rules.Row) -> None:
         key = self._route(route)
         before = self.routes.get(key)
+        if row == before:  # most are, each time a memory is read
+            return
         after = tuple(map(max, before or rules.EMPTY_ROW, row))
         if after != before:
             self.routes[key] = after
@@ -139,6 +154,13 @@ class SessionState:
         if producer not in self.producers:
             self.producers[producer] = ProducerState(producer)
         return self.producers[producer]
+
+    def merge_departed(self, producers: Iterable[str]) -> None:
+        """These are gone for good: from here on their accounts are one, which costs what one costs."""
+        departed = self.producer(DEPARTED)
+        for producer in producers:
+            if (state := self.producers.pop(producer, None)) is not None:
+                departed.absorb(state)
 
     def greet(self, producer: str, sdk: str, when_ns: int) -> None:
         """A worker's hello: it counts as one of the session's producers from here on."""

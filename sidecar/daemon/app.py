@@ -45,6 +45,7 @@ LAST_TRY_S = 0.75
 STOP_GOODBYE_S = 0.3
 # What a power cut may cost is half a minute: this long between two looks, and some seconds for the disk.
 SNAPSHOT_S = 25.0
+LOOK_S = 1.0
 DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood
 MANAGER_READS_S = 0.1  # a service manager that has not read what it was told by now is told again
 
@@ -68,15 +69,15 @@ class Daemon:
         self.started_at = monotonic()
         self.refused: Counter[Refusal] = Counter()
         self.journal = Journal(paths.journal_dir(socket_path), lambda: consent.current(os.environ).anonymous_id)
-        self.sessions = Sessions(changed=self._wake, keep=self._keep, boot=process.boot_id())
+        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists)
         self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
         self._listener = listener
         self._linger_s = linger_s
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # the oldest first
         self._watches: dict[str, anyio.CancelScope] = {}  # of owners and awaited producers, by session or producer
-        self._snapshot_at = float("inf")
+        self._snapshot_at = self._look_at = float("inf")
         self._tasks: TaskGroup
         self._changed = anyio.Event()
         self._stopping = anyio.Event()
@@ -117,7 +118,7 @@ class Daemon:
                 if self._accepting.cancel_called:  # it became readable in the very turn in which we left
                     break
                 self._take_in_connections(ACCEPT_AT_ONCE)
-                if self._listener.is_starved:
+                if self._listener.is_starved and not self._make_room():
                     await anyio.sleep(OUT_OF_DESCRIPTORS_S)
         self._listener.close()
 
@@ -128,6 +129,7 @@ class Daemon:
             for session in self.sessions.due(now):
                 self._seal(session)
             self._take_snapshots(now)
+            self._look_after_awaited(now)
             busy = self.sessions.open or self._connections
             leave_at = float("inf") if busy or self._linger_s is None else self._busy_until + self._linger_s
             if now >= leave_at and self._leave():
@@ -135,7 +137,8 @@ class Daemon:
             self._changed = anyio.Event()
             self.manager.catch_up()
             told_at = now + MANAGER_READS_S if self.manager.is_behind else float("inf")
-            due = min(self.sessions.next_due() or float("inf"), leave_at, self._snapshot_at, told_at)
+            looks = self._snapshot_at, self._look_at, told_at
+            due = min(self.sessions.next_due() or float("inf"), leave_at, *looks)
             with anyio.move_on_after(due - now):
                 await self._changed.wait()
 
@@ -159,16 +162,41 @@ class Daemon:
     # --- connections -------------------------------------------------------------------------------------------
 
     def forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._busy_until = monotonic()
         self._wake()
 
     def _take_in_connections(self, most: int) -> list[Connection]:
         taken = [Connection(stream, self) for stream in self._listener.accept(most)]
         for connection in taken:
-            self._connections.add(connection)
+            self._connections[connection] = None
             self._tasks.start_soon(self._serve_one, connection)
         return taken
+
+    def _take_in_all(self) -> None:
+        """Who waits is accepted, and what waits is read. Nothing here gives another task a turn."""
+        while True:
+            self._take_in_connections(BACKLOG)
+            for connection in list(self._connections):
+                self._drain(connection)
+            if not (self._listener.is_starved and self._make_room()):
+                return
+
+    def _make_room(self) -> bool:
+        """Descriptors are short: workers' memories are read by their names from here on, and the connections that have
+        been open longest without need are closed, one for each that waits. False where all are needed.
+        """
+        for session in self.sessions.open.values():
+            for memory in session.memories.values():
+                memory.let_go()
+        for connection in list(self._connections):
+            if not self._listener.is_near_the_limit():
+                break
+            try:
+                connection.make_room()
+            except Exception as error:  # noqa: BLE001 (one connection's fault must not cost the others)
+                debug("a connection failed", error)
+        return not self._listener.is_near_the_limit()
 
     async def _serve_one(self, connection: Connection) -> None:
         try:
@@ -203,15 +231,22 @@ class Daemon:
         """Everything that was written before the end is in the event: who still waits is accepted, what still waits is
         read. Nothing here gives another task a turn. A living worker that is found only now may say goodbye first.
         """
-        self._take_in_connections(BACKLOG)
-        for connection in self._connections:
-            self._drain(connection)
+        self._take_in_all()
         now = monotonic()
         if self.sessions.may_still_hear(session, now):
             return
+        while self._listener.is_starved and self._hang_up_on_one_of(session):  # what it says from now on is too late
+            self._take_in_all()
         self._close(session)
         self.reporter.session(session, now)
         self._let_go(session)
+
+    def _hang_up_on_one_of(self, session: Session) -> bool:
+        for connection in self._connections:
+            if connection.is_workers_of(session):
+                connection.end()
+                return True
+        return False
 
     def _drain(self, connection: Connection) -> None:
         try:
@@ -306,6 +341,8 @@ class Daemon:
                 self._take_up(session)
         for producer, memory in left_behind(self.socket_path, self.manager.kept()):
             self._take_in(producer, memory, now)
+            if self._listener.is_near_the_limit():
+                memory.let_go()
 
     def _take_up(self, session: Session) -> None:
         self.sessions.take_up(session)
@@ -319,18 +356,29 @@ class Daemon:
 
     def _take_in(self, producer: str, memory: WorkersMemory, now: float) -> None:
         """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
-        origin = memory.origin
-        end = process.end_of(origin.pid) if process.maps(origin.pid, memory.inode) else None
-        session = self.sessions.adopt(producer, memory, is_alive=end is not None, now=now)
+        is_alive, pid = memory.is_in_use, memory.origin.pid
+        session = self.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
         if session is None:
             self.manager.forget(paths.memory_name(producer))
             memory.retire()
-        if end is None:
-            return
-        if session is None:
-            os.close(end)
-        else:
-            self._watch(producer, end, lambda: self.sessions.awaited_in_vain(session, producer, monotonic()))
+        elif is_alive and not self._listener.is_near_the_limit():
+            end = process.end_of(pid)
+            if end is not None:
+                self._watch(producer, end, lambda: self.sessions.awaited_in_vain(session, producer, monotonic()))
+
+    def _look_after_awaited(self, now: float) -> None:
+        """Now and then, whether those still live whose end no descriptor tells."""
+        awaited = [(s, p) for s in self.sessions.open.values() for p in s.awaited if p not in self._watches]
+        if not awaited:
+            self._look_at = float("inf")
+        elif self._look_at == float("inf"):
+            self._look_at = now + LOOK_S
+        elif now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._take_in_all()  # who is just coming back, or was and has died since
+            for session, producer in awaited:
+                if producer in session.awaited and not session.memories[producer].is_in_use:
+                    self.sessions.awaited_in_vain(session, producer, now)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 READ_SIZE = 256 * 1024  # a Unix socket holds 208 KiB
 _FD = 4  # an int, as SCM_RIGHTS carries it
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+SILENT_S = 1.0  # producers say hello at once
 READ_AT_ONCE = 1024 * 1024  # then the others have their turn
 MAX_UNREAD_REFUSALS = 4096  # bytes that may wait for a producer which does not read
 
@@ -51,11 +52,12 @@ class Connection:
         self._draining = False
         self._memory: WorkersMemory | None = None  # came with the bytes before the hello, and is not yet anybody's
         self._closing = False
+        self._opened_at = monotonic()
         if not peer.is_own_user(stream):
             self._refuse(Refusal.FOREIGN_USER)
 
     async def serve(self) -> None:
-        """Until the producer or a closing refusal ends it."""
+        """Until the producer, a closing refusal or ``end`` ends it."""
         try:
             while not self._closing:
                 took_in = self.pump()
@@ -67,12 +69,49 @@ class Connection:
                     await checkpoint()  # the others' turn; whoever writes much is not waited for each time
                 else:
                     await anyio.wait_readable(self._stream)
+        except anyio.ClosedResourceError:  # ended meanwhile
+            pass
         finally:
-            self._hang_up()
-            self._drop_memory()
-            self._daemon.forget(self)
+            self.end()
+
+    def end(self) -> None:
+        """Nothing more comes of it. At once, also beside the task that serves it."""
+        self._closing = True
+        anyio.notify_closing(self._stream)
+        self._hang_up()
+        self._drop_memory()
+        self._daemon.forget(self)
+        if self._session is not None:
+            self._daemon.sessions.leave(self._session, self, monotonic())
+
+    def make_room(self) -> bool:
+        """Ends, if that loses nothing. It can then write no more, so that nothing is written and not read."""
+        if not self._closing:
+            if not self._may_go():
+                return False
+            with suppress(OSError):
+                self._stream.shutdown(socket.SHUT_RD)
+            self.drain(READ_AT_ONCE)
             if self._session is not None:
-                self._daemon.sessions.leave(self._session, self, monotonic())
+                self._daemon.sessions.hang_up(self._session, self)
+        self.end()
+        return True
+
+    def is_workers_of(self, session: Session) -> bool:
+        return self._session is session and self._hello is not None and not self._hello.is_owner
+
+    def _may_go(self) -> bool:
+        """Where nobody has said who is there, for a while now; where all that is said is refused; and where a worker
+        counts in a memory that has a name: it says the rest again when it comes back.
+        """
+        sessions, session, hello = self._daemon.sessions, self._session, self._hello
+        if hello is None:
+            return monotonic() - self._opened_at >= SILENT_S
+        if self._owes_answer:
+            return False
+        if session is None:
+            return hello.session is not None or hello.group is not None
+        return session.id not in sessions.open or sessions.counts_by_name(session, self)
 
     def pump(self, most: int = READ_AT_ONCE) -> bool:
         """Takes in what the producer has written by now, about ``most`` bytes of it at most. False for none."""
@@ -177,7 +216,8 @@ class Connection:
             memory = None
         # Otherwise all that is said of a session is refused, as of one that ended.
         if consent.current(os.environ).on and not (memory and memory.origin.is_retired):
-            self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory)
+            pid = peer.peer_of(self._stream).pid
+            self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory, pid)
         if self._session is not None and memory is not None:
             assert frame.hello.producer is not None  # else it joins nothing
             self._daemon.keep_memory(frame.hello.producer, memory)

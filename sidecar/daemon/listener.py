@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 from typing import TYPE_CHECKING
 
 import anyio
@@ -36,8 +37,8 @@ class Listener:
         accepted: list[socket.socket] = []
         self.is_starved = False
         while len(accepted) < most:
-            if self._is_near_the_limit():
-                self.is_starved = True
+            if self.is_near_the_limit():
+                self.is_starved = self._is_awaited()
                 break
             try:
                 stream, _ = self._listening.accept()
@@ -61,7 +62,12 @@ class Listener:
         if self._bound is not None and _identity(self._path) == self._bound:
             os.unlink(self._path)
 
-    def _is_near_the_limit(self) -> bool:
+    def _is_awaited(self) -> bool:
+        waiting = select.poll()
+        waiting.register(self._listening, select.POLLIN)
+        return bool(waiting.poll(0))
+
+    def is_near_the_limit(self) -> bool:
         """The kernel gives the lowest number that is free."""
         try:
             probe = os.dup(self._listening.fileno())

@@ -7,12 +7,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.core import slab
 from sidecar.core.frames import UUID
-from sidecar.host import ids, paths
+from sidecar.host import ids, paths, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,24 +29,27 @@ class Origin(NamedTuple):
 
 class WorkersMemory:
     """One worker's memory; ours to close. Read with pread and never mapped: a worker that truncates its file must not
-    be able to hurt us.
+    be able to hurt us. Where descriptors are short, its name stands for the descriptor.
     """
 
     def __init__(self, fd: int, path: str | None = None) -> None:
-        self._fd = fd
+        self._fd: int | None = fd
         self._path = path
+        self._file = _file(os.fstat(fd))
 
     def is_acceptable(self) -> bool:
         """Whether it is what a worker of ours would pass: a regular file of ours, of the right size, with its magic.
         Whoever is told that it was taken says nothing more of its counts.
         """
-        info = os.fstat(self._fd)
+        with self._opened() as fd:
+            info = os.fstat(fd)
         is_ours = stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == slab.SIZE
         return is_ours and self.read() is not None
 
     @property
     def origin(self) -> Origin:
-        head = self._head()
+        with self._opened() as fd:
+            head = _head(fd)
         kind, named = slab.value_at(head, slab.KIND), head[slab.CELL * slab.ID : slab.CELL * (slab.ID + 2)]
         return Origin(
             pid=slab.value_at(head, slab.PID),
@@ -56,41 +59,71 @@ class WorkersMemory:
         )
 
     @property
-    def inode(self) -> int:
-        return os.fstat(self._fd).st_ino
+    def is_in_use(self) -> bool:
+        """Whether its worker's process has it still."""
+        try:
+            return process.maps(self.origin.pid, self._file[1])
+        except OSError:  # who knows
+            return True
 
     def read(self) -> slab.Contents | None:
         """What is counted in it by now; None where it is no longer what it was."""
         try:
-            used = slab.used_rows(self._head())
-            return None if used is None else slab.read(os.pread(self._fd, slab.CELL * slab.row_cell(used), 0))
+            with self._opened() as fd:
+                used = slab.used_rows(_head(fd))
+                return None if used is None else slab.read(os.pread(fd, slab.CELL * slab.row_cell(used), 0))
         except OSError:
             return None
 
     def keep_as(self, path: str) -> None:
         """Gives it that name. Where it has no place in that directory (a memfd, macOS) it stays nameless."""
-        with suppress(OSError):
-            _link(self._fd, path)
+        with suppress(OSError), self._opened() as fd:
+            _link(fd, path)
             self._path = path
+
+    @property
+    def has_name(self) -> bool:
+        return self._path is not None
+
+    def let_go(self) -> None:
+        """Gives up the descriptor, where the name is as good."""
+        with suppress(OSError):
+            if self._fd is not None and self._path is not None and _file(os.lstat(self._path)) == self._file:
+                self.close()
 
     def retire(self) -> None:
         """Its session was reported: whoever brings it again learns that, and its name goes."""
         retired = (1).to_bytes(slab.CELL, sys.byteorder)
-        with suppress(OSError):  # a descriptor that we may only read
-            os.pwrite(self._fd, retired, slab.CELL * slab.RETIRED)
+        with suppress(OSError), self._opened() as fd:  # a descriptor that we may only read
+            os.pwrite(fd, retired, slab.CELL * slab.RETIRED)
         if self._path is not None:
             with suppress(OSError):
                 os.unlink(self._path)
         self.close()
 
     def fileno(self) -> int:
+        assert self._fd is not None  # asked of one that just came
         return self._fd
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
 
-    def _head(self) -> bytes:
-        return os.pread(self._fd, slab.CELL * slab.FIRST_ROW, 0)
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Raises OSError where it was let go, and is no longer to be had by its name."""
+        if self._fd is not None:
+            yield self._fd
+            return
+        assert self._path is not None  # else it was not let go
+        fd = _open(self._path)
+        try:
+            if _file(os.fstat(fd)) != self._file:
+                raise FileNotFoundError(self._path)
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def left_behind(socket_path: str, kept: Mapping[str, int]) -> Iterator[tuple[str, WorkersMemory]]:
@@ -104,11 +137,23 @@ def left_behind(socket_path: str, kept: Mapping[str, int]) -> Iterator[tuple[str
             memory.close()
     for producer, path in named.items():
         with suppress(OSError):
-            memory = WorkersMemory(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), path)
+            memory = WorkersMemory(_open(path), path)
             if UUID.fullmatch(producer) and memory.is_acceptable():
                 yield producer, memory
             else:
                 memory.close()  # not of our making: left as it is
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _file(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino
+
+
+def _head(fd: int) -> bytes:
+    return os.pread(fd, slab.CELL * slab.FIRST_ROW, 0)
 
 
 def _link(fd: int, path: str) -> None:

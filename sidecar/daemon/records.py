@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar.core import transcript
+from sidecar.core.state import DEPARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NS_PER_S = 1_000_000_000
 COMMANDS = "commands"  # under this name a session keeps what commands said of it; no producer's, as it is no UUID
+NO_PRODUCERS = frozenset({COMMANDS, DEPARTED})
 
 
 def opened(session: Session) -> Record:
@@ -48,6 +50,11 @@ def left(producer: str, now: float) -> Record:
     return {"left": producer, "at": int(now * NS_PER_S)}
 
 
+def departed(producers: Iterable[str]) -> Record:
+    """Whoever hears this has heard all that they said."""
+    return {"departed": sorted(producers)}
+
+
 def ending(session: Session) -> Record:
     assert session.ending is not None
     return {"ending": session.ending.exit_reason, "ended_at": session.ending.ended_at}
@@ -57,13 +64,15 @@ def whole(session: Session, now: float) -> list[Record]:
     """All that a journal has of it by now."""
     records = [opened(session), *({"occurred": name} for name in sorted(session.state.occurred))]
     for producer, state in session.state.producers.items():
-        if producer != COMMANDS:
+        if producer not in NO_PRODUCERS:
             records.append(joined(session, producer))
         records += _said(producer, transcript.whole(state))
         if (word := session.last_words.get(producer)) is not None:
             records.append(parted(producer, word, now))
+    if session.departed:
+        records.append(departed(session.departed))
     last = {session.parted[0]} if session.parted else set()
-    records += [left(producer, now) for producer in session.workers - session.present - last]
+    records += [left(producer, now) for producer in session.workers - session.departed - session.present - last]
     if session.parted is not None:
         records.append(left(*session.parted))
     if session.ending is not None:

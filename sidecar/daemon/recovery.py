@@ -52,6 +52,7 @@ class _Heard:
             "joined": self._joined,
             "says": self._says,
             "left": self._left,
+            "departed": self._departed,
             "ending": self._ends,
             "occurred": self._occurred,
             "frozen": self._frozen,
@@ -109,6 +110,14 @@ class _Heard:
     def _left(self, record: Record) -> None:
         self._session.awaited.discard(record["left"])
         self._session.parted = record["left"], record["at"] / NS_PER_S
+
+    def _departed(self, record: Record) -> None:
+        session = self._session
+        for producer in record["departed"]:
+            session.workers.add(producer)
+            session.awaited.discard(producer)
+            session.last_words.pop(producer, None)
+        session.state.merge_departed(record["departed"])
 
     def _ends(self, record: Record) -> None:
         self._ending = record["ending"], record["ended_at"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
 GOODBYE_S = 0.5
 UNJOINED_S = 600.0  # a CLI that opened a session and never got its application up
+MANY_DEPARTED = 64  # departures until accounts are merged: an account may take 200 KiB, and a reload brings another
 REMEMBERED = 10_000  # ended sessions, 160 KB: a producer that lives longer than so many of them opens a new one
 
 
@@ -41,7 +42,15 @@ class Memory(Protocol):
     @property
     def origin(self) -> Origin: ...
 
+    @property
+    def is_in_use(self) -> bool: ...
+
+    @property
+    def has_name(self) -> bool: ...
+
     def read(self) -> Contents | None: ...
+
+    def let_go(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -76,7 +85,9 @@ class Session:
         self.last_words: dict[str, str] = {}  # by producer: the exit reason it said
         self.parted: tuple[str, float] | None = None  # the last producer that left, and when
         self.workers: set[str] = set()
-        self.memories: dict[str, Memory] = {}  # by producer; kept until sealed, also when its process is gone
+        self.memories: dict[str, Memory] = {}  # by producer; kept until merged or sealed, also when its process is gone
+        self.pids: dict[str, int] = {}  # of producers without a memory, which would say it
+        self.departures = 0  # since accounts were merged
         self.owner_pid: int | None = None  # of the process that owns it, where no connection does
         self.owner_is_dead = False
         self.owner_lost_at: float | None = None
@@ -86,6 +97,14 @@ class Session:
     def present(self) -> set[str]:
         """The workers that have not left, whatever they said."""
         return {member.producer for member in self.members.values() if not member.is_owner} | self.awaited
+
+    @property
+    def departed(self) -> set[str]:
+        """The workers that are gone for good, and whose accounts are one."""
+        return self.workers.difference(self.state.producers)
+
+    def has_departed(self, producer: str) -> bool:
+        return producer in self.workers and producer not in self.state.producers
 
     @property
     def live_producers(self) -> set[str]:
@@ -143,14 +162,18 @@ class Sessions:
         changed: Callable[[], None] = lambda: None,
         keep: Callable[[Session, list[Record]], None] = lambda _session, _records: None,
         boot: str = "",
+        exists: Callable[[int], bool] = lambda _pid: True,
     ) -> None:
-        """``changed`` is called when a due time may have moved; ``keep`` with what is new for a session's journal."""
+        """``changed`` is called when a due time may have moved; ``keep`` with what is new for a session's journal.
+        ``exists``: whether there is a process of that number.
+        """
         self.open: dict[str, Session] = {}
         self._groups: dict[str, Session] = {}
         self._ended = bytearray()  # the uuids of their events: an id takes 16 bytes here, and 200 in a dict
         self._changed = changed
         self._keep = keep
         self._boot = boot
+        self._exists = exists
 
     def has_ended(self, session_id: str) -> bool:
         uuid = UUID(event_uuid(session_id, SESSION)).bytes
@@ -180,8 +203,12 @@ class Sessions:
             self._groups[session.group] = session
         self._changed()
 
-    def join(self, hello: Hello, connection: Hashable, now: float, memory: Memory | None = None) -> Session | None:
-        """A producer said hello. None where it names no session, or one that has ended; the memory is then not kept."""
+    def join(
+        self, hello: Hello, connection: Hashable, now: float, memory: Memory | None = None, pid: int = 0
+    ) -> Session | None:
+        """A producer said hello. None where it names no session, or one that has ended, or where it is known to be
+        gone for good; the memory is then not kept.
+        """
         if hello.producer is None:
             return None
         if hello.session is not None:
@@ -190,7 +217,7 @@ class Sessions:
             session = self._groups.get(hello.group) or self.open_session(str(uuid4()), now, hello.group)
         else:
             return None
-        if session is None:
+        if session is None or session.has_departed(hello.producer):
             return None
         session.members[connection] = Member(hello.producer, hello.is_owner, Burst())
         session.awaited.discard(hello.producer)
@@ -200,6 +227,8 @@ class Sessions:
             if hello.producer in session.memories:
                 session.memories[hello.producer].close()
             session.memories[hello.producer] = memory
+        elif pid:
+            session.pids[hello.producer] = pid
         if hello.is_owner:
             session.owner_lost_at = None
             session.owner_is_dead = False
@@ -221,7 +250,7 @@ class Sessions:
             session = self.open.get(origin.session or "") or self._groups.get(origin.group or "")
             if session is None and is_alive and (origin.session or origin.group):
                 session = self.open_session(origin.session or str(uuid4()), now, origin.group)
-        if session is None:
+        if session is None or session.has_departed(producer):
             return None
         session.memories[producer] = memory
         session.gather_from(producer)
@@ -326,6 +355,50 @@ class Sessions:
         session.parted = producer, now
         if session.id in self.open:
             self._keep(session, [records.left(producer, now)])
+            session.departures += 1
+            if session.departures >= MANY_DEPARTED:
+                self._merge_departed(session)
+
+    def _merge_departed(self, session: Session) -> None:
+        """A producer belongs to one process: once that has ended, nobody can come back as it."""
+        session.departures = 0
+        assert session.parted is not None
+        left = session.workers - session.departed - session.present - {session.parted[0]}
+        gone = [producer for producer in left if self._is_gone(session, producer)]
+        if not gone:
+            return
+        for producer in gone:
+            session.gather_from(producer)
+            self._keep_news(session, producer)
+        self._keep(session, [records.departed(gone)])
+        session.state.merge_departed(gone)
+        for producer in gone:
+            session.last_words.pop(producer, None)
+            session.pids.pop(producer, None)
+            if (memory := session.memories.pop(producer, None)) is not None:
+                memory.retire()
+
+    def _is_gone(self, session: Session, producer: str) -> bool:
+        if (memory := session.memories.get(producer)) is not None:
+            return not memory.is_in_use
+        pid = session.pids.get(producer)
+        return pid is not None and not self._exists(pid)
+
+    def counts_by_name(self, session: Session, connection: Hashable) -> bool:
+        """Whether the connection is a worker's that counts in a memory which is found again by its name."""
+        member = session.members.get(connection)
+        if member is None or member.is_owner:
+            return False
+        memory = session.memories.get(member.producer)
+        return memory is not None and memory.has_name
+
+    def hang_up(self, session: Session, connection: Hashable) -> None:
+        """A worker's connection is closed by us, and all of it is read. Who did not say goodbye counts on, and may come
+        back.
+        """
+        member = session.members.get(connection)
+        if member is not None and session.id in self.open and member.producer not in session.last_words:
+            session.awaited.add(member.producer)
 
     def owner_ended(self, session: Session, now: float) -> None:
         """The owner's process is gone: once its connection is read to the end, no word of it can come."""

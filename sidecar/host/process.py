@@ -29,6 +29,17 @@ def end_of(pid: int) -> int | None:
     return None
 
 
+def exists(pid: int) -> bool:
+    """Whether there is a process of that number; it may be another one by now."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # there is, and it is not ours
+        pass
+    return True
+
+
 def maps(pid: int, inode: int) -> bool:
     """Whether the process has the file mapped, by /proc: a pid alone may be another process' by now. From inside a
     user namespace, as systemd's sandbox is one, that cannot be seen: any process of this user's is then believed.

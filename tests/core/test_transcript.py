@@ -59,6 +59,17 @@ def test_heard_in_any_order_and_twice_it_is_the_same(said: list[tuple[str, bytes
     assert summary(again) == summary(session)
 
 
+@given(lines, st.sets(st.sampled_from(PRODUCERS)))
+def test_merging_the_accounts_of_the_departed_changes_nothing(
+    said: list[tuple[str, bytes]], departed: set[str]
+) -> None:
+    session, merged, again = told(said), told(said), SessionState()
+    merged.merge_departed(departed)
+    for producer, state in merged.producers.items():
+        hear(again, producer, transcript.whole(state))
+    assert summary(session) == summary(merged) == summary(again)
+
+
 @given(st.lists(lines, max_size=4))
 def test_the_news_of_each_time_are_together_the_whole(chapters: list[list[tuple[str, bytes]]]) -> None:
     session, again = SessionState(), SessionState()

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sidecar.core.frames import Hello, parse
 from sidecar.core.schema import SESSION
 from sidecar.daemon import sessions as module
-from sidecar.daemon.sessions import GOODBYE_S, GRACE_S, REMEMBERED, UNJOINED_S, Session, Sessions
+from sidecar.daemon.sessions import GOODBYE_S, GRACE_S, MANY_DEPARTED, REMEMBERED, UNJOINED_S, Session, Sessions
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -351,6 +351,33 @@ def test_an_event_has_the_sessions_age(story: Story) -> None:
     story.comes("a")
     (occurred,) = story.at(3.25).says("a", event={"name": "first_request", "port": 8000})
     assert occurred.fields["time_to_first_request_ms"] == 3250
+
+
+# --- producers that are gone for good -------------------------------------------------------------------
+
+
+def test_the_accounts_of_many_whose_processes_have_ended_are_one() -> None:
+    table = Sessions(exists=lambda pid: pid < 0)
+    for number in range(10 * MANY_DEPARTED):
+        joined = table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
+        assert joined is not None
+        table.say(joined, number, frame(incr={"request_count": 1}, observe={"9f3a61c2d4e5b607": [3]}), 1000.0)
+        table.part(joined, number, "clean", 1000.0)
+        table.leave(joined, number, 1000.0)
+    (session,) = table.open.values()
+    assert len(session.state.producers) <= MANY_DEPARTED + 1
+    assert session.state.total("request_count") == 10 * MANY_DEPARTED
+    assert len(session.workers) == 10 * MANY_DEPARTED
+
+
+def test_a_producer_whose_process_lives_may_come_back_however_many_left(story: Story) -> None:
+    for number in range(3 * MANY_DEPARTED):
+        story.comes(f"p{number}")
+        story.says(f"p{number}", incr={"request_count": 1})
+        story.leaves(f"p{number}")
+    story.comes("p0")
+    story.says("p0", total={"request_count": 2})
+    assert story.session.state.total("request_count") == 3 * MANY_DEPARTED + 1
 
 
 # --- against a plain model, tick by tick --------------------------------------------------------------
