@@ -109,6 +109,10 @@ class Account:
         if self.end is not None:
             self.owe("end", self.end)
 
+    @property
+    def has_said_all(self) -> bool:
+        return not (self._events or self._mistakes or any(self._owed.values()))
+
     def next_frame(self) -> dict[str, Any] | None:
         """The next frame: state first, then events, mistakes, and the end last. None where all is said."""
         if self._owed and (frame := self._state_frame()):

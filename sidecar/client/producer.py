@@ -167,11 +167,34 @@ class Producer(Telemetry):
     def part(self) -> None:
         """The interpreter exits: says goodbye and goes on, as handlers that run after this one may still count."""
         if self._account is not None and self._account.end is None:
+            if self._leaves_with_memory(_exit_reason()):
+                return
             self._look_at = 0.0  # now or never
             self._do(self._part, _exit_reason())
             with self._lock:
                 if self._channel.is_ready():
                     self._channel.close()  # all is said, and what is counted after this is in the memory
+
+    def _leaves_with_memory(self, exit_reason: str) -> bool:
+        """Where all else is said, the last word is a cell that the daemon reads when the process is gone: a line would
+        wake it to work beside the interpreter, which is still taking itself apart.
+        """
+        try:
+            with self._lock:
+                account = self._account
+                if account is None or not account.has_said_all or not self._channel.is_ready():
+                    return False
+                if self._slab_taken:
+                    self._channel.look()
+                else:
+                    self._slab_taken = SLAB_TAKEN in self._channel.receive()
+                if not (self._slab_taken and self._channel.is_open):
+                    return False
+                account.memory.cells[slab.END] = slab.ENDS.index(exit_reason)
+                return True
+        except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
+            debug("no goodbye by memory", error)
+            return False
 
     @property
     def is_connected(self) -> bool:

@@ -5,7 +5,8 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only eve
 
     cell 0                   MAGIC: also says the byte order
     cell 1                   how many of the routes' rows are in use, written after the row's id
-    cells 2 to 10            running totals of the count fields, in the order of COUNTERS; the rest is zero
+    cells 2 to 9             running totals of the count fields, in the order of COUNTERS; the rest is zero
+    cell 10                  the producer's last word, as a place in ENDS; 0 until it has said one here
     cell 11                  the producer's process id
     cells 12 to 14           which session it belongs to, for a daemon that finds the memory by its name: 1 and the 16
                              bytes of the session's id; or 2 and those of the group's; or 0
@@ -27,6 +28,7 @@ VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
 USED_ROWS = 1
 FIRST_COUNTER = 2
+END = 10
 PID = 11
 KIND, ID = 12, 13
 OF_SESSION, OF_GROUP = 1, 2
@@ -39,20 +41,24 @@ SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES))
 
 # The schema's count fields, listed here once more: cells stay where they are when the schema is put in another order.
 COUNTERS = ("request_count", "error_count", "query_count", "fetch_count", "insight_count", "finding_count")
+ENDS = (None, "clean", "sigint", "crash")  # how an interpreter can end that still says so
 COUNTER_CELLS = {name: FIRST_COUNTER + position for position, name in enumerate(COUNTERS)}
 
 
 class Contents:  # noqa: PLW1641 (dicts have no hash)
-    """A producer's running totals and rows, as its memory says."""
+    """A producer's running totals and rows, and its last word, as its memory says."""
 
-    __slots__ = ("counts", "rows")
+    __slots__ = ("counts", "end", "rows")
 
-    def __init__(self, counts: dict[str, int], rows: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, counts: dict[str, int], rows: dict[str, tuple[int, ...]], end: str | None = None) -> None:
         self.counts = counts
         self.rows = rows
+        self.end = end
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Contents) and (self.counts, self.rows) == (other.counts, other.rows)
+        return isinstance(other, Contents) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
 
 
 def row_cell(row: int) -> int:
@@ -83,7 +89,8 @@ def read(memory: bytes) -> Contents | None:
             if max(row) > NS_MAX:
                 row = [min(cell, NS_MAX) for cell in row]
             rows[f"{route:016x}" if number else OVERFLOW_ROUTE] = tuple(row)
-    return Contents({name: count for name, count in counts.items() if count}, rows)
+    end = ENDS[cells[END]] if cells[END] < len(ENDS) else None
+    return Contents({name: count for name, count in counts.items() if count}, rows, end)
 
 
 def value_at(memory: bytes, cell: int) -> int:

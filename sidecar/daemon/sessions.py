@@ -128,6 +128,8 @@ class Session:
         contents = memory.read() if memory else None
         if contents is not None:
             self.state.producer(producer).take_in(contents)
+            if contents.end is not None:
+                self.last_words[producer] = contents.end
 
     def retire_memories(self) -> None:
         """It is reported: nobody counts in them any more."""

@@ -739,6 +739,30 @@ def test_a_worker_may_start_the_daemon_and_does_not_wait_for_it(nowhere: Place) 
 
 # --- how a producer ends ------------------------------------------------------------------------------
 
+SAYS_WHAT_IT_SENT_AT_EXIT = """
+import atexit
+from sidecar.client.channel import Channel
+sent = []
+atexit.register(lambda: print(sent))  # runs after what is registered after it
+import sidecar
+telemetry = sidecar.connect()
+telemetry.incr("request_count", 3)
+while not telemetry._slab_taken:
+    telemetry._look_at = 0.0
+    telemetry.set(framework="flask")
+send = Channel.send
+Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
+"""
+
+
+def test_who_counts_in_shared_memory_says_its_last_word_there(home: Place, remote: Endpoint) -> None:
+    session = new_id()
+    worker = home.python(SAYS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
+    assert (worker.stdout, worker.stderr) == ("[]\n", "")
+    found = remote.end_of(session)
+    assert (found["request_count"], found["exit_reason"]) == (3, "clean")
+
+
 ENDINGS = {
     "returns": ("pass", "clean"),
     "exits with a code": ("raise SystemExit(3)", "clean"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.client import memory as client_memory
 from sidecar.core import limits, rules, slab
+from sidecar.core.schema import EXIT_REASONS
 from sidecar.core.slab import COUNTER_CELLS, FIRST_ROW, MAX_ROUTES, ROW, SIZE, Contents
 from tests.core import page
 from tests.core.strategies import opaque_ids
@@ -81,6 +82,17 @@ def test_counters_and_rows_are_read_as_running_totals() -> None:
     assert slab.read(memory.used()) == Contents(
         {"request_count": 57}, {"9f3a61c2d4e5b607": (12_000_000, 2, 0, 0, 0, 0, 1)}
     )
+
+
+@pytest.mark.parametrize(("cell", "end"), [*enumerate(slab.ENDS), (len(slab.ENDS), None), (2**64 - 1, None)])
+def test_the_last_word_is_a_place_in_the_list_of_them(cell: int, end: str | None) -> None:
+    memory = Memory()
+    memory.cells[slab.END] = cell
+    assert slab.read(memory.as_bytes()) == Contents({}, {}, end)
+
+
+def test_every_last_word_is_an_exit_reason() -> None:
+    assert {end for end in slab.ENDS if end} <= set(EXIT_REASONS)
 
 
 def test_an_opaque_id_is_read_with_its_leading_zeros() -> None:
