@@ -130,6 +130,7 @@ class Daemon:
                 self._seal(session)
             self._take_snapshots(now)
             self._look_after_awaited(now)
+            self.sessions.merge_departed(self._take_in_all)
             busy = self.sessions.open or self._connections
             leave_at = float("inf") if busy or self._linger_s is None else self._busy_until + self._linger_s
             if now >= leave_at and self._leave():
@@ -173,14 +174,18 @@ class Daemon:
             self._tasks.start_soon(self._serve_one, connection)
         return taken
 
-    def _take_in_all(self) -> None:
-        """Who waits is accepted, and what waits is read. Nothing here gives another task a turn."""
+    def _take_in_all(self) -> bool:
+        """Who waits is accepted, and what waits is read. Nothing here gives another task a turn. False where somebody
+        has to wait on, for want of descriptors.
+        """
         while True:
             self._take_in_connections(BACKLOG)
             for connection in list(self._connections):
                 self._drain(connection)
-            if not (self._listener.is_starved and self._make_room()):
-                return
+            if not self._listener.is_starved:
+                return True
+            if not self._make_room():
+                return False
 
     def _make_room(self) -> bool:
         """Descriptors are short: workers' memories are read by their names from here on, and the connections that have
@@ -235,8 +240,8 @@ class Daemon:
         now = monotonic()
         if self.sessions.may_still_hear(session, now):
             return
-        while self._listener.is_starved and self._hang_up_on_one_of(session):  # what it says from now on is too late
-            self._take_in_all()
+        while not self._take_in_all() and self._hang_up_on_one_of(session):  # what that says from now on is too late
+            pass
         self._close(session)
         self.reporter.session(session, now)
         self._let_go(session)

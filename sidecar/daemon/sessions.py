@@ -358,17 +358,20 @@ class Sessions:
         if session.id in self.open:
             self._keep(session, [records.left(producer, now)])
             session.departures += 1
-            if session.departures >= MANY_DEPARTED:
-                self._merge_departed(session)
 
-    def _merge_departed(self, session: Session) -> None:
-        """A producer belongs to one process: once that has ended, nobody can come back as it."""
-        session.departures = 0
-        assert session.parted is not None
-        left = session.workers - session.departed - session.present - {session.parted[0]}
-        gone = [producer for producer in left if self._is_gone(session, producer)]
-        if not gone:
-            return
+    def merge_departed(self, take_in_all: Callable[[], bool]) -> None:
+        """Where many have left. A producer belongs to one process: once that has ended, and all that it wrote is taken
+        in, nobody can come back as it. ``take_in_all``: whether it could be.
+        """
+        for session in [session for session in self.open.values() if session.departures >= MANY_DEPARTED]:
+            session.departures = 0
+            assert session.parted is not None
+            left = session.workers - session.departed - session.present - {session.parted[0]}
+            gone = [producer for producer in left if self._is_gone(session, producer)]
+            if gone and take_in_all():
+                self._merge(session, [producer for producer in gone if producer not in session.present])
+
+    def _merge(self, session: Session, gone: list[str]) -> None:
         for producer in gone:
             session.gather_from(producer)
             self._keep_news(session, producer)

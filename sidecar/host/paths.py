@@ -20,6 +20,7 @@ MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 
 _SOCKET_NAME = f"sidecar-{PROTOCOL}.sock"  # an incompatible protocol gets a daemon of its own
 _LOCK_NAME = f"sidecar-{PROTOCOL}.lock"
+_NOWHERE = os.devnull  # in which nobody, root included, can make anything
 _MEMORY_PREFIX = "slab-"
 
 
@@ -58,7 +59,7 @@ def state_dir() -> str:
     """The directory of receipts and journal: platformdirs' state directory for ``brakit``."""
     if sys.platform == "linux":  # its own answer, without the 1.7 MiB that it takes
         named = os.environ.get("XDG_STATE_HOME", "")
-        return os.path.join(named if named.strip() else os.path.expanduser("~/.local/state"), "brakit")
+        return os.path.join(named if os.path.isabs(named) else os.path.join(home(os.environ), ".local/state"), "brakit")
     import platformdirs  # noqa: PLC0415 (never needed in a worker)
 
     return platformdirs.user_state_dir("brakit", appauthor=False)
@@ -94,8 +95,22 @@ def memories(socket: str) -> dict[str, str]:
 
 def config_path(environ: Mapping[str, str]) -> str:
     """Brakit's config, shared with its Node SDK."""
-    home = environ.get("HOME") or os.path.expanduser("~")
-    return os.path.join(home, ".brakit", "config.json")
+    return os.path.join(home(environ), ".brakit", "config.json")
+
+
+def home(environ: Mapping[str, str]) -> str:
+    """HOME, else the password database's; where neither knows (a container's made-up user), no directory at all, so
+    that nothing of ours lands in the working directory.
+    """
+    named = environ.get("HOME", "")
+    if os.path.isabs(named):
+        return named
+    try:
+        import pwd  # noqa: PLC0415 (not on Windows; and hardly ever needed)
+
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except (ImportError, KeyError):
+        return _NOWHERE
 
 
 def _preferred_runtime_dir(environ: Mapping[str, str]) -> str | None:

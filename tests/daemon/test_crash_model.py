@@ -210,6 +210,7 @@ class Killed(RuleBasedStateMachine):
             if goodbye:
                 self.daemon.part(self.session, producer, "clean", self.now)
             self.daemon.leave(self.session, producer, self.now)
+            self.daemon.merge_departed(lambda: True)
         except DaemonKilled:
             self.daemon = None
         self.writes_left = None

@@ -364,6 +364,7 @@ def test_the_accounts_of_many_whose_processes_have_ended_are_one() -> None:
         table.say(joined, number, frame(incr={"request_count": 1}, observe={"9f3a61c2d4e5b607": [3]}), 1000.0)
         table.part(joined, number, "clean", 1000.0)
         table.leave(joined, number, 1000.0)
+        table.merge_departed(lambda: True)
     (session,) = table.open.values()
     assert len(session.state.producers) <= MANY_DEPARTED + 1
     assert session.state.total("request_count") == 10 * MANY_DEPARTED
@@ -375,9 +376,29 @@ def test_a_producer_whose_process_lives_may_come_back_however_many_left(story: S
         story.comes(f"p{number}")
         story.says(f"p{number}", incr={"request_count": 1})
         story.leaves(f"p{number}")
+        story.table.merge_departed(lambda: True)
     story.comes("p0")
     story.says("p0", total={"request_count": 2})
     assert story.session.state.total("request_count") == 3 * MANY_DEPARTED + 1
+
+
+def test_what_a_producer_wrote_before_its_process_ended_is_taken_in_before_its_account_is_merged() -> None:
+    table = Sessions(exists=lambda _pid: False)
+    joined = table.open_session(SESSION_ID, 1000.0)
+    assert joined is not None
+    for number in range(MANY_DEPARTED):
+        table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
+        table.leave(joined, number, 1000.0)
+
+    def read_what_waits() -> bool:
+        assert table.join(hello("p0"), "late", 1000.0, pid=4711) is joined
+        table.say(joined, "late", frame(total={"request_count": 5}), 1000.0)
+        table.leave(joined, "late", 1000.0)
+        return True
+
+    table.merge_departed(read_what_waits)
+    assert joined.has_departed("p1")
+    assert joined.state.total("request_count") == 5
 
 
 # --- against a plain model, tick by tick --------------------------------------------------------------

@@ -1,0 +1,294 @@
+"""Too many, too slow, too much, and nowhere to write: the sessions of the others stay exact."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+DESCRIPTORS = 64
+PROCESSES, PRODUCERS = 4, 25  # in each
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds workers by /proc")
+
+
+@pytest.fixture
+def short(place: Place) -> Iterator[Place]:
+    """A place whose daemon has few descriptors."""
+    command = f'ulimit -n {DESCRIPTORS}; exec "$0" -m sidecar serve'
+    with place.popen("sh", "-c", command, sys.executable) as served:
+        wait_until(place.accepts, "a daemon that accepts")
+        yield place
+        end_process(served)
+
+
+# --- descriptors -----------------------------------------------------------------------------------------------------
+
+CROWD = """
+import os, sys, sidecar
+crowd = [sidecar.connect() for _ in range(int(sys.argv[1]))]
+for t in crowd:
+    t.request("GET /", 3)
+    t.set(framework="flask")
+print("here", flush=True)
+for how in sys.stdin:
+    for t in crowd:
+        t.counter("request_count").inc()
+    if how == "die\\n":
+        os.kill(os.getpid(), 9)
+    print("counted", flush=True)
+"""
+
+
+class Crowd:
+    """A hundred workers of one session, in a few processes."""
+
+    def __init__(self, place: Place, session: str) -> None:
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", CROWD, str(PRODUCERS)],
+                env={**place.environ, "BRAKIT_SESSION_ID": session},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(PROCESSES)
+        ]
+        self._hear("here")
+
+    def count(self) -> None:
+        self._tell("count")
+        self._hear("counted")
+
+    def die(self) -> None:
+        self._tell("die")
+        self.leave()
+
+    def leave(self) -> None:
+        for process in self._processes:
+            process.communicate(timeout=PATIENCE_S)
+
+    def _tell(self, what: str) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(what + "\n")
+            process.stdin.flush()
+
+    def _hear(self, what: str) -> None:
+        for process in self._processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == what + "\n"
+
+
+@needs_proc
+@pytest.mark.parametrize("they", ["leave", "die", "live on"])
+def test_a_hundred_workers_are_exact_where_the_daemon_has_64_descriptors(
+    short: Place, endpoint: Endpoint, they: str
+) -> None:
+    session = new_id()
+    with Wire(short.socket_path).hello(session, role="owner") as owner:
+        owner.sync()
+        crowd = Crowd(short, session)
+        crowd.count()
+        wait_until(lambda: owner.ask()[0]["sessions"][0]["producers"]["live"] == PROCESSES * PRODUCERS, "their coming")
+        if they == "die":
+            crowd.die()
+        else:
+            crowd.count()
+        if they == "leave":
+            crowd.leave()
+        owner.say(end={"exit_reason": "clean"})
+        found = endpoint.end_of(session)
+        assert owner.ask()[0]["refused"] == {}
+    if they == "live on":
+        crowd.leave()
+    assert found["request_count"] == 3 * PROCESSES * PRODUCERS
+    assert (found["framework"], found["exit_reason"], found["avg_duration_ms"]) == ("flask", "clean", 3)
+    assert sorted(os.listdir(os.path.dirname(short.socket_path))) == ["sidecar-1.lock", "sidecar-1.sock"]
+
+
+@needs_proc
+def test_a_next_daemon_with_64_descriptors_finds_all_hundred_again(place: Place, endpoint: Endpoint) -> None:
+    session = new_id()
+    served = place.serve()
+    crowd = Crowd(place, session)
+    wait_until(lambda: place.status()["sessions"][0]["producers"]["live"] == PROCESSES * PRODUCERS, "their coming")
+    served.kill()
+    served.wait(PATIENCE_S)
+    crowd.die()
+    with place.popen("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" -m sidecar serve', sys.executable) as served:
+        assert endpoint.end_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
+        end_process(served)
+
+
+def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, endpoint: Endpoint) -> None:
+    session = new_id()
+    with ExitStack() as stack:
+        for _ in range(2 * DESCRIPTORS):
+            stack.enter_context(Wire(short.socket_path))
+        ran = short.run("run", "--", sys.executable, "-c", "import sidecar; sidecar.connect().incr('request_count', 3)")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        with Wire(short.socket_path).hello(session) as worker:
+            worker.say(incr={"request_count": 4}).sync()
+    assert sorted(body["properties"]["request_count"] for body in endpoint.wait_for("session", 2)) == [3, 4]
+
+
+# --- many, slow and loud ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip(f"no more than {hard} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thousand_producers_of_a_hundred_sessions_at_once(place: Place, endpoint: Endpoint) -> None:
+    place.serve()
+    with many_descriptors(), ExitStack() as stack:
+        owners = {
+            session: stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
+            for session in (new_id() for _ in range(100))
+        }
+        for number, session in enumerate([*owners] * 10):
+            worker = stack.enter_context(Wire(place.socket_path)).hello(session)
+            worker.say(incr={"request_count": 1 + number % 100}, observe={"9f3a61c2d4e5b607": [12.5]})
+            if number % 3:
+                worker.say(end={"exit_reason": "clean"}).close()
+            if number % 100 == 99:
+                owners[session].sync()  # who connects to a full backlog is turned away
+        for owner in owners.values():
+            owner.say(end={"exit_reason": "clean"})
+        bodies = endpoint.wait_for("session", 100)
+    counts = sorted(body["properties"]["request_count"] for body in bodies)
+    assert counts == [10 * (1 + number) for number in range(100)]
+    assert {body["properties"]["endpoint_count"] for body in bodies} == {1}
+
+
+def test_who_drips_who_never_reads_and_who_says_garbage_cost_nobody_a_count(place: Place, endpoint: Endpoint) -> None:
+    daemon = place.serve()
+    session = new_id()
+    garbage = [b"\0" * 65_535 + b"\n", b'{"x":1}\n' * 8192, b"[" * 65_535 + b"\n", os.urandom(65_536)]
+
+    def shout(what: bytes) -> None:
+        for _ in range(64):
+            with suppress(OSError), Wire(place.socket_path).hello(session=new_id()) as wire:
+                wire.write(what)  # and is hung up on
+
+    shouting = [threading.Thread(target=shout, args=(what,)) for what in garbage]
+    with ExitStack() as stack:
+        dripping = stack.enter_context(Wire(place.socket_path)).hello(session)
+        deaf = stack.enter_context(Wire(place.socket_path)).hello(session)
+        owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
+        owner.sync()
+        before_mib = peak_mib(daemon.pid)
+        for thread in shouting:
+            thread.start()
+        for byte in b'{"incr":{"request_count":5}}\n':
+            dripping.write(bytes([byte]))
+            deaf.say(ask="status")
+            deaf.say(incr={"request_count": 1}, junk=1)
+        for thread in shouting:
+            thread.join()
+        owner.say(end={"exit_reason": "clean"})
+        found = endpoint.end_of(session)
+    assert found["request_count"] == 5 + 29
+    assert peak_mib(daemon.pid) - before_mib < 64
+
+
+def peak_mib(pid: int) -> float:
+    """0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
+# --- nowhere to write ------------------------------------------------------------------------------------------------
+
+WORKER = (sys.executable, "-c", "import sidecar; sidecar.connect().incr('request_count', 3)")
+
+
+@contextmanager
+def mounted(path: str, options: str) -> Iterator[None]:
+    """A file system of its own there; skipped where only root of the machine may mount one."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none", path]
+    mounting = subprocess.run(command, capture_output=True, text=True, check=False) if os.getuid() == 0 else None
+    if mounting is None or mounting.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_a_full_disk_costs_the_receipt_and_nothing_else(place: Place, endpoint: Endpoint) -> None:
+    state = os.path.join(place.home, ".local", "state")
+    with mounted(state, "size=64k"):
+        with open(os.path.join(state, "full"), "wb", buffering=0) as file:
+            while (left := os.statvfs(state).f_bavail) > 1:
+                file.write(b"x" * 4096 * (left - 1))
+        ran = place.run("run", "--", *WORKER)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert endpoint.only_session()["request_count"] == 3
+        assert place.run("stop").returncode == 0
+
+
+def test_a_full_runtime_directory_costs_no_more_than_the_memory(place: Place, endpoint: Endpoint) -> None:
+    with mounted(os.path.join(place.runtime, "brakit"), "size=12k"):
+        ran = place.run("run", "--", *WORKER)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert endpoint.only_session()["request_count"] == 3
+        assert place.run("stop").returncode == 0
+
+
+def test_in_a_home_that_cannot_be_written_the_command_just_runs(place: Place, endpoint: Endpoint) -> None:
+    with mounted(place.home, "ro"):
+        ran = place.run("run", "--", *WORKER)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert place.status()["running"] is False
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("home", [None, "", "not/absolute"])
+def test_a_user_without_a_home_gets_no_file_in_the_working_directory(place: Place, home: str | None) -> None:
+    unshared = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshared, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("cannot become a user whom nobody knows")
+    environ: dict[str, Any] = {name: value for name, value in place.environ.items() if name != "HOME"}
+    environ |= {} if home is None else {"HOME": home}
+    directory = os.path.join(place.root, "project")
+    os.mkdir(directory)
+    ran = subprocess.run(
+        [*unshared, sys.executable, "-m", "sidecar", "run", "--", *WORKER],
+        env=environ, cwd=directory, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert os.listdir(directory) == []
+
+
+def test_without_a_runtime_directory_a_short_one_serves(place: Place, endpoint: Endpoint) -> None:
+    ran = place.run("run", "--", *WORKER, XDG_RUNTIME_DIR="")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert endpoint.only_session()["request_count"] == 3
+    assert place.run("stop", XDG_RUNTIME_DIR="").returncode == 0

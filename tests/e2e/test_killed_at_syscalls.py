@@ -1,0 +1,107 @@
+"""The daemon is killed at a system call of a small session, by strace, and brought back by the session's owner: the
+event is what it would have been. With ``BRAKIT_EVERY_SYSCALL=1`` at each of them in turn, which takes some minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from tests.harness import PATIENCE_S, Endpoint, Place, wait_until
+
+# What changes something that somebody else can see: files, names, sockets.
+KINDS = (
+    "openat", "write", "pwrite64", "rename", "unlink", "rmdir", "mkdir", "linkat", "ftruncate", "accept4", "recvfrom",
+    "recvmsg", "sendto", "connect", "shutdown", "getsockopt", "pidfd_open", "epoll_ctl",
+)  # fmt: skip
+SAMPLE = 14
+
+# Says and counts; then gives the daemon time to read it, and one that was killed time to come back.
+WORKER = """
+import os, time
+import sidecar
+t = sidecar.connect()
+t.set(framework="flask")
+t.event("first_request", port=8000)
+for number in range(6):
+    t.request(f"GET /{number % 2}", 7)
+t.mark("insight_count", "one")
+t.incr("query_count", 3)
+time.sleep(0.3)
+if "killed by" in open(os.environ["STRACE_LOG"]).read():
+    for _ in range(30):
+        time.sleep(0.1)
+        t.set(framework="flask")
+"""
+
+
+def session_under_strace(place: Place, *how: str) -> str:
+    """A session of ``run`` whose daemon is traced in that way; what strace wrote, once the last daemon is gone."""
+    daemon = place.start()["pid"]
+    log = os.path.join(place.root, "strace")
+    tracing = subprocess.Popen(["strace", "-f", "-o", log, "-p", str(daemon), *how], stderr=subprocess.PIPE, text=True)
+    assert tracing.stderr is not None
+    said = tracing.stderr.readline()
+    if "attached" not in said:
+        tracing.wait(PATIENCE_S)
+        pytest.skip(f"strace may not attach here: {said.strip()}")
+    ran = place.run("run", "--", sys.executable, "-c", WORKER, STRACE_LOG=log)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    wait_until(place.receipts, "the receipts")
+    assert place.run("stop").returncode == 0
+    tracing.wait(PATIENCE_S)
+    tracing.stderr.close()
+    with open(log, encoding="utf-8") as file:
+        return file.read()
+
+
+def assert_exact(endpoint: Endpoint, place: Place) -> None:
+    found = endpoint.wait_for("session")[0]["properties"]
+    assert (found["request_count"], found["query_count"], found["insight_count"]) == (6, 3, 1)
+    assert (found["endpoint_count"], found["avg_duration_ms"]) == (2, 7)
+    assert (found["framework"], found["exit_reason"]) == ("flask", "clean")
+    for event in ("session", "first_request"):
+        assert len({str(body) for body in endpoint.named(event)}) == 1, event
+    assert os.listdir(os.path.dirname(place.socket_path)) == ["sidecar-1.lock"]
+    state = os.listdir(os.path.join(place.home, ".local", "state", "brakit"))
+    assert [name for name in state if name.startswith("journal")] == []
+
+
+@cache
+def calls() -> list[tuple[str, int]]:
+    """Each call of those kinds that the daemon makes for one session, by kind and number."""
+    endpoint = Endpoint()
+    with Place(endpoint.url) as place:
+        traced = session_under_strace(place, "-e", "trace=" + ",".join(KINDS))
+        assert_exact(endpoint, place)
+    endpoint.close()
+    made: Counter[str] = Counter()
+    found = []
+    for kind, rest in re.findall(r"^\d+ +(\w+)(\(.*)$", traced, re.MULTILINE):
+        made[kind] += 1
+        if kind != "openat" or "O_CREAT" in rest or "brakit" in rest:  # most are of modules that are loaded
+            found.append((kind, made[kind]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("part", range(SAMPLE))
+def test_a_daemon_killed_at_a_system_call_costs_nothing(part: int) -> None:
+    chosen = calls()[part::SAMPLE]
+    for kind, number in chosen if os.environ.get("BRAKIT_EVERY_SYSCALL") else chosen[:1]:
+        endpoint = Endpoint()
+        with Place(endpoint.url) as place:
+            traced = session_under_strace(
+                place, "-e", f"trace={kind}", "-e", f"inject={kind}:signal=KILL:when={number}"
+            )
+            print(kind, number, "killed" if "killed by SIGKILL" in traced else "not reached")
+            assert_exact(endpoint, place)
+        endpoint.close()
