@@ -294,7 +294,7 @@ class Daemon:
             if event_name == SESSION.name:
                 self.sessions.remember_end(uuid)
         for session_id, journal in self.journal.left_behind():
-            session, events = recovered(session_id, journal, now, process.boot_id())
+            session, events = recovered(session_id, journal, now, process.boot_id(), self.reporter.api_key)
             for event in events:
                 if event.uuid in written:
                     self.journal.settle(event)

@@ -11,7 +11,6 @@ from uuid import uuid4
 from sidecar.core import outbox, payload
 from sidecar.core.schema import SESSION
 from sidecar.core.state import SessionState
-from sidecar.daemon.sinks.settings import is_plausible_key
 from sidecar.host import consent, machine
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ class Reporter:
         self._environ = environ
         self._put = put
         self._machine = machine.facts()
-        key = environ.get("BRAKIT_TELEMETRY_KEY", "")
-        self._api_key = key if is_plausible_key(key) else ""  # the sink says why nothing is sent with another
+        self.api_key = environ.get("BRAKIT_TELEMETRY_KEY", "")  # the sink says why nothing is sent with a wrong one
         self.withheld: Counter[outbox.Reason] = Counter()  # events that were never made, for want of consent
 
     def journey(self, occurred: Occurred, session: Session | None) -> None:
@@ -50,7 +48,7 @@ class Reporter:
             "session_duration_s": math.ceil(session.age_s(now)),
             "exit_reason": session.ending.exit_reason if session.ending else "unknown",
         }
-        return session.state.report(SESSION, {}, own)
+        return payload.admitted(SESSION, session.state.report(SESSION, {}, own))
 
     def _report(self, event: Event, values: Mapping[str, Any], session_id: str | None) -> None:
         decision = consent.settled(self._environ)
@@ -61,7 +59,7 @@ class Reporter:
         body = payload.body(
             event,
             values,
-            api_key=self._api_key,
+            api_key=self.api_key,
             distinct_id=decision.anonymous_id,
             uuid=uuid,
             timestamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
