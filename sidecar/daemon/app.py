@@ -67,8 +67,8 @@ class Daemon:
         self.manager = manager
         self.started_at = monotonic()
         self.refused: Counter[Refusal] = Counter()
-        self.journal = Journal(paths.journal_dir(socket_path), lambda: consent.current(os.environ).anonymous_id)
-        self.sessions = Sessions(changed=self._wake, keep=self._keep, boot=process.boot_id())
+        self.journal = Journal(paths.journal_dir(socket_path), _whose)
+        self.sessions = Sessions(changed=self._wake, keep=self._keep, boot=process.boot_id(), whose=_whose)
         self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
@@ -321,7 +321,9 @@ class Daemon:
         """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
         origin = memory.origin
         end = process.end_of(origin.pid) if process.maps(origin.pid, memory.inode) else None
-        session = self.sessions.adopt(producer, memory, is_alive=end is not None, now=now)
+        session = None
+        if not self.journal.found_anothers:  # else consent was withdrawn meanwhile
+            session = self.sessions.adopt(producer, memory, is_alive=end is not None, now=now)
         if session is None:
             self.manager.forget(paths.memory_name(producer))
             memory.retire()
@@ -334,3 +336,8 @@ class Daemon:
 
     def _wake(self) -> None:
         self._changed.set()
+
+
+def _whose() -> str | None:
+    """The anonymous id as of now. Whoever withdraws consent gets another one."""
+    return consent.current(os.environ).anonymous_id

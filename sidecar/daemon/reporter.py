@@ -33,12 +33,12 @@ class Reporter:
         """A journey event: one of a session knows what the session knows."""
         state = session.state if session else SessionState()
         values = state.report(occurred.event, occurred.fields, self._machine)
-        self._report(occurred.event, values, session.id if session else None)
+        self._report(occurred.event, values, session)
 
     def session(self, session: Session, now: float) -> None:
         """The one event of a session that is being sealed."""
         values = self.session_values(session, now, first_session=consent.take_first_session())
-        self._report(SESSION, values, session.id)
+        self._report(SESSION, values, session)
 
     def session_values(self, session: Session, now: float, *, first_session: bool = False) -> dict[str, Any]:
         """The session event's fields as they are by now."""
@@ -50,12 +50,15 @@ class Reporter:
         }
         return payload.admitted(SESSION, session.state.report(SESSION, {}, own))
 
-    def _report(self, event: Event, values: Mapping[str, Any], session_id: str | None) -> None:
+    def _report(self, event: Event, values: Mapping[str, Any], session: Session | None) -> None:
+        """A session is of the id under which it was opened: where consent was withdrawn and came back, it came with
+        another one, and what was counted meanwhile is nobody's.
+        """
         decision = consent.settled(self._environ)
-        if not decision.on or decision.anonymous_id is None:
+        if not decision.on or decision.anonymous_id is None or (session and session.whose != decision.anonymous_id):
             self.withheld[outbox.Reason.CONSENT] += 1
             return
-        uuid = payload.event_uuid(session_id, event) if session_id and event.once else str(uuid4())
+        uuid = payload.event_uuid(session.id, event) if session and event.once else str(uuid4())
         body = payload.body(
             event,
             values,
@@ -64,4 +67,4 @@ class Reporter:
             uuid=uuid,
             timestamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body, session_id))
+        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body, session.id if session else None))

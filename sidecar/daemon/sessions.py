@@ -80,6 +80,7 @@ class Session:
         self.owner_pid: int | None = None  # of the process that owns it, where no connection does
         self.owner_is_dead = False
         self.owner_lost_at: float | None = None
+        self.whose: str | None = None  # the anonymous id under which it is counted
         self.ending: Ending | None = None
 
     @property
@@ -143,14 +144,18 @@ class Sessions:
         changed: Callable[[], None] = lambda: None,
         keep: Callable[[Session, list[Record]], None] = lambda _session, _records: None,
         boot: str = "",
+        whose: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """``changed`` is called when a due time may have moved; ``keep`` with what is new for a session's journal."""
+        """``changed`` is called when a due time may have moved; ``keep`` with what is new for a session's journal;
+        ``whose`` for the anonymous id as of now.
+        """
         self.open: dict[str, Session] = {}
         self._groups: dict[str, Session] = {}
         self._ended = bytearray()  # the uuids of their events: an id takes 16 bytes here, and 200 in a dict
         self._changed = changed
         self._keep = keep
         self._boot = boot
+        self._whose = whose
 
     def has_ended(self, session_id: str) -> bool:
         uuid = UUID(event_uuid(session_id, SESSION)).bytes
@@ -176,6 +181,7 @@ class Sessions:
     def take_up(self, session: Session) -> None:
         """A session is open: a new one, or one that lost its daemon."""
         self.open[session.id] = session
+        session.whose = self._whose()
         if session.group is not None:
             self._groups[session.group] = session
         self._changed()
