@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cli import connecting
+from sidecar.cli import connecting, notice
 from sidecar.cli.errors import CommandError
 from sidecar.core.version import __version__
 from sidecar.host import consent, launch, paths
@@ -27,6 +27,7 @@ def start(arguments: Namespace) -> int:
         if arguments.json:
             print(json.dumps({"socket": None, "pid": None, "version": __version__}))
         return 0
+    notice.say_once()
     try:
         running = launch.ensure_running(os.environ)
     except launch.LaunchError as error:

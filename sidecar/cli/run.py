@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from sidecar.cli import notice
 from sidecar.cli.errors import UsageError
 from sidecar.cli.owning import OwnedSession
 from sidecar.host import consent
@@ -51,6 +52,7 @@ def _open_session() -> OwnedSession | None:
     try:
         decision = consent.settled(os.environ)
         if decision.on:
+            notice.say_once()
             return OwnedSession(os.environ)
         debug(f"telemetry is off: {decision.why}")
     except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)

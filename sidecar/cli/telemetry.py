@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError
-from sidecar.daemon import journal
+from sidecar.daemon import journal, memories
 from sidecar.host import consent, guards, launch, paths
 from sidecar.host.conversation import NoDaemonError
 
@@ -40,34 +41,41 @@ def _tell_daemon() -> bool:
 
 
 def _forget_what_waits() -> None:
-    """For the next daemon, of one that died."""
+    """For the next daemon, of one that died: events, sessions, and what workers have counted where it will look."""
     socket_path = connecting.socket_path()
     with suppress(OSError):
         lock = launch.acquire_lock(socket_path)
         if lock is not None:
             journal.discard(paths.journal_dir(socket_path))
+            for _producer, memory in memories.left_behind(socket_path, {}):
+                memory.retire()
             os.close(lock)
 
 
 def _explanation() -> str:
+    """The decision, and each source with what it said. An arrow points at the one that won."""
     decision = consent.current(os.environ)
     path = paths.config_path(os.environ)
-    config = consent.read_config(path)
-    if config.missing:
-        said = "does not exist"
-    elif config.content is None:
-        said = config.problem
-    else:
-        said = f"says {config.content.get('telemetry')}"
     guard = guards.dormant_because(os.environ)
+    said = {
+        consent.DO_NOT_TRACK: os.environ.get("DO_NOT_TRACK") or "not set",
+        consent.GUARDS: f"{guard} is set" if guard else "awake: no production, CI or cloud here",
+        consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
+        consent.CONFIG: f"{_said_by(consent.read_config(path))} ({path})",
+    }
     return "\n".join(
         [
             f"telemetry is {'on' if decision.on else 'off'}: {decision.why}",
             "",
-            "what was asked, the first that speaks decides:",
-            f"  DO_NOT_TRACK       {os.environ.get('DO_NOT_TRACK') or 'not set'}",
-            f"  brakit's guards    {guard + ' is set' if guard else 'awake'} (production, CI, cloud)",
-            f"  BRAKIT_TELEMETRY   {os.environ.get('BRAKIT_TELEMETRY') or 'not set'}",
-            f"  {path}   {said}",
+            "what was asked, in this order; the arrow shows what decided:",
+            *(f"{'->' if source == decision.by else '  '} {source:18} {said[source]}" for source in consent.SOURCES),
         ]
     )
+
+
+def _said_by(config: consent.Config) -> str:
+    if config.missing:
+        return "does not exist"
+    if config.content is None:
+        return config.problem
+    return f"telemetry: {json.dumps(config.content.get('telemetry'))}"

@@ -19,15 +19,19 @@ except ImportError:  # another implementation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _GROUPS = bytes.fromhex("6f9d4c1e3c565b0e9a550b6f3d6a1c7e")  # a namespace of our own
 
 
 class Place:
-    __slots__ = ("key", "membership", "socket_path")
+    __slots__ = ("is_welcome", "key", "membership", "socket_path")
 
-    def __init__(self, socket_path: str, membership: dict[str, str], key: bytes) -> None:
+    def __init__(
+        self, socket_path: str, membership: dict[str, str], key: bytes, is_welcome: Callable[[], bool] = lambda: True
+    ) -> None:
+        """``is_welcome``: whether what is counted here may still be told to a daemon."""
+        self.is_welcome = is_welcome
         self.socket_path = socket_path
         self.membership = membership  # what the hello says: the session, or the process group
         self.key = key
@@ -55,7 +59,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
             consent.settled(environ)  # so that the config says what the environment does
         debug(f"telemetry is off: {decision.why}")
         return Telemetry()
-    place = _place(environ)
+    place = _place(environ, _standing(environ, decision.anonymous_id))
     if not start:
         return Producer(place, sdk)
 
@@ -68,13 +72,27 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
     return Producer(place, sdk, start_daemon)
 
 
-def _place(environ: Mapping[str, str]) -> Place:
+def _standing(environ: Mapping[str, str], whose: str | None) -> Callable[[], bool]:
+    """Whether consent has stood since. Where it was withdrawn and came back, it came with another id: what was counted
+    meanwhile is nobody's. (``whose`` is None where the first daemon ever is still to make the id.)
+    """
+
+    def stands() -> bool:
+        nonlocal whose
+        decision = consent.current(environ)
+        whose = whose or decision.anonymous_id
+        return decision.on and decision.anonymous_id == whose
+
+    return stands
+
+
+def _place(environ: Mapping[str, str], is_welcome: Callable[[], bool]) -> Place:
     socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
     session = ids.read(environ.get("BRAKIT_SESSION_ID", ""))
     if session is not None:
-        return Place(socket_path, {"session": ids.spelled(session)}, session)
+        return Place(socket_path, {"session": ids.spelled(session)}, session, is_welcome)
     group = _process_group()
-    return Place(socket_path, {"group": ids.spelled(group)}, group)
+    return Place(socket_path, {"group": ids.spelled(group)}, group, is_welcome)
 
 
 def _process_group() -> bytes:

@@ -36,6 +36,10 @@ class Memory:
             except OSError:  # it has its name, or can have none
                 pass
 
+    def retire(self) -> None:
+        """Whoever finds it by its name leaves it alone."""
+        self.cells[slab.RETIRED] = 1
+
     @property
     def is_retired(self) -> bool:
         """Whether its session was reported: nothing of this producer's counts any more."""

@@ -315,6 +315,12 @@ class Producer(Telemetry):
             self._connect(account)
 
     def _connect(self, account: Account) -> None:
+        if not self._place.is_welcome():  # asked here, as a daemon that is there asks itself
+            debug("telemetry was switched off: this process counts for nothing from here on")
+            account.memory.retire()
+            self._closed = True
+            self.forget()
+            return
         lost, self._handing_over = self._handing_over, None
         if lost is not None and "event" in lost:
             account.owe_event(lost)

@@ -1,7 +1,7 @@
 """Which values can exist. A domain admits a raw value by making its own, so no text of a producer's gets past it.
 
 ``admit`` returns the domain's value, or None where the raw one is none of it. ``neutral`` stands for a field that
-nobody reported.
+nobody reported. ``own`` is one of the two, whatever it is given.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ class Domain(ABC):
 
     @abstractmethod
     def admit(self, raw: object) -> Any: ...
+
+    def own(self, raw: object) -> Any:
+        """The domain's value for it; neutral where it is none."""
+        admitted = self.admit(raw)
+        return self.neutral if admitted is None else admitted
 
 
 class Bool(Domain):
@@ -116,8 +121,8 @@ class OsRelease(Domain):
         if not isinstance(raw, str):
             return None
         platform, _, release = raw.partition("-")
-        head = re.match(r"[0-9.]*", release)
-        numbers = _DIGITS.findall(head.group())[:3] if head else []
+        head = release[: len(release) - len(release.lstrip("0123456789."))]
+        numbers = _DIGITS.findall(head)[:3]
         numbers += ["0"] * (3 - len(numbers))
         return f"{self.platform.admit(platform)}-" + ".".join(str(int(number)) for number in numbers)
 

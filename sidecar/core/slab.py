@@ -10,7 +10,7 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only eve
     cell 11                  the producer's process id
     cells 12 to 14           which session it belongs to, for a daemon that finds the memory by its name: 1 and the 16
                              bytes of the session's id; or 2 and those of the group's; or 0
-    cell 15                  written by the daemon: not zero once the session was reported. Nobody counts here any more
+    cell 15                  not zero once the session was reported, or consent withdrawn. Nobody counts here any more
     cells 16 + 8 r to 23 + 8 r
                              row r: the route's opaque id (16 hex digits as a number), the sum of its durations in ns,
                              and the six buckets. Row 0 is the overflow, with an id of zero: what came after MAX_ROUTES

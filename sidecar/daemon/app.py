@@ -68,8 +68,8 @@ class Daemon:
         self.manager = manager
         self.started_at = monotonic()
         self.refused: Counter[Refusal] = Counter()
-        self.journal = Journal(paths.journal_dir(socket_path), lambda: consent.current(os.environ).anonymous_id)
-        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists)
+        self.journal = Journal(paths.journal_dir(socket_path), _whose)
+        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists, _whose)
         self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
@@ -334,7 +334,7 @@ class Daemon:
             if event_name == SESSION.name:
                 self.sessions.remember_end(uuid)
         for session_id, journal in self.journal.left_behind():
-            session, events = recovered(session_id, journal, now, process.boot_id())
+            session, events = recovered(session_id, journal, now, process.boot_id(), self.reporter.api_key)
             for event in events:
                 if event.uuid in written:
                     self.journal.settle(event)
@@ -362,7 +362,9 @@ class Daemon:
     def _take_in(self, producer: str, memory: WorkersMemory, now: float) -> None:
         """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
         is_alive, pid = memory.is_in_use, memory.origin.pid
-        session = self.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
+        session = None
+        if not self.journal.found_anothers:  # else consent was withdrawn meanwhile
+            session = self.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
         if session is None:
             self.manager.forget(paths.memory_name(producer))
             memory.retire()
@@ -387,3 +389,8 @@ class Daemon:
 
     def _wake(self) -> None:
         self._changed.set()
+
+
+def _whose() -> str | None:
+    """The anonymous id as of now. Whoever withdraws consent gets another one."""
+    return consent.current(os.environ).anonymous_id

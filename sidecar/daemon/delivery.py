@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from sidecar.core.outbox import Drop, Event, Outbox, Reason, Send, Verdict
 from sidecar.daemon import receipts, sinks
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.daemon.journal import Journal
 
 DEADLINE_S = 3.0  # for all of one attempt, name resolution included
+ASK_S = 0.25  # how often consent is asked while an attempt is under way: whoever withdraws it need not tell us
 
 
 class Delivery:
@@ -31,7 +33,7 @@ class Delivery:
         self._sink_lock = anyio.Lock()
         self._stirred = anyio.Event()
         self.settled = anyio.Event()
-        self._under_way: set[anyio.CancelScope] = set()
+        self._under_way: dict[anyio.CancelScope, Event] = {}
 
     def put(self, event: Event) -> None:
         self._journal.freeze(event)
@@ -43,6 +45,8 @@ class Delivery:
         while True:
             task = self.outbox.next_task(monotonic())
             if isinstance(task, Send):
+                if not self._under_way:
+                    tasks.start_soon(self._ask_meanwhile)
                 tasks.start_soon(self._attempt, task.event)
             elif isinstance(task, Drop):
                 self._settle(task.event, task.verdict)
@@ -69,7 +73,7 @@ class Delivery:
     async def _attempt(self, event: Event) -> None:
         verdict = Verdict.dropped(Reason.SHUTDOWN)  # stands where the daemon ends first
         withdrawn = anyio.CancelScope()
-        self._under_way.add(withdrawn)
+        self._under_way[withdrawn] = event
         try:
             with withdrawn, anyio.move_on_after(DEADLINE_S) as deadline:
                 verdict = await self._send(event)
@@ -81,17 +85,29 @@ class Delivery:
             debug("delivery failed", error)
             verdict = Verdict.dropped(Reason.UNEXPECTED)
         finally:
-            self._under_way.discard(withdrawn)
+            del self._under_way[withdrawn]
             self._settle(event, verdict)
 
     async def _send(self, event: Event) -> Verdict:
         async with self._sink_lock:  # the first event loads the sink, the others wait for it
             if self._sink is None:
                 self._sink = await sinks.choose(self._environ)
-        decision = consent.current(self._environ)  # asked again, right before the request
-        if not decision.on or decision.anonymous_id != event.distinct_id:
+        if not self._may_send(event):  # asked again, right before the request
             return Verdict.dropped(Reason.CONSENT)
         return await self._sink.send(event.body)
+
+    def _may_send(self, event: Event) -> bool:
+        decision = consent.current(self._environ)
+        return decision.on and decision.anonymous_id == event.distinct_id
+
+    async def _ask_meanwhile(self) -> None:
+        """For as long as attempts are under way."""
+        await checkpoint()  # the first one's beginning
+        while self._under_way:
+            for attempt, event in self._under_way.items():
+                if not self._may_send(event):
+                    attempt.cancel()
+            await anyio.sleep(ASK_S)
 
     def _settle(self, event: Event, verdict: Verdict) -> None:
         self.outbox.report(verdict, monotonic())

@@ -38,6 +38,7 @@ class Journal:
         self._unsettled: dict[str, dict[str, Event]] = {}  # by session and uuid: frozen, and without a receipt
         self._sealed = {_EVENTS}  # what is only kept for the sake of its events
         self._unsynced: set[str] = set()
+        self.found_anothers = False  # a daemon before this one counted under an id that is no more
 
     # --- what is written -------------------------------------------------------------------------------------------
 
@@ -117,7 +118,11 @@ class Journal:
         except OSError as error:
             debug("a journal cannot be read", error)
             return []
-        return records[1:] if records[:1] == [self._first_line(name.removesuffix(_SUFFIX))] else []
+        first = self._first_line(name.removesuffix(_SUFFIX))
+        if records[:1] == [first]:
+            return records[1:]
+        self.found_anothers |= bool(records) and records[0].get("for") != first["for"]
+        return []
 
     # --- its files -------------------------------------------------------------------------------------------------
 

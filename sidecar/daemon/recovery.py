@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
+from sidecar.core import payload
 from sidecar.core.frames import UUID, parse
 from sidecar.core.outbox import Event
-from sidecar.core.schema import EVENTS, SESSION
+from sidecar.core.schema import EVENTS, SESSION, SESSION_FIELDS
 from sidecar.daemon.records import NS_PER_S
 from sidecar.daemon.sessions import GOODBYE_S, Ending, Session
+from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,11 +28,11 @@ class Recovered(NamedTuple):
     events: list[Event]  # frozen, and not known to be settled
 
 
-def recovered(session_id: str, journal: Iterable[Record], now: float, boot: str) -> Recovered:
+def recovered(session_id: str, journal: Iterable[Record], now: float, boot: str, api_key: str) -> Recovered:
     """``boot``: of this machine, now. Workers that had not left are taken for gone: whose process lives is awaited
     again by whoever finds it.
     """
-    heard = _Heard(session_id)
+    heard = _Heard(session_id, api_key)
     for record in journal:
         with suppress(KeyError, TypeError, ValueError, AttributeError):  # not of our writing; the rest is still good
             heard.hear(record)
@@ -40,7 +42,8 @@ def recovered(session_id: str, journal: Iterable[Record], now: float, boot: str)
 class _Heard:
     """A session as its records told it, one after another."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, api_key: str) -> None:
+        self._api_key = api_key
         self.events: dict[str, Event] = {}
         self._session = Session(session_id, None, 0.0, "")
         self._is_open = False
@@ -120,16 +123,21 @@ class _Heard:
         session.state.merge_departed(record["departed"])
 
     def _ends(self, record: Record) -> None:
-        self._ending = record["ending"], record["ended_at"]
+        self._ending = SESSION_FIELDS["exit_reason"].domain.own(record["ending"]), record["ended_at"]
 
     def _occurred(self, record: Record) -> None:
         self._session.state.occurred.add(EVENTS[record["occurred"]].name)
 
     def _frozen(self, record: Record) -> None:
-        name, uuid, distinct_id, body = record["frozen"]
+        """A body that is not ours is none that anybody may send, nor an event that occurred."""
+        name, uuid, distinct_id, frozen = record["frozen"]
+        body = payload.again(name, frozen.encode(), api_key=self._api_key, distinct_id=distinct_id, uuid=uuid)
+        if body is None:
+            debug(f"the journal's body of an event is not ours: {EVENTS[name].name}")
+            return
         if EVENTS[name].once:
-            self._session.state.occurred.add(name)
-        self.events[uuid] = Event(name, uuid, distinct_id, body.encode(), self._session.id)
+            self._session.state.occurred.add(EVENTS[name].name)
+        self.events[uuid] = Event(EVENTS[name].name, uuid, distinct_id, body, self._session.id)
 
     def _settled(self, record: Record) -> None:
         self.events.pop(record["settled"], None)

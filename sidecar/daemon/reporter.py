@@ -11,7 +11,6 @@ from uuid import uuid4
 from sidecar.core import outbox, payload
 from sidecar.core.schema import SESSION
 from sidecar.core.state import SessionState
-from sidecar.daemon.sinks.settings import is_plausible_key
 from sidecar.host import consent, machine
 
 if TYPE_CHECKING:
@@ -27,20 +26,19 @@ class Reporter:
         self._environ = environ
         self._put = put
         self._machine = machine.facts()
-        key = environ.get("BRAKIT_TELEMETRY_KEY", "")
-        self._api_key = key if is_plausible_key(key) else ""  # the sink says why nothing is sent with another
+        self.api_key = environ.get("BRAKIT_TELEMETRY_KEY", "")  # the sink says why nothing is sent with a wrong one
         self.withheld: Counter[outbox.Reason] = Counter()  # events that were never made, for want of consent
 
     def journey(self, occurred: Occurred, session: Session | None) -> None:
         """A journey event: one of a session knows what the session knows."""
         state = session.state if session else SessionState()
         values = state.report(occurred.event, occurred.fields, self._machine)
-        self._report(occurred.event, values, session.id if session else None)
+        self._report(occurred.event, values, session)
 
     def session(self, session: Session, now: float) -> None:
         """The one event of a session that is being sealed."""
         values = self.session_values(session, now, first_session=consent.take_first_session())
-        self._report(SESSION, values, session.id)
+        self._report(SESSION, values, session)
 
     def session_values(self, session: Session, now: float, *, first_session: bool = False) -> dict[str, Any]:
         """The session event's fields as they are by now."""
@@ -50,20 +48,23 @@ class Reporter:
             "session_duration_s": math.ceil(session.age_s(now)),
             "exit_reason": session.ending.exit_reason if session.ending else "unknown",
         }
-        return session.state.report(SESSION, {}, own)
+        return payload.admitted(SESSION, session.state.report(SESSION, {}, own))
 
-    def _report(self, event: Event, values: Mapping[str, Any], session_id: str | None) -> None:
+    def _report(self, event: Event, values: Mapping[str, Any], session: Session | None) -> None:
+        """A session is of the id under which it was opened: where consent was withdrawn and came back, it came with
+        another one, and what was counted meanwhile is nobody's.
+        """
         decision = consent.settled(self._environ)
-        if not decision.on or decision.anonymous_id is None:
+        if not decision.on or decision.anonymous_id is None or (session and session.whose != decision.anonymous_id):
             self.withheld[outbox.Reason.CONSENT] += 1
             return
-        uuid = payload.event_uuid(session_id, event) if session_id and event.once else str(uuid4())
+        uuid = payload.event_uuid(session.id, event) if session and event.once else str(uuid4())
         body = payload.body(
             event,
             values,
-            api_key=self._api_key,
+            api_key=self.api_key,
             distinct_id=decision.anonymous_id,
             uuid=uuid,
             timestamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body, session_id))
+        self._put(outbox.Event(event.name, uuid, decision.anonymous_id, body, session.id if session else None))

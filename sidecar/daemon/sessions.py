@@ -91,6 +91,7 @@ class Session:
         self.owner_pid: int | None = None  # of the process that owns it, where no connection does
         self.owner_is_dead = False
         self.owner_lost_at: float | None = None
+        self.whose: str | None = None  # the anonymous id under which it is counted
         self.ending: Ending | None = None
 
     @property
@@ -165,9 +166,10 @@ class Sessions:
         keep: Callable[[Session, list[Record]], None] = lambda _session, _records: None,
         boot: str = "",
         exists: Callable[[int], bool] = lambda _pid: True,
+        whose: Callable[[], str | None] = lambda: None,
     ) -> None:
         """``changed`` is called when a due time may have moved; ``keep`` with what is new for a session's journal.
-        ``exists``: whether there is a process of that number.
+        ``exists``: whether there is a process of that number. ``whose``: the anonymous id as of now.
         """
         self.open: dict[str, Session] = {}
         self._groups: dict[str, Session] = {}
@@ -176,6 +178,7 @@ class Sessions:
         self._keep = keep
         self._boot = boot
         self._exists = exists
+        self._whose = whose
 
     def has_ended(self, session_id: str) -> bool:
         uuid = UUID(event_uuid(session_id, SESSION)).bytes
@@ -201,6 +204,7 @@ class Sessions:
     def take_up(self, session: Session) -> None:
         """A session is open: a new one, or one that lost its daemon."""
         self.open[session.id] = session
+        session.whose = self._whose()
         if session.group is not None:
             self._groups[session.group] = session
         self._changed()

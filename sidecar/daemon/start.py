@@ -15,6 +15,7 @@ from sidecar.daemon.service_manager import ServiceManager
 from sidecar.host import consent, launch, paths
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 LINGER_S = 3.0  # long enough for the next command of a script, short enough that nothing is left behind
@@ -65,11 +66,11 @@ def _serve(manager: ServiceManager, *, announce: Callable[[dict[str, object]], N
     if lock is None:
         raise AlreadyRunningError
     _raise_descriptor_limit()
-    listening = manager.listening
-    if listening is None:
-        if launch.is_listened_at(socket_path):  # by a service manager, as we hold the lock
-            raise AlreadyRunningError
-        listening = launch.listen(socket_path)
+    try:
+        listening = manager.listening or _listen(socket_path)
+    except (AlreadyRunningError, OSError):
+        os.close(lock)  # before anybody hears of it: who tries next must not find it held by one that is leaving
+        raise
     # From here on a connect succeeds; who connects now is served as soon as the rest is loaded.
     announce({"socket": socket_path, "pid": os.getpid(), "version": __version__})
 
@@ -77,6 +78,12 @@ def _serve(manager: ServiceManager, *, announce: Callable[[dict[str, object]], N
 
     app.run(listening, socket_path, manager, linger_s=linger_s)
     os._exit(0)  # everything is done; a name resolution that hangs in its thread must not hold up the exit
+
+
+def _listen(socket_path: str) -> socket.socket:
+    if launch.is_listened_at(socket_path):  # by a service manager, as we hold the lock
+        raise AlreadyRunningError
+    return launch.listen(socket_path)
 
 
 def _raise_descriptor_limit() -> None:

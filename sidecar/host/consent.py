@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+# The sources of a decision, in the order in which they are asked.
+DO_NOT_TRACK, GUARDS, VARIABLE, CONFIG = SOURCES = ("DO_NOT_TRACK", "brakit's guards", "BRAKIT_TELEMETRY", "config")
+
 _NO = frozenset({"false", "0", "off", "no"})
 _YES = frozenset({"true", "1", "yes", "on"})
 _MAX_CONFIG = 64 * 1024  # a config is a hundred bytes; whatever is larger is none
@@ -42,21 +45,25 @@ class Config:
 
 
 class Consent:
-    """The decision. ``why`` is one clause for a person; ``dormant`` means: leave no trace at all."""
+    """The decision. ``why`` is one clause for a person, ``by`` the one of SOURCES that decided; ``dormant`` means:
+    leave no trace at all.
+    """
 
-    __slots__ = ("anonymous_id", "by_environment", "dormant", "on", "why")
+    __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "why")
 
     def __init__(
         self,
         *,
         on: bool,
         why: str,
+        by: str = CONFIG,
         dormant: bool = False,
         by_environment: bool = False,
         anonymous_id: str | None = None,
     ) -> None:
         self.on = on
         self.why = why
+        self.by = by
         self.dormant = dormant
         self.by_environment = by_environment
         self.anonymous_id = anonymous_id
@@ -71,15 +78,16 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
     guard = dormant_because(environ)
     word = environ.get("BRAKIT_TELEMETRY", "").strip().lower()
     if do_not_track.strip().lower() not in ("", "0", "false"):
-        return Consent(on=False, why="DO_NOT_TRACK is set", dormant=guard is not None, by_environment=True)
+        dormant = guard is not None
+        return Consent(on=False, why="DO_NOT_TRACK is set", by=DO_NOT_TRACK, dormant=dormant, by_environment=True)
     if guard is not None:
-        return Consent(on=False, why=f"{guard} is set, where brakit stays dormant", dormant=True)
+        return Consent(on=False, why=f"{guard} is set, where brakit stays dormant", by=GUARDS, dormant=True)
     if word in _NO:
-        return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by_environment=True)
+        return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
     if config.content is None and not config.missing:
         return Consent(on=False, why=f"the config {config.problem}")
     if word in _YES:
-        return Consent(on=True, why="BRAKIT_TELEMETRY opts in", anonymous_id=config.anonymous_id)
+        return Consent(on=True, why="BRAKIT_TELEMETRY opts in", by=VARIABLE, anonymous_id=config.anonymous_id)
     if config.content is None:
         return Consent(on=True, why="nobody opted out")
     if config.content.get("telemetry") is not True:

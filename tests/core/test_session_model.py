@@ -420,7 +420,8 @@ def test_whatever_is_said_what_leaves_is_in_the_pages_grammar(said: list[tuple[s
             assert page.broken_promises(event.name, session.report(event, fields, DAEMONS_OWN)) == {}
     values = session.report(SESSION, {}, DAEMONS_OWN)
     assert page.broken_promises("session", values) == {}
-    body = payload.body(SESSION, values, api_key="", distinct_id="", uuid="", timestamp="")
+    an_id, a_time = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01", "2026-11-22T14:08:28.998Z"
+    body = payload.body(SESSION, values, api_key="", distinct_id=an_id, uuid=an_id, timestamp=a_time)
     assert json.loads(body)["properties"] == {**values, **page.FIXED}
 
 

@@ -105,7 +105,7 @@ class Killed(RuleBasedStateMachine):
     @rule()
     def a_daemon_comes(self) -> None:
         self.now += 1
-        found = recovered(self.session_id, self.journal, self.now, BOOT).session
+        found = recovered(self.session_id, self.journal, self.now, BOOT, api_key="").session
         assert found is not None
         self.daemon = self._new_daemon()
         self.daemon.take_up(found)

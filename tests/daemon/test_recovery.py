@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from sidecar.core import payload
 from sidecar.core.frames import Hello, parse
-from sidecar.core.schema import SESSION
+from sidecar.core.schema import EVENTS, SESSION
 from sidecar.daemon import records
 from sidecar.daemon.recovery import recovered
 from sidecar.daemon.sessions import GOODBYE_S, Session, Sessions
 from tests.harness import new_id
 
 BOOT, NEXT_BOOT = "this boot", "the next"
+KEY = "phc_test"
+OPENED = {"opened": 1.0, "boot": "", "group": None, "owner_pid": None}
 
 
 class Journaled:
@@ -49,7 +52,7 @@ class Journaled:
         return session
 
     def again(self, after_s: float = 10.0, boot: str = BOOT) -> Session:
-        found = recovered(self.session.id, self.records, self.now + after_s, boot).session
+        found = recovered(self.session.id, self.records, self.now + after_s, boot, KEY).session
         assert found is not None
         return found
 
@@ -61,6 +64,20 @@ def journaled() -> Journaled:
 
 def summary(session: Session) -> dict[str, Any]:
     return session.state.report(SESSION, {}, {})
+
+
+def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
+    """The record of an event that was about to be sent."""
+    event, uuid, distinct_id = EVENTS[name], uuid or new_id(), new_id()
+    body = payload.body(
+        event,
+        dict.fromkeys(event.fields),
+        api_key=KEY,
+        distinct_id=distinct_id,
+        uuid=uuid,
+        timestamp="2026-11-22T14:08:28.998Z",
+    )
+    return {"frozen": [name, uuid, distinct_id, body.decode()]}
 
 
 WORDS: dict[str, Any] = {
@@ -168,26 +185,42 @@ def test_a_process_that_owns_it_is_known_again(journaled: Journaled) -> None:
 
 def test_an_event_that_was_frozen_and_not_settled_is_still_to_be_sent() -> None:
     session_id = new_id()
-    frozen = [{"frozen": ["first_request", uuid, "id", "{}"]} for uuid in ("one", "two")]
-    found = recovered(session_id, [{"opened": 1.0, "boot": "", "group": None, "owner_pid": None}, *frozen], 2.0, "")
-    assert [event.uuid for event in found.events] == ["one", "two"]
-    settled = recovered(session_id, [*frozen, {"settled": "one"}], 2.0, "")
-    assert [(event.uuid, event.session) for event in settled.events] == [("two", session_id)]
+    one, two = new_id(), new_id()
+    records = [frozen("first_request", one), frozen("first_request", two)]
+    found = recovered(session_id, [OPENED, *records], 2.0, "", KEY)
+    assert [event.uuid for event in found.events] == [one, two]
+    assert [event.body.decode() for event in found.events] == [record["frozen"][3] for record in records]
+    settled = recovered(session_id, [*records, {"settled": one}], 2.0, "", KEY)
+    assert [(event.uuid, event.session) for event in settled.events] == [(two, session_id)]
     assert found.session is not None
     assert found.session.state.occurred == {"first_request"}
 
 
 def test_a_session_whose_event_was_frozen_is_over() -> None:
-    opened = {"opened": 1.0, "boot": "", "group": None, "owner_pid": None}
-    found = recovered(new_id(), [opened, {"frozen": ["session", "uuid", "id", "{}"]}], 2.0, "")
+    found = recovered(new_id(), [OPENED, frozen("session")], 2.0, "", KEY)
     assert found.session is None
     assert [event.name for event in found.events] == ["session"]
 
 
 def test_events_without_a_session_are_recovered_without_one() -> None:
-    found = recovered("events", [{"frozen": ["cli_invoked", "uuid", "id", "{}"]}], 2.0, "")
+    found = recovered("events", [frozen("cli_invoked")], 2.0, "", KEY)
     assert found.session is None
     assert [event.name for event in found.events] == ["cli_invoked"]
+
+
+def test_a_frozen_body_that_is_not_ours_is_no_event_and_its_session_goes_on() -> None:
+    record = frozen("session")
+    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
+    found = recovered(new_id(), [OPENED, record], 2.0, "", KEY)
+    assert found.events == []
+    assert found.session is not None
+
+
+def test_how_a_session_ended_is_a_word_of_the_schema_whatever_the_journal_says() -> None:
+    found = recovered(new_id(), [OPENED, {"ending": "/home/zoe", "ended_at": 1.5}], 2.0, "", KEY)
+    assert found.session is not None
+    assert found.session.ending is not None
+    assert found.session.ending.exit_reason == "unknown"
 
 
 @pytest.mark.parametrize(

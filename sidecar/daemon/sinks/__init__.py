@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.core.outbox import Outcome, Reason, Verdict
+from sidecar.core.payload import is_plausible_key
 from sidecar.daemon.sinks.local import LocalSink
-from sidecar.daemon.sinks.settings import DEFAULT_ENDPOINT, is_acceptable_endpoint, is_plausible_key
+from sidecar.daemon.sinks.settings import DEFAULT_ENDPOINT, is_acceptable_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Which endpoint and which key are worth a connection."""
+"""Which endpoint is worth a connection."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import ipaddress
 from urllib.parse import urlsplit
 
 DEFAULT_ENDPOINT = "https://us.i.posthog.com"
-
-
-def is_plausible_key(key: str) -> bool:
-    """PostHog's own check of shape: another key is a certain 401."""
-    return key.isascii() and key.isprintable() and 1 <= len(key) <= 64 and not key.startswith("phx_")
 
 
 def is_acceptable_endpoint(endpoint: str) -> bool:

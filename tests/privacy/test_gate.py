@@ -1,0 +1,241 @@
+"""The gate alone: whatever values it is handed, what comes out is in the page's grammar and its own. Plain functions
+without fixtures, as ``test_mutations`` calls each of them for each mutant of the gate.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID, uuid5
+
+import orjson
+import pytest
+
+from sidecar.core import domains, payload
+from sidecar.core.schema import EVENTS, JOURNEY, SESSION, Event
+from tests.core import page
+from tests.privacy.grammar import broken_grammar
+
+AN_ID, A_UUID = "d15719c7-0000-4000-8000-00000000000a", "e7e47000-0000-4000-8000-00000000000b"
+A_TIME = "2026-11-22T14:08:28.998Z"
+KEY = "phc_key"
+SECRET = "sk-live-4eC39HqLyjWDarjtT1zdp7dc"
+
+
+class Text(str):
+    """A producer's own text that passes for any other."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("flask")
+
+
+HOSTILE: tuple[Any, ...] = (
+    SECRET, "", "GET /users?token=" + SECRET, "/home/ada/app.py", "flask " + SECRET, Text(SECRET), "1.2.3.4.5" + SECRET,
+    f"linux-{SECRET}", None, [], {}, [SECRET], [None], ["pg", 1], [["pg"]], ("pg",), {"pg": SECRET}, b"flask",
+    -1, 2**53, 2**64, 10**400, 0.5, -0.5, 1e300, float("nan"), float("inf"), True, False, 1, 65_536, 86_400_001,
+    "true", "unknown", "other", object, lambda: SECRET,
+)  # fmt: skip
+
+# What is said of a field, and what stands there then.
+ADMITTED: tuple[tuple[str, Any, Any], ...] = (
+    ("framework", "flask", "flask"),
+    ("framework", "Flask", "other"),
+    ("framework", 1, "unknown"),
+    ("package_manager", SECRET, "other"),
+    ("exit_reason", "sigterm", "sigterm"),
+    ("exit_reason", SECRET, "unknown"),
+    ("arch", "x64", "x64"),
+    ("arch", None, "other"),
+    ("sdk", "node", "node"),
+    ("sdk", SECRET, "unknown"),
+    ("slowest_endpoint_bucket", ">5000ms", ">5000ms"),
+    ("slowest_endpoint_bucket", SECRET, "none"),
+    ("adapters_detected", ["prisma", "pg", "pg"], ["pg", "prisma"]),
+    ("adapters_detected", ["pg", SECRET], ["other", "pg"]),
+    ("adapters_detected", ["pg", 1], []),
+    ("adapters_detected", "pg", []),
+    ("is_custom_command", True, True),
+    ("is_custom_command", 1, False),
+    ("is_custom_command", SECRET, False),
+    ("request_count", 0, 0),
+    ("request_count", 2**53 - 1, 2**53 - 1),
+    ("request_count", 2**53, 0),
+    ("request_count", -1, 0),
+    ("request_count", True, 0),
+    ("request_count", 3.0, 0),
+    ("session_duration_s", 7, 7),
+    ("avg_duration_ms", 0, 0),
+    ("avg_duration_ms", 2.5, 3),
+    ("avg_duration_ms", 2.49, 2),
+    ("avg_duration_ms", 0.49999999999999994, 0),
+    ("avg_duration_ms", 86_400_000, 86_400_000),
+    ("avg_duration_ms", 86_400_000.5, 0),
+    ("avg_duration_ms", 86_400_001, 0),
+    ("avg_duration_ms", -0.5, 0),
+    ("avg_duration_ms", True, 0),
+    ("avg_duration_ms", "7", 0),
+    ("time_to_dashboard_ms", 7, 7),
+    ("time_to_dashboard_ms", SECRET, None),
+    ("brakit_version", "0.1.7", "0.1.7"),
+    ("brakit_version", "v00.010.7-" + SECRET, "0.10.7"),
+    ("brakit_version", "12345.12345.12345", "12345.12345.12345"),
+    ("brakit_version", "123456.1.1", "unknown"),
+    ("brakit_version", "1.123456.1", "unknown"),
+    ("brakit_version", "1.1.123456", "unknown"),
+    ("brakit_version", SECRET + " 1.2.3", "unknown"),
+    ("brakit_version", "1a2b3", "unknown"),
+    ("brakit_version", "1.2b3", "unknown"),
+    ("brakit_version", "٣.٣.٣", "unknown"),
+    ("brakit_version", 1, "unknown"),
+    ("node_version", "20.11.0", "v20.11.0"),
+    ("node_version", SECRET, None),
+    ("python_version", "3.13.0rc1", "3.13.0"),
+    ("os", "linux-6.18.44-" + SECRET, "linux-6.18.44"),
+    ("os", "linux-06.018", "linux-6.18.0"),
+    ("os", "linux-5.15.167.4", "linux-5.15.167"),
+    ("os", "linux-" + SECRET + "6.1.2", "linux-0.0.0"),
+    ("os", "linux-123456.7", "linux-12345.6.7"),
+    ("os", "linux-6.1x2.3", "linux-6.1.0"),
+    ("os", "linux", "linux-0.0.0"),
+    ("os", SECRET, "other-0.0.0"),
+    ("os", 6, "other-0.0.0"),
+)
+PORTS = ((1, 1), (65_535, 65_535), (0, 0), (65_536, 0), (SECRET, 0))
+
+
+def neutral(event: Event) -> dict[str, Any]:
+    return {name: promise.neutral for name, promise in page.EVENTS[event.name].items()}
+
+
+def body(event: Event, values: dict[str, Any], **around: str) -> bytes:
+    shaped = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID, "timestamp": A_TIME}
+    return payload.body(event, values, **{**shaped, **around})
+
+
+def again(event: Event, frozen: bytes, **around: str) -> bytes | None:
+    shaped = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID}
+    return payload.again(event.name, frozen, **{**shaped, **around})
+
+
+def test_each_value_is_its_domains_own() -> None:
+    for name, raw, admitted in ADMITTED:
+        found = payload.admitted(SESSION, {**neutral(SESSION), name: raw})[name]
+        assert (type(found), found) == (type(admitted), admitted), (name, raw)
+    for raw, admitted in PORTS:
+        assert payload.admitted(JOURNEY["first_request"], {**neutral(JOURNEY["first_request"]), "port": raw})[
+            "port"
+        ] == (admitted)
+
+
+def test_the_bounds_are_those_that_are_told() -> None:
+    assert (domains.COUNT.admit(0), domains.SECONDS.admit(0), domains.PORT.admit(0)) == (0, 0, None)
+    assert domains.COUNT.text == "count, 0 to 9007199254740991"
+    assert domains.SECONDS.text == "whole seconds, 0 to 9007199254740991"
+    assert domains.PORT.text == "port, 1 to 65535"
+    assert domains.BUCKET.text == "one of " + page.VOCABULARY["slowest_endpoint_bucket"].replace(" ", ", ")
+
+
+def test_each_neutral_value_is_the_pages() -> None:
+    for event in EVENTS.values():
+        assert payload.admitted(event, dict.fromkeys(event.fields)) == neutral(event)
+
+
+def test_whatever_each_field_is_handed_the_body_is_in_the_grammar_and_holds_no_text_of_it() -> None:
+    for event in EVENTS.values():
+        for raw in HOSTILE:
+            made = body(event, dict.fromkeys(event.fields, raw))
+            assert broken_grammar(made) == {}, (event.name, raw)
+            assert SECRET.encode() not in made
+
+
+def test_a_text_that_passes_for_any_other_comes_out_as_the_tables_own() -> None:
+    found = payload.admitted(SESSION, {**neutral(SESSION), "framework": Text(SECRET)})["framework"]
+    assert type(found) is str
+    assert found == "flask"
+
+
+def test_what_is_no_field_of_the_event_stays_behind() -> None:
+    for event in EVENTS.values():
+        more = {**neutral(event), "route": SECRET, "$ip": SECRET, SECRET: 1}
+        assert body(event, more) == body(event, neutral(event))
+
+
+def test_what_has_gone_through_goes_through_unchanged() -> None:
+    for event in EVENTS.values():
+        for raw in HOSTILE:
+            once = payload.admitted(event, dict.fromkeys(event.fields, raw))
+            assert payload.admitted(event, once) == once
+
+
+def test_what_stands_around_the_values_is_in_its_shape_or_there_is_no_body() -> None:
+    for wrong in ("", SECRET, AN_ID.upper(), AN_ID + "\n", " " + AN_ID, AN_ID + SECRET, AN_ID.replace("-", "")):
+        for name in ("distinct_id", "uuid"):
+            with pytest.raises(payload.InadmissibleError):
+                body(SESSION, neutral(SESSION), **{name: wrong})
+    for wrong in ("", SECRET, A_TIME + SECRET, A_TIME[:-1], "٢" + A_TIME[1:], A_TIME.replace(".", "x"), A_TIME + "\n"):
+        with pytest.raises(payload.InadmissibleError):
+            body(SESSION, neutral(SESSION), timestamp=wrong)
+
+
+def test_a_key_that_is_none_is_left_out() -> None:
+    for key, stands in (
+        (KEY, KEY), ("p", "p"), ("p" * 64, "p" * 64), ("p" * 65, ""), ("", ""), ("phx_personal", ""), ("ключ", ""),
+        ("a\nb", ""), ("PHX_", "PHX_"),
+    ):  # fmt: skip
+        assert json.loads(body(SESSION, neutral(SESSION), api_key=key))["api_key"] == stands
+        assert payload.is_plausible_key(key) == bool(stands)
+
+
+def test_an_events_uuid_is_the_sessions_own_for_it() -> None:
+    assert payload.event_uuid(AN_ID, SESSION) == str(uuid5(UUID(AN_ID), "session"))
+
+
+def test_a_frozen_body_comes_again_byte_for_byte() -> None:
+    for event in EVENTS.values():
+        made = body(event, neutral(event))
+        assert again(event, made) == made
+        assert again(event, body(event, neutral(event), api_key="")) == made  # made where there was no key
+
+
+def test_a_frozen_body_goes_under_the_key_that_holds_now() -> None:
+    made = body(SESSION, neutral(SESSION))
+    assert again(SESSION, made, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
+    assert again(SESSION, made, api_key="") == body(SESSION, neutral(SESSION), api_key="")
+
+
+def test_of_a_frozen_body_that_was_changed_nothing_comes_again() -> None:
+    made = body(SESSION, neutral(SESSION))
+    said = json.loads(made)
+    for changed in (
+        {**said, "event": SECRET},
+        {**said, "event": "cli_invoked"},
+        {**said, "uuid": AN_ID},
+        {**said, "distinct_id": A_UUID},
+        {**said, "timestamp": SECRET},
+        {**said, "timestamp": 7},
+        {**said, "api_key": "phx_" + SECRET},
+        {**said, "api_key": 7},
+        {**said, SECRET: 1},
+        {**said, "properties": {**said["properties"], "framework": SECRET}},
+        {**said, "properties": {**said["properties"], "request_count": -1}},
+        {**said, "properties": {**said["properties"], "$ip": "203.0.113.7"}},
+        {**said, "properties": {**said["properties"], "route": SECRET}},
+        {**said, "properties": {"framework": SECRET}},
+        {**said, "properties": SECRET},
+        {**said, "properties": None},
+        [said],
+        SECRET,
+        None,
+    ):
+        assert again(SESSION, orjson.dumps(changed)) is None, changed
+    for broken in (b"", made[:-1], made + b" ", b" " + made, made + made, made.replace(b":", b": ", 1), b"\xff" + made):
+        assert again(SESSION, broken) is None
+    doubled = made.replace(b'{"api_key"', b'{"api_key":"' + SECRET.encode() + b'","api_key"', 1)
+    assert again(SESSION, doubled) is None
+    assert again(JOURNEY["cli_invoked"], made) is None
+    assert payload.again(SECRET, made, api_key=KEY, distinct_id=AN_ID, uuid=A_UUID) is None
