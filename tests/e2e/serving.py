@@ -89,6 +89,8 @@ class Server:
         self.directory = os.path.join(place.root, "shop")
         os.mkdir(self.directory)
         _stock(os.path.join(self.directory, "shop.db"))
+        with open(os.path.join(self.directory, "touched.py"), "w", encoding="utf-8"):
+            pass  # at whose change a server reloads, where it watches files
         self._log = os.path.join(place.root, "log")
         self._witness = os.path.join(place.root, "witness.jsonl")
         environ = {

@@ -1,0 +1,132 @@
+"""Real servers that reload, replace their workers and are told to end: one session, every request, the right reason."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.serving import Server
+from tests.harness import Endpoint, Place, end_process, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.slow
+
+APP = "tests.e2e.apps.plain"
+GUNICORN = ("gunicorn", "-b", "127.0.0.1:0", "-w", "2", f"{APP}:wsgi")
+UVICORN = ("uvicorn", "--port", "0", f"{APP}:asgi")
+FLASK = ("flask", "--app", f"{APP}:flask_app", "run", "--debug", "-p", "0", "--extra-files", "touched.py")
+
+
+class Visitor:
+    """Counts what was answered, and by whom."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.answered = 0
+        self.processes: set[int] = set()
+        self.parents: set[int] = set()
+        self._last = 0
+
+    def visit(self, times: int = 1) -> int:
+        """The process that answered last. A server may say its port before it listens there."""
+        if not self.answered:
+            self._await(lambda: bool(self._one()))
+            times -= 1
+        for _ in range(times):
+            self._one()
+        return self._last
+
+    def _one(self) -> int:
+        self._last, parent = map(int, self._server.request("GET", "/").split())
+        self.answered += 1
+        self.processes.add(self._last)
+        self.parents.add(parent)
+        return self._last
+
+    def visit_until_another_answers(self) -> None:
+        before = set(self.processes)
+        self._await(lambda: self._one() not in before)
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        def holds() -> bool:
+            with suppress(OSError, http.client.HTTPException):  # none listens at this moment
+                return condition()
+            return False
+
+        wait_until(holds, "an answer")
+
+
+def hang_up(_server: Server, visitor: Visitor) -> None:
+    """What gunicorn reloads at, said to its master."""
+    (master,) = visitor.parents
+    os.kill(master, signal.SIGHUP)
+
+
+def touch(server: Server, _visitor: Visitor) -> None:
+    later = time.time() + 10
+    os.utime(os.path.join(server.directory, "touched.py"), (later, later))
+
+
+def nothing(_server: Server, _visitor: Visitor) -> None:
+    """Its workers are replaced by themselves, or not at all."""
+
+
+@pytest.mark.parametrize(
+    ("command", "reload", "number"),
+    [
+        (GUNICORN, hang_up, signal.SIGTERM),
+        ((*GUNICORN, "--max-requests", "5"), nothing, signal.SIGINT),
+        ((*UVICORN, "--workers", "2"), None, signal.SIGTERM),
+        ((*UVICORN, "--reload"), touch, signal.SIGINT),
+        (FLASK, touch, signal.SIGINT),
+    ],
+    ids=["gunicorn HUP", "gunicorn max-requests", "uvicorn workers", "uvicorn reload", "flask reloader"],
+)
+def test_it_is_one_session_with_every_request(
+    place: Place,
+    endpoint: Endpoint,
+    command: tuple[str, ...],
+    reload: Callable[[Server, Visitor], None] | None,
+    number: signal.Signals,
+) -> None:
+    with Server(place, *command) as server:
+        visitor = Visitor(server)
+        visitor.visit(20)
+        if reload is not None:
+            reload(server, visitor)
+            visitor.visit_until_another_answers()
+        visitor.visit(10)
+        end_process(server.process, number)
+    found = endpoint.only_session()
+    assert found["request_count"] == visitor.answered >= 30
+    assert found["exit_reason"] == {signal.SIGTERM: "sigterm", signal.SIGINT: "sigint"}[number]
+    assert place.run("stop").returncode == 0
+    assert len(endpoint.named("session")) == 1
+
+
+def test_a_worker_that_is_killed_and_replaced_costs_no_request(place: Place, endpoint: Endpoint) -> None:
+    with Server(place, *GUNICORN) as server:
+        visitor = Visitor(server)
+        os.kill(visitor.visit(10), signal.SIGKILL)
+        visitor.visit_until_another_answers()
+        end_process(server.process)
+    assert endpoint.only_session()["request_count"] == visitor.answered
+
+
+def test_a_server_whose_owner_is_killed_ends_as_a_crash(place: Place, endpoint: Endpoint) -> None:
+    with Server(place, *GUNICORN) as server:
+        visitor = Visitor(server)
+        visitor.visit(10)
+        server.process.kill()
+        found = endpoint.only_session()
+        for master in visitor.parents:
+            os.kill(master, signal.SIGTERM)
+    assert (found["request_count"], found["exit_reason"]) == (10, "crash")
