@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATIENCE_S = 2.0  # for an answer that takes a millisecond: a daemon that is stopped may not keep the command waiting
+_LEAVES_S = 0.5  # what a daemon's leaving takes, about
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # between the attempts to bring a daemon back
 
 
@@ -96,7 +97,8 @@ class OwnedSession:
                     daemon.socket, PATIENCE_S, session=self._id, producer=self._producer, role="owner"
                 )
                 is_open = connection.ask({"open": {"session": self._id}})
-            except NoDaemonError:  # it was just leaving
+            except NoDaemonError:  # it is just leaving
+                time.sleep(_LEAVES_S)
                 continue
             if not is_open:
                 connection.close()

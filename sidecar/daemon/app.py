@@ -103,6 +103,13 @@ class Daemon:
     def stop(self) -> None:
         self._stopping.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        """From now on no session is opened, as nobody would end it: who wants one is hung up on, and asks the next
+        daemon.
+        """
+        return self._stopping.is_set()
+
     # --- its tasks ---------------------------------------------------------------------------------------------
 
     async def _stop_on_signals(self) -> None:

@@ -209,6 +209,9 @@ class Connection:
             bad = Refusal.BAD_HELLO in frame.refused
             frame.refused = [Refusal.BAD_HELLO if bad else Refusal.NO_HELLO]
             return
+        if self._daemon.is_stopping and not self._daemon.sessions.has_open(frame.hello):
+            self._closing = True
+            return
         self._hello = frame.hello
         memory = self._memory if frame.hello.slab == slab.VERSION else None
         if memory is not None and not memory.is_acceptable():
@@ -265,6 +268,9 @@ class Connection:
     # --- back to the producer --------------------------------------------------------------------------------
 
     def _answer(self, question: Any) -> None:
+        if self._daemon.is_stopping and isinstance(question, dict) and "open" in question and self._session is None:
+            self._closing = True
+            return
         if self._owes_answer:  # only while draining: a producer that reads asks again
             return
         if self._session is not None:

@@ -184,6 +184,12 @@ class Sessions:
         uuid = UUID(event_uuid(session_id, SESSION)).bytes
         return self._ended.find(uuid) % len(uuid) == 0  # not found is -1
 
+    def has_open(self, hello: Hello) -> bool:
+        """Whether it names no session that would have to be opened."""
+        if hello.session is not None:
+            return hello.session in self.open or self.has_ended(hello.session)
+        return hello.group is None or hello.group in self._groups
+
     def remember_end(self, session_events_uuid: str) -> None:
         """A session was reported by the event of that uuid: here, or by a daemon before this one."""
         self._ended += UUID(session_events_uuid).bytes

@@ -116,7 +116,7 @@ def test_serve_listens_where_start_says(place: Place) -> None:
     assert (started["socket"], started["pid"]) == (place.socket_path, served.pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_serve_as_stop_does(endpoint: Endpoint, place: Place, number: int) -> None:
     served = place.serve()
     session = place.run("session", "start").stdout.strip()
