@@ -5,16 +5,13 @@ temporary place, worker processes of which one is killed; at the end what each h
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cli.errors import CommandError
-from sidecar.host import guards
+from sidecar.cli.private import PrivatePlace
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,69 +20,21 @@ ARRIVAL_TIMEOUT_S = 30.0  # a hundred times what the last event takes
 _COUNTED = ("request_count", "query_count", "error_count")
 
 
-class CaptureServer(ThreadingHTTPServer):
-    """Answers 200 to every event, and keeps the bodies in the order in which they came."""
+def demo(_arguments: Namespace) -> int:
+    session_arrived = threading.Event()
 
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Capture)
-        self.bodies: list[bytes] = []
-        self.session_arrived = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Capture(BaseHTTPRequestHandler):
-    server: CaptureServer
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.bodies.append(body)
-        self.send_response(200)
-        self.end_headers()
+    def heard(body: bytes) -> None:
         event = json.loads(body)["event"]
         print(f"    the endpoint got  {event}\n", end="")  # in one piece, beside the main thread's lines
         if event == "session":
-            self.server.session_arrived.set()
+            session_arrived.set()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the handler's own name for it)
-        """The demo says itself what arrived."""
-
-
-def demo(_arguments: Namespace) -> int:
-    # Short, as a socket's path is; below /tmp also where TMPDIR is long.
-    with tempfile.TemporaryDirectory(prefix="brakit-demo-", dir="/tmp") as place:
-        endpoint = CaptureServer()
-        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
-        environ = _environment(place, endpoint.url)
-        try:
-            counted = _run_application(environ)
-            if not endpoint.session_arrived.wait(ARRIVAL_TIMEOUT_S):
-                raise CommandError("the session event did not arrive; BRAKIT_DEBUG=1 says more")
-            _show(counted, endpoint.bodies)
-        finally:
-            subprocess.run([sys.executable, "-m", "sidecar", "stop"], env=environ, check=False)
-            endpoint.shutdown()
-            endpoint.server_close()
+    with PrivatePlace("demo", heard) as place:
+        counted = _run_application(place.environ)
+        if not session_arrived.wait(ARRIVAL_TIMEOUT_S):
+            raise CommandError("the session event did not arrive; BRAKIT_DEBUG=1 says more")
+        _show(counted, place.endpoint.bodies)
     return 0
-
-
-def _environment(place: str, endpoint: str) -> dict[str, str]:
-    """Nothing of the user's: no config, no opt-out, no CI; and all of ours in the temporary place."""
-    ours = {"HOME": place, "XDG_RUNTIME_DIR": place, "BRAKIT_TELEMETRY_ENDPOINT": endpoint}
-    foreign = {
-        *guards.VARIABLES,
-        "DO_NOT_TRACK",
-        "BRAKIT_TELEMETRY",
-        "XDG_STATE_HOME",
-        "BRAKIT_SESSION_ID",
-        "BRAKIT_SIDECAR_SOCKET",
-    }
-    inherited = {name: value for name, value in os.environ.items() if name not in foreign}
-    return {**inherited, **ours, "BRAKIT_TELEMETRY_KEY": "phc_demo"}
 
 
 def _run_application(environ: dict[str, str]) -> list[dict[str, Any]]:

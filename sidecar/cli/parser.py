@@ -75,6 +75,9 @@ def parse(argv: list[str]) -> Namespace:
     _command(systemd_commands, "status", "systemd", "show what is installed and runs; exit 1 where nothing is")
 
     _command(commands, "demo", "demo", "show the whole path at work, on this machine only")
+    _command(
+        commands, "audit", "audit", "push secrets through everything, on this machine only; show that none arrives"
+    )
     return parser.parse_args(argv)
 
 

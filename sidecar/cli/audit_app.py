@@ -1,0 +1,69 @@
+"""The audit's application: says every text in every call of the client, and in every ``emit``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import sidecar
+from sidecar.cli import main
+from sidecar.cli.audit_texts import TEXTS
+from sidecar.core.domains import Word
+from sidecar.core.schema import EVENTS, JOURNEY, SESSION_FIELDS, said_in_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CALLS = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # that say one text
+
+
+def work() -> None:
+    """One worker that says what it can, then another one, of an SDK that is a text, which ends by an exception."""
+    for sdk, counts in (("python", 1), (next(iter(TEXTS.values())), 0)):
+        telemetry: Any = sidecar.connect(sdk=sdk)
+        telemetry.incr("request_count", 1 + counts)
+        for text in TEXTS.values():
+            _say(telemetry, text)
+    raise RuntimeError(next(iter(TEXTS.values())))
+
+
+def _say(telemetry: Any, text: str) -> None:
+    for field in (*SESSION_FIELDS, text):
+        for value in (text, [text], {text: text}, text.encode(), object()):
+            telemetry.set(**{field: value})
+            telemetry.add(field, value)
+            telemetry.mark(field, value)
+            telemetry.incr(field, value)
+            telemetry.counter(field).inc(value)
+    telemetry.request(text, duration_ms=12.5)
+    telemetry.request(text, duration_ms=text)
+    telemetry.mark("insight_count", text)
+    for event in (*EVENTS, text):
+        fields = EVENTS[event].fields if event in EVENTS else [text]
+        telemetry.event(event, **dict.fromkeys(fields, text))
+        telemetry.event(event, **{name: [text] for name in fields}, **{text: text})
+
+
+def emissions() -> Iterator[list[str]]:
+    """What is a word anyway together, as it is taken; whatever else alone, as it is refused."""
+    for text in TEXTS.values():
+        yield [text]
+        for event in JOURNEY.values():
+            said = {name: field for name, field in event.fields.items() if said_in_event(field)}
+            words = [f"{name}={text}" for name, field in said.items() if isinstance(field.domain, Word)]
+            others = [[f"{name}={text}"] for name, field in said.items() if not isinstance(field.domain, Word)]
+            for arguments in (words, *others, [f"{text}=1"], [text]):
+                yield [event.name, *arguments]
+
+
+def emit() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a refusal is told to whoever typed it, in the own words
+    for arguments in emissions():
+        with suppress(SystemExit):
+            main(["emit", *arguments])
+
+
+if __name__ == "__main__":
+    {"work": work, "emit": emit}[sys.argv[1]]()

@@ -1,0 +1,69 @@
+"""What the audit pushes through the sidecar, and how it is recognised again, whole or in pieces and in whatever form.
+
+Each text holds the mark, which nothing else does: where a piece of it turns up, a text got through.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+MARK = "Zq7Xv9Kw3RtB"
+
+# By kind: at least one of everything that the telemetry page says is never collected.
+TEXTS: dict[str, str] = {
+    "a URL with its query": f"https://{MARK}.example.org/users/7?token={MARK}&q=a%20b#{MARK}",
+    "a request's path": f"GET /{MARK}/orders/42",
+    "SQL": f"SELECT * FROM users WHERE email = '{MARK}@example.org' -- {MARK}",  # noqa: S608 (it is no query)
+    "a request's body": f'{{"password": "{MARK}", "card": "4111 1111 1111 1111"}}',
+    "source code": f"def {MARK}(self):\n    return os.environ['{MARK}']\n",
+    "a file's path": f"/home/ada/{MARK}/app.py",
+    "an API key": f"sk_live_{MARK}4eC39HqLyjWDarjtT1zdp7dc",
+    "a bearer token": f"Bearer eyJhbGciOiJIUzI1NiJ9.{MARK}.c2ln",
+    "a private key": f"-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----",
+    "a project's name": f"{MARK}-next-big-thing",
+    "an e-mail address": f"{MARK}@example.org",
+    "an address and a host": f"203.0.113.7 {MARK}.corp.example.org",
+    "a version with a suffix": f"1.2.3-{MARK}",
+    "a word and more": f"flask {MARK}",
+    "a text in another script": f"секрет {MARK} 秘密 \U0001f511",
+}
+
+_PIECE = 6  # of the mark: a text that was cut is recognised too
+
+
+def traces(found: bytes) -> list[str]:
+    """The forms in which the texts turn up in it; none where none did."""
+    lower = found.lower()
+    return [form for form, pieces in _FORMS.items() if any(piece.lower() in lower for piece in pieces)]
+
+
+def _pieces(text: str) -> list[bytes]:
+    return [text[start : start + _PIECE].encode() for start in range(len(text) - _PIECE + 1)]
+
+
+def _base64() -> list[bytes]:
+    """At each of the three places where it may stand in groups of three bytes, what does not depend on the rest."""
+    encoded = [base64.b64encode(b"x" * before + MARK.encode()) for before in range(3)]
+    return [text[4:-4] for text in encoded]
+
+
+def _hashes() -> list[bytes]:
+    """Without a key anybody can make them, so they are as good as the texts."""
+    return [
+        hashlib.new(name, text.encode()).hexdigest()[:16].encode()
+        for text in TEXTS.values()
+        for name in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s")
+    ] + [hashlib.blake2b(text.encode(), digest_size=8).hexdigest().encode() for text in TEXTS.values()]
+
+
+_FORMS: dict[str, list[bytes]] = {
+    "as it is": _pieces(MARK),
+    "reversed": _pieces(MARK[::-1]),
+    "hex": [piece.hex().encode() for piece in _pieces(MARK)],
+    "base64": _base64(),
+    "url-encoded": ["".join(f"%{ord(letter):02x}" for letter in MARK[:_PIECE]).encode()],
+    "JSON-escaped": ["".join(f"\\u{ord(letter):04x}" for letter in MARK[:_PIECE]).encode()],
+    "UTF-16": [MARK[:_PIECE].encode("utf-16-le"), MARK[:_PIECE].encode("utf-16-be")],
+    "hashed without a key": _hashes(),
+}

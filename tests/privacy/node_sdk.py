@@ -1,0 +1,31 @@
+"""brakit's Node SDK as far as it shares our config, by what was observed of it (0.10.2): which words of the
+environment it knows, and what it makes of the config when it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def is_on_when_started(config_path: str, environ: Mapping[str, str]) -> bool:
+    """Whether it would send. It rewrites a config that it cannot use, and switches telemetry on with that."""
+    try:
+        with open(config_path, encoding="utf-8") as file:
+            content = json.load(file)
+        usable = bool(content["anonymousId"])
+    except (OSError, ValueError, KeyError, TypeError):
+        usable, content = False, {}
+    if not usable:
+        content = {"telemetry": True, "anonymousId": str(uuid.uuid4())}
+        os.makedirs(os.path.dirname(config_path), exist_ok=True)
+        with open(config_path, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+    if environ.get("BRAKIT_TELEMETRY") in ("false", "0", "off"):
+        return False
+    return content.get("telemetry") is not False

@@ -1,0 +1,71 @@
+"""The audit passes on this build, and would not pass on one that leaks."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.cli.audit_texts import MARK, TEXTS, traces
+from tests.harness import Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What a build may get wrong, as a change to it that each of its processes makes when it starts.
+PASSED_ON = """
+from sidecar.core import domains
+domains.Word.admit = lambda self, raw: raw if isinstance(raw, str) else None
+"""
+TOLD = """
+from sidecar.core import frames
+from sidecar.host.debug import debug
+parse = frames.parse
+def loud(line):
+    debug(str(line))
+    return parse(line)
+frames.parse = loud
+"""
+LEAKS = {
+    "a word that is passed on": (PASSED_ON, "the wire"),
+    "a line in the producer's words": (TOLD, "BRAKIT_DEBUG"),
+}
+
+
+@pytest.mark.slow
+def test_nothing_of_what_is_never_collected_arrives_anywhere() -> None:
+    with Place() as place:
+        audited = place.run("audit", CI="1", DO_NOT_TRACK="1")
+        assert audited.returncode == 0, audited.stdout + audited.stderr
+        for looked_at in ("the wire", "receipts", "journal", "log", "status"):
+            assert looked_at in audited.stdout
+        assert "Nothing of them arrived anywhere" in audited.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_build_that_leaks_does_not_pass(leak: str, tmp_path: Path) -> None:
+    change, where = LEAKS[leak]
+    (tmp_path / "sitecustomize.py").write_text(change)
+    with Place() as place:
+        audited = place.run("audit", PYTHONPATH=str(tmp_path))
+    assert audited.returncode == 1
+    assert where in audited.stderr
+    assert "as it is" in audited.stderr
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_text_is_recognised_in_each_of_its_forms(text: str) -> None:
+    raw = text.encode()
+    escaped = "".join(f"\\u{ord(letter):04X}" for letter in text if ord(letter) < 0x10000)
+    for form in (
+        raw, raw.upper(), raw[::-1], raw.hex().encode(), base64.b64encode(raw), base64.urlsafe_b64encode(b"x" + raw),
+        "".join(f"%{byte:02X}" for byte in raw).encode(), escaped.encode(), text.encode("utf-16"),
+    ):  # fmt: skip
+        assert traces(b"before" + form + b"after")
+
+
+def test_a_piece_of_a_text_is_recognised_and_what_has_none_of_it_is_not() -> None:
+    assert traces(MARK[3:9].encode())
+    assert not traces(b"request_count other unknown 9007199254740991")

@@ -1,0 +1,325 @@
+"""Producers that say what they must not: whatever it is, what arrives is in the grammar, and no text of theirs is
+anywhere. The figures are for a machine with two slow cores; ``BRAKIT_HOSTILE=5`` makes them five times as many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.cli.audit_texts import MARK, TEXTS, traces
+from sidecar.core import payload
+from sidecar.core.frames import PARTS, parse
+from sidecar.core.schema import EVENTS, SESSION
+from sidecar.core.state import SessionState
+from tests.core import page
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
+from tests.privacy.grammar import broken_grammar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TIMES = int(os.environ.get("BRAKIT_HOSTILE", "1"))
+FRAMES, CALLS = 20_000 * TIMES, 10_000 * TIMES
+AT_ONCE = 500  # lines in a write: some 100 KiB
+OTHER_MARK = "Yy1Ww8Hh2PpN"
+FIELDS = [*{name: None for fields in page.EVENTS.values() for name in fields}]
+OWN = {"os": "linux-6.18.44", "arch": "x64", "first_session": False, "session_duration_s": 7, "exit_reason": "clean"}
+
+
+class Hostile:
+    """Frames by chance, the same each time: right ones, and right ones with a text somewhere."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    def line(self) -> bytes:
+        frame = {self._pick(PARTS, 0.9): self._part() for _ in range(self._rng.randint(1, 3))}
+        frame.pop("ask", None)  # whose answers nobody reads here
+        line = json.dumps(frame, ensure_ascii=self._rng.random() < 0.5).encode()
+        if self._rng.random() < 0.03:
+            line = line[: self._rng.randrange(len(line))]  # no JSON
+        return line.replace(b"\n", b" ") + b"\n"
+
+    def _part(self) -> Any:
+        choice = self._rng.random()
+        if choice < 0.1:
+            return self._value()
+        if choice < 0.4:
+            return {"name": self._pick(EVENTS, 0.9), **self._fields()}
+        return self._fields()
+
+    def _fields(self) -> dict[str, Any]:
+        names = [self._pick(FIELDS, 0.9) for _ in range(self._rng.randint(1, 4))]
+        return {
+            name if self._rng.random() < 0.9 else f"{self._rng.getrandbits(64):016x}": self._value() for name in names
+        }
+
+    def _value(self, depth: int = 0) -> Any:
+        text = self._text()
+        choices: list[Any] = [
+            text, text, text, f"1.2.3-{text}", f"flask{text}", 1, -1, 2**70, 0.5, True, None, "flask", "n1",
+        ]  # fmt: skip
+        if depth < 3:
+            more = self._value(depth + 1)
+            choices += [[more], [more, text], {text: more}, ["n1", more], [12.5, more]]
+        return self._rng.choice(choices)
+
+    def _text(self) -> str:
+        text = self._rng.choice(list(TEXTS.values()))
+        ways = (
+            str, str, str, lambda text: text[::-1], lambda text: text.encode().hex(), str.upper, repr,
+            lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+        )  # fmt: skip
+        return str(self._rng.choice(ways)(text))
+
+    def _pick(self, known: Any, chance: float) -> str:
+        return self._rng.choice(list(known)) if self._rng.random() < chance else self._text()
+
+
+def all_files(place: Place) -> Iterator[tuple[str, bytes]]:
+    for directory, _, names in os.walk(place.root):
+        for name in names:
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    yield path, name.encode() + file.read()
+
+
+def assert_clean(endpoint: Endpoint, place: Place) -> None:
+    """Nothing on the wire, in a file, in what commands show; each body in the grammar, and with its receipt."""
+    for path, headers, body in endpoint.requests:
+        assert broken_grammar(body) == {}
+        assert not traces(path.encode() + json.dumps(headers).encode() + body)
+    for path, content in all_files(place):
+        assert not traces(content), path
+    for shown in ("status", "log"):
+        assert not traces(place.run(shown, "--json").stdout.encode()), shown
+    receipts = place.receipts()
+    sent = sorted(receipt["body"].encode() for receipt in receipts if receipt["outcome"] == "sent")
+    arrived = sorted(body for _path, _headers, body in endpoint.requests)
+    if any("receipts.old" in path for path, _ in all_files(place)):  # so many that the oldest may have gone
+        assert {*sent} <= {*arrived}
+    else:
+        assert sent == arrived
+    for receipt in receipts:
+        assert (receipt["outcome"] == "sent") == (receipt["reason"] == "")
+        assert broken_grammar(receipt["body"].encode()) == {}
+
+
+@pytest.mark.slow
+def test_of_hostile_frames_no_text_arrives_anywhere(endpoint: Endpoint, place: Place) -> None:
+    served = place.serve()
+    hostile, session, other = Hostile(1), new_id(), new_id()
+    with Wire(place.socket_path).hello(session) as owned, Wire(place.socket_path).hello(other, role="owner") as owner:
+        owned.say(incr={"request_count": 1}).sync()
+        for batch in range(FRAMES // AT_ONCE):
+            lines = [hostile.line() for _ in range(AT_ONCE)]
+            with Wire(place.socket_path).hello((session, other, None)[batch % 3]) as wire:
+                wire.write(b"".join(lines)).sync()
+        status, _ = owned.ask()
+        assert not traces(json.dumps(status).encode())
+        assert sum(status["refused"].values()) > FRAMES / 2
+        for path, content in all_files(place):  # the journal is among them, as the sessions are open
+            assert not traces(content), path
+        owner.ask({"end": {"session": session}})
+        owner.say(end={"exit_reason": TEXTS["SQL"]}).sync()
+        wait_until(lambda: not owned.ask()[0]["delivery"]["queued"], "an empty queue")
+    endpoint.wait_for("session", 2)
+    wait_until(lambda: len([r for r in place.receipts() if r["event"] == "session"]) == 2, "the receipts")
+    assert_clean(endpoint, place)
+    assert {body["event"] for body in endpoint.bodies} == {*EVENTS}
+    assert end_process(served) == 0
+
+
+# Calls of the client by chance. The routes' and marks' texts may not even be in the daemon's memory.
+CALLER = f"""
+import random, sys, sidecar
+from sidecar.cli.audit_texts import TEXTS
+from sidecar.core.schema import EVENTS, SESSION_FIELDS
+rng = random.Random(2)
+telemetry = sidecar.connect()
+requests = telemetry.counter("request_count")
+texts, fields = [*TEXTS.values()], [*SESSION_FIELDS]
+
+def hostile():
+    text = rng.choice(texts)
+    return rng.choice([text, text, text[::-1], [text], {{text: text}}, text.encode(), (text, 1), object(), None, 1, 0.5,
+        float("nan"), 2**70, True, "flask " + text, "1.2.3-" + text, "\\ud800" + text, lambda: text, type])
+
+def field():
+    return rng.choice(fields) if rng.random() < 0.9 else hostile()
+
+calls = [
+    lambda: telemetry.set(**{{str(field()): hostile()}}),
+    lambda: telemetry.add(field(), hostile()),
+    lambda: telemetry.incr(field(), hostile()),
+    lambda: telemetry.counter(field()).inc(hostile()),
+    lambda: requests.inc(hostile()),
+    lambda: telemetry.event(rng.choice([*EVENTS, hostile()]), **{{str(field()): hostile()}}),
+]
+private = "Wt4Hy8"  # in no other call
+own_calls = [
+    lambda: telemetry.request("GET /" + private * 3 + str(rng.randrange(2000)), duration_ms=rng.choice([3, hostile()])),
+    lambda: telemetry.mark("insight_count", private * 3 + str(rng.randrange(5000))),
+]
+for _ in range({CALLS} // 2):
+    rng.choice(calls)()
+    rng.choice(own_calls)()
+print("called")
+sys.stdin.read()
+telemetry.close(rng.choice(texts))
+"""
+PRIVATE = b"Wt4Hy8Wt4Hy8"
+
+
+@pytest.mark.slow
+def test_of_hostile_calls_no_text_arrives_anywhere_and_none_of_a_route_leaves_its_process(
+    endpoint: Endpoint, place: Place
+) -> None:
+    served = place.serve()
+    session = new_id()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", CALLER],
+        env={**place.environ, "BRAKIT_SESSION_ID": session},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        check_caller(worker, served.pid, place)
+    finally:
+        worker.kill()
+        worker.communicate()
+    place.run("session", "end", session)
+    endpoint.wait_for("session")
+    wait_until(lambda: any(r["event"] == "session" for r in place.receipts()), "the receipt")
+    assert_clean(endpoint, place)
+    assert all(PRIVATE not in body for _path, _headers, body in endpoint.requests)
+    assert end_process(served) == 0
+
+
+def check_caller(worker: subprocess.Popen[bytes], daemon: int, place: Place) -> None:
+    assert worker.stdout
+    assert worker.stdout.readline() == b"called\n"
+    wait_until(lambda: place.status()["sessions"][0]["fields"]["endpoint_count"] >= 100, "the routes")
+    for path, content in all_files(place):
+        assert not traces(content), path
+        assert PRIVATE not in content, path
+    if sys.platform == "linux":
+        assert PRIVATE not in memory_of(daemon)
+        assert PRIVATE in memory_of(worker.pid)  # where it is to be found, it is found
+    _, said = worker.communicate(timeout=PATIENCE_S)
+    assert (worker.returncode, said) == (0, b"")
+
+
+def memory_of(pid: int) -> bytes:
+    """All that the process can write to and has in memory."""
+    found = []
+    with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            bounds, mode = line.split()[:2]
+            if mode.startswith("rw"):
+                start, end = (int(bound, 16) for bound in bounds.split("-"))
+                try:
+                    memory.seek(start)
+                    found.append(memory.read(end - start))
+                except (OSError, OverflowError, ValueError):  # the kernel's own
+                    continue
+    return b"\n".join(found)
+
+
+# --- by hypothesis, on the way without processes ------------------------------------------------------------
+
+_texts = st.sampled_from([*TEXTS.values()])
+_hostile: st.SearchStrategy[Any] = st.recursive(
+    _texts | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=2),
+    max_leaves=6,
+)
+_said = st.dictionaries(st.sampled_from(FIELDS) | _texts, _hostile, max_size=4)
+_frames = st.dictionaries(
+    st.sampled_from([*PARTS]) | _texts,
+    _hostile | _said | st.builds(lambda name, said: {**said, "name": name}, st.sampled_from([*EVENTS]) | _texts, _said),
+    max_size=4,
+)
+
+
+def all_bodies(frames: list[Any]) -> list[bytes]:
+    """What would be sent of it: with ids and a time that are always the same."""
+    session, bodies = SessionState(), []
+    around = {"api_key": "phc_key", "distinct_id": str(uuid.UUID(int=1)), "timestamp": "2026-11-22T14:08:28.998Z"}
+    for when, said in enumerate(frames):
+        frame = parse(json.dumps(said).encode())
+        occurred, _ = session.apply("p", frame, when, when)
+        for event, fields in occurred:
+            values = session.report(event, fields, OWN)
+            bodies.append(payload.body(event, values, uuid=str(uuid.UUID(int=2)), **around))
+    values = session.report(SESSION, {}, OWN)
+    return [*bodies, payload.body(SESSION, values, uuid=str(uuid.UUID(int=3)), **around)]
+
+
+@settings(max_examples=150)
+@given(st.lists(_frames, max_size=6))
+def test_whatever_is_said_each_body_is_in_the_grammar_and_has_no_text_of_it(frames: list[Any]) -> None:
+    for body in all_bodies(frames):
+        assert broken_grammar(body) == {}
+        assert not traces(body)
+
+
+def with_other_texts(said: Any) -> Any:
+    """The same frames, in which each text of the list is another one, that says as little."""
+    if isinstance(said, str):
+        return said.replace(MARK, OTHER_MARK)
+    if isinstance(said, list):
+        return [with_other_texts(one) for one in said]
+    if isinstance(said, dict):
+        return {with_other_texts(name): with_other_texts(value) for name, value in said.items()}
+    return said
+
+
+@settings(max_examples=150)
+@given(st.lists(_frames, max_size=6))
+def test_where_only_the_texts_differ_the_bytes_do_not(frames: list[Any]) -> None:
+    assert all_bodies(frames) == all_bodies(with_other_texts(frames))
+
+
+@pytest.mark.slow
+def test_two_runs_in_which_only_the_texts_differ_send_the_same_bytes(endpoint: Endpoint, place: Place) -> None:
+    """By the real daemon, to the real wire. What time alone decides is the same too, once it is blanked."""
+    session = new_id()
+    runs = []
+    for turn in range(2):
+        with Place(endpoint.url) as place:
+            os.makedirs(os.path.dirname(place.config_path), 0o700)
+            with open(place.config_path, "w", encoding="utf-8") as config:
+                json.dump({"telemetry": True, "anonymousId": str(uuid.UUID(int=7))}, config)
+            place.serve()
+            before = len(endpoint.requests)
+            with Wire(place.socket_path).hello(session, producer=str(uuid.UUID(int=8))) as wire:
+                for text in TEXTS.values():
+                    shown = with_other_texts(text) if turn else text
+                    fields = dict.fromkeys(FIELDS, shown)
+                    wire.say(set=fields, incr=fields, add={name: [shown] for name in FIELDS})
+                    wire.say(event={"name": "setup_completed", **fields})
+                    wire.say(mark={"insight_count": [shown]}, observe={shown: [12.5]}, **{shown: 1})
+                    wire.say(event={"name": "dashboard_viewed", "time_to_dashboard_ms": 5})
+                    wire.say(event={"name": "first_request", "time_to_first_request_ms": 5, "port": shown})
+                wire.ask({"end": {"session": session}})
+            wait_until(lambda: len(endpoint.requests) == before + 4, "four events")  # noqa: B023 (called before the next)
+            runs.append(sorted(map(without_time, endpoint.bodies[before:])))
+    assert runs[0] == runs[1]
+
+
+def without_time(body: dict[str, Any]) -> str:
+    body["timestamp"] = body["properties"]["session_duration_s"] = 0
+    return json.dumps(body)

@@ -1,0 +1,211 @@
+"""Every way to opt out, over every config: an application that runs under ``run`` and uses the client behaves as if
+nothing of ours were there, nothing is connected to, no file is written but the config, and no id is in it that was
+ever sent. Upstream's Node SDK, which reads the same config, stays off with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.host import guards
+from tests.harness import Endpoint, Place
+from tests.privacy import node_sdk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SENT_ID = "6f0c1f2e-7f0a-4b53-9d0c-2a4b7a3e5d11"
+OPT_OUTS: list[dict[str, str]] = [
+    *(
+        {"BRAKIT_TELEMETRY": word}
+        for word in ("false", "0", "off", "no", "FALSE", "False", "Off", "OFF", "NO", " off ")
+    ),
+    *({"DO_NOT_TRACK": word} for word in ("1", "true", "yes", "no", "off", "x", "2", "00")),
+    {"DO_NOT_TRACK": "1", "BRAKIT_TELEMETRY": "true"},
+]
+SET = (
+    "CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "CIRCLECI", "TRAVIS", "BUILDKITE", "CODEBUILD_BUILD_ID",
+    "TF_BUILD", "BITBUCKET_BUILD_NUMBER", "DRONE", "SEMAPHORE", "VERCEL", "VERCEL_ENV", "NETLIFY",
+    "AWS_LAMBDA_FUNCTION_NAME", "AWS_EXECUTION_ENV", "ECS_CONTAINER_METADATA_URI", "GOOGLE_CLOUD_PROJECT",
+    "GCP_PROJECT", "K_SERVICE", "AZURE_FUNCTIONS_ENVIRONMENT", "WEBSITE_SITE_NAME", "FLY_APP_NAME",
+    "RAILWAY_ENVIRONMENT", "RENDER", "HEROKU_APP_NAME", "DYNO", "CF_INSTANCE_GUID", "CF_PAGES",
+    "KUBERNETES_SERVICE_HOST",
+)  # fmt: skip
+# As the page and both SDKs list them; by hand, so that a slip in the guards has this to differ from.
+DORMANT: list[dict[str, str]] = [
+    {"BRAKIT_DISABLE": "true"},
+    {"BRAKIT_DISABLE": "1"},
+    *(
+        {name: word}
+        for name, word in zip(
+            ["FLASK_ENV", "ENVIRONMENT", "NODE_ENV", "APP_ENV", "DJANGO_SETTINGS_MODULE"] * 3,
+            ["production"] * 5 + ["STAGING"] * 5 + ["Prod"] * 5,
+            strict=True,
+        )
+    ),
+    *({name: "1"} for name in SET),
+]
+CONFIGS: dict[str, bytes | None] = {
+    "none": None,
+    "on": json.dumps({"telemetry": True, "anonymousId": SENT_ID, "theme": "dark"}).encode(),
+    "on, without an id": b'{"telemetry": true, "theme": "dark"}',
+    "off, without an id": b'{"telemetry": false, "theme": "dark"}',
+    "empty": b"",
+    "no JSON": b'{"telemetry": tr',
+    "a list": b"[true]",
+    "null": b"null",
+    "no UTF-8": b'{"telemetry": true, "anonymousId": "\xff"}',
+    "nested": b"[" * 50_000,
+}
+UNREADABLE = [name for name in CONFIGS if name in ("empty", "no JSON", "a list", "null", "no UTF-8", "nested")]
+
+APPLICATION = """
+import sys, sidecar
+telemetry = sidecar.connect(start=True)
+telemetry.set(framework="flask")
+telemetry.counter("request_count").inc()
+telemetry.request("GET /users", duration_ms=3.0)
+telemetry.event("first_request", port=8000)
+telemetry.close()
+print("said", sys.argv[1:])
+sys.exit(7)
+"""
+
+
+class Door(Endpoint):
+    """Counts who comes, also without a request."""
+
+    came = 0
+
+    def get_request(self) -> Any:
+        self.came += 1
+        return super().get_request()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Door]:
+    door = Door()
+    yield door
+    door.close()
+
+
+def files(place: Place) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(directory, name), place.root)
+        for directory, _, names in os.walk(place.root)
+        for name in names
+    }
+
+
+def ran(endpoint: Door, config: bytes | None, environ: dict[str, str], check: Callable[[Place], None]) -> None:
+    """Runs the application with everything that could start something, then looks around."""
+    with Place(endpoint.url) as place:
+        if config is not None:
+            os.mkdir(os.path.dirname(place.config_path), 0o700)
+            with open(place.config_path, "wb") as file:
+                file.write(config)
+        application = (sys.executable, "-c", APPLICATION, "a", "b")
+        alone = subprocess.run(
+            application, env=place.environ | {"BRAKIT_DISABLE": "1"}, capture_output=True, check=False
+        )
+        under_run = place.run("run", "--", *application, **environ)
+        assert (under_run.returncode, under_run.stdout.encode(), under_run.stderr.encode()) == (
+            alone.returncode,
+            alone.stdout,
+            alone.stderr,
+        )
+        emitted = place.run("emit", "cli_invoked", "command=run", **environ)
+        assert (emitted.returncode, emitted.stdout, emitted.stderr) == (0, "", "")
+        check(place)
+
+
+def all_at_once(cases: list[tuple[Any, ...]]) -> None:
+    """Each case is some processes, one after another."""
+    with ThreadPoolExecutor(4) as threads:
+        for one in [threads.submit(ran, *case) for case in cases]:
+            one.result()
+
+
+@pytest.mark.slow
+def test_an_opt_out_leaves_a_config_that_says_no_with_an_id_that_was_never_sent_and_nothing_else(
+    endpoint: Door,
+) -> None:
+    def leaves_only_a_no(before: bytes | None) -> Callable[[Place], None]:
+        def check(place: Place) -> None:
+            assert files(place) == {"h/.brakit/config.json"}
+            assert place.config["telemetry"] is False
+            assert SENT_ID not in json.dumps(place.config)
+            assert place.config.get("theme") == ("dark" if before and b"dark" in before else None)
+            for environ in ({}, {"BRAKIT_TELEMETRY": "off"}):
+                assert not node_sdk.is_on_when_started(place.config_path, environ)
+            assert place.config["telemetry"] is False
+
+        return check
+
+    spelled = [(endpoint, CONFIGS["on"], out, leaves_only_a_no(CONFIGS["on"])) for out in OPT_OUTS]
+    over_each = [
+        (endpoint, config, out, leaves_only_a_no(config))
+        for config in CONFIGS.values()
+        for out in ({"BRAKIT_TELEMETRY": "Off"}, {"DO_NOT_TRACK": "1"})
+    ]
+    all_at_once([*spelled, *over_each])
+    assert endpoint.came == 0
+
+
+@pytest.mark.slow
+def test_a_guard_leaves_everything_as_it_was(endpoint: Door) -> None:
+    def is_as_it_was(place: Place) -> None:
+        assert files(place) == {"h/.brakit/config.json"}
+        assert place.config == json.loads(CONFIGS["on"] or b"")
+
+    def is_empty(place: Place) -> None:
+        assert files(place) == set()
+        assert os.listdir(place.home) == os.listdir(place.runtime) == []
+
+    all_at_once([(endpoint, CONFIGS["on"], guard, is_as_it_was) for guard in DORMANT[::2]])
+    all_at_once([(endpoint, None, guard, is_empty) for guard in DORMANT[1::2]])
+    assert endpoint.came == 0
+    assert {name for guard in DORMANT for name in guard} == {*guards.VARIABLES}
+
+
+@pytest.mark.slow
+def test_a_config_that_cannot_be_read_means_off_and_stays_as_it_is(endpoint: Door) -> None:
+    def stays(config: bytes | None) -> Callable[[Place], None]:
+        def check(place: Place) -> None:
+            assert files(place) == {"h/.brakit/config.json"}
+            with open(place.config_path, "rb") as file:
+                assert file.read() == config
+
+        return check
+
+    cases = [(CONFIGS[name], environ) for name in UNREADABLE for environ in ({}, {"BRAKIT_TELEMETRY": "on"})]
+    all_at_once([(endpoint, config, environ, stays(config)) for config, environ in cases])
+    assert endpoint.came == 0
+
+
+def test_telemetry_off_is_a_no_for_the_node_sdk_too(endpoint: Door) -> None:
+    for config in CONFIGS.values():
+        with Place(endpoint.url) as place:
+            if config is not None:
+                os.mkdir(os.path.dirname(place.config_path), 0o700)
+                with open(place.config_path, "wb") as file:
+                    file.write(config)
+            place.run("telemetry", "off")
+            assert not node_sdk.is_on_when_started(place.config_path, {})
+            assert SENT_ID not in json.dumps(place.config)
+    assert endpoint.came == 0
+
+
+def test_where_telemetry_is_on_the_door_is_found(endpoint: Door) -> None:
+    """So that it says something where nobody comes."""
+    with Place(endpoint.url) as place:
+        assert place.run("emit", "cli_invoked", "command=run").returncode == 0
+        endpoint.wait_for("cli_invoked")
+        assert endpoint.came == 1
