@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 
-from sidecar.core.schema import SESSION
-from sidecar.daemon import receipts, records
+from sidecar.daemon import comeback, records
 from sidecar.daemon.connection import Connection
 from sidecar.daemon.control import Control
 from sidecar.daemon.delivery import Delivery
 from sidecar.daemon.journal import Journal
 from sidecar.daemon.listener import ACCEPT_AT_ONCE, OUT_OF_DESCRIPTORS_S, Listener
-from sidecar.daemon.memories import left_behind
-from sidecar.daemon.recovery import recovered
 from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
 from sidecar.host import consent, paths, process
@@ -73,7 +70,7 @@ class Daemon:
         self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
-        self._listener = listener
+        self.listener = listener
         self._linger_s = linger_s
         self._connections: dict[Connection, None] = {}  # the oldest first
         self._watches: dict[str, anyio.CancelScope] = {}  # of owners and awaited producers, by session or producer
@@ -95,7 +92,7 @@ class Daemon:
             await self._stopping.wait()
             self.manager.stopping()
             await self._finish_sessions()
-            self._listener.remove_path()
+            self.listener.remove_path()
             self._accepting.cancel()
             await self.delivery.finish(within_s=LAST_TRY_S)
             self._tasks.cancel_scope.cancel()
@@ -121,13 +118,13 @@ class Daemon:
         """Closes the listener when nobody waits on it any more: its number may be another socket's at once."""
         with self._accepting:
             while True:
-                await self._listener.wait()
+                await self.listener.wait()
                 if self._accepting.cancel_called:  # it became readable in the very turn in which we left
                     break
                 self._take_in_connections(ACCEPT_AT_ONCE)
-                if self._listener.is_starved and not self._make_room():
+                if self.listener.is_starved and not self._make_room():
                     await anyio.sleep(OUT_OF_DESCRIPTORS_S)
-        self._listener.close()
+        self.listener.close()
 
     async def _keep_time(self) -> None:
         """Seals what is due, and leaves when nothing is left to do. Sleeps until the next due time, or a change."""
@@ -175,7 +172,7 @@ class Daemon:
         self._wake()
 
     def _take_in_connections(self, most: int) -> list[Connection]:
-        taken = [Connection(stream, self) for stream in self._listener.accept(most)]
+        taken = [Connection(stream, self) for stream in self.listener.accept(most)]
         for connection in taken:
             self._connections[connection] = None
             self._tasks.start_soon(self._serve_one, connection)
@@ -189,7 +186,7 @@ class Daemon:
             self._take_in_connections(BACKLOG)
             for connection in list(self._connections):
                 self._drain(connection)
-            if not self._listener.is_starved:
+            if not self.listener.is_starved:
                 return True
             if not self._make_room():
                 return False
@@ -202,13 +199,13 @@ class Daemon:
             for memory in session.memories.values():
                 memory.let_go()
         for connection in list(self._connections):
-            if not self._listener.is_near_the_limit():
+            if not self.listener.is_near_the_limit():
                 break
             try:
                 connection.make_room()
             except Exception as error:  # noqa: BLE001 (one connection's fault must not cost the others)
                 debug("a connection failed", error)
-        return not self._listener.is_near_the_limit()
+        return not self.listener.is_near_the_limit()
 
     async def _serve_one(self, connection: Connection) -> None:
         try:
@@ -220,9 +217,9 @@ class Daemon:
 
     def watch_owner(self, session: Session, end_of_owner: int) -> None:
         """When the process ends whose end ``host.process`` gave us to wait on, so does its session."""
-        self._watch(session.id, end_of_owner, lambda: self.sessions.owner_ended(session, monotonic()))
+        self.watch(session.id, end_of_owner, lambda: self.sessions.owner_ended(session, monotonic()))
 
-    def _watch(self, name: str, end_of_process: int, then: Callable[[], None]) -> None:
+    def watch(self, name: str, end_of_process: int, then: Callable[[], None]) -> None:
         self._stop_watching(name)  # an owner that came back
         watch = self._watches[name] = anyio.CancelScope()
         self._tasks.start_soon(self._await_end, end_of_process, watch, then)
@@ -329,56 +326,11 @@ class Daemon:
     def _go_on(self) -> None:
         """Where a daemon that died was."""
         try:
-            self._recover(monotonic())
+            comeback.go_on(self, monotonic())
         except Exception as error:  # noqa: BLE001 (what a dead daemon left behind may not end the living one)
             debug("not all could be recovered", error)
         if not consent.current(os.environ).on:  # a service manager starts us nevertheless
             self.forget_everything()
-
-    def _recover(self, now: float) -> None:
-        written = receipts.written()
-        for uuid, event_name in written.items():
-            if event_name == SESSION.name:
-                self.sessions.remember_end(uuid)
-        for session_id, journal in self.journal.left_behind():
-            session, events = recovered(session_id, journal, now, process.boot_id(), self.reporter.api_key)
-            for event in events:
-                if event.uuid in written:
-                    self.journal.settle(event)
-                else:
-                    self.delivery.put(event)
-            if session is None or self.sessions.has_ended(session.id):
-                self.journal.seal(session_id)
-            else:
-                self._take_up(session)
-        for producer, memory in left_behind(self.socket_path, self.manager.kept()):
-            self._take_in(producer, memory, now)
-            if self._listener.is_near_the_limit():
-                memory.let_go()
-
-    def _take_up(self, session: Session) -> None:
-        self.sessions.take_up(session)
-        self.journal.rewrite(session.id, records.whole(session, monotonic()))
-        if session.owner_pid is not None:
-            end_of_owner = process.end_of(session.owner_pid)
-            if end_of_owner is None:
-                self.sessions.owner_ended(session, monotonic())
-            else:
-                self.watch_owner(session, end_of_owner)
-
-    def _take_in(self, producer: str, memory: WorkersMemory, now: float) -> None:
-        """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
-        is_alive, pid = memory.is_in_use, memory.origin.pid
-        session = None
-        if not self.journal.found_anothers:  # else consent was withdrawn meanwhile
-            session = self.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
-        if session is None:
-            self.manager.forget(paths.memory_name(producer))
-            memory.retire()
-        elif is_alive and not self._listener.is_near_the_limit():
-            end = process.end_of(pid)
-            if end is not None:
-                self._watch(producer, end, lambda: self.sessions.awaited_in_vain(session, producer, monotonic()))
 
     def _look_after_awaited(self, now: float) -> None:
         """Now and then, whether those still live whose end no descriptor tells."""

@@ -1,0 +1,66 @@
+"""A daemon goes on where one that died was: with its sessions, its events, and the memories of its workers."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sidecar.core.schema import SESSION
+from sidecar.daemon import receipts, records
+from sidecar.daemon.memories import left_behind
+from sidecar.daemon.recovery import recovered
+from sidecar.host import paths, process
+
+if TYPE_CHECKING:
+    from sidecar.daemon.app import Daemon
+    from sidecar.daemon.memories import WorkersMemory
+    from sidecar.daemon.sessions import Session
+
+
+def go_on(daemon: Daemon, now: float) -> None:
+    """Before anybody is accepted. Sessions and events first, as memories belong to them."""
+    written = receipts.written()
+    for uuid, event_name in written.items():
+        if event_name == SESSION.name:
+            daemon.sessions.remember_end(uuid)
+    for session_id, journal in daemon.journal.left_behind():
+        session, events = recovered(session_id, journal, now, process.boot_id(), daemon.reporter.api_key)
+        for event in events:
+            if event.uuid in written:
+                daemon.journal.settle(event)
+            else:
+                daemon.delivery.put(event)
+        if session is None or daemon.sessions.has_ended(session.id):
+            daemon.journal.seal(session_id)
+        else:
+            _take_up(daemon, session, now)
+    for producer, memory in left_behind(daemon.socket_path, daemon.manager.kept()):
+        _take_in(daemon, producer, memory, now)
+        if daemon.listener.is_near_the_limit():
+            memory.let_go()
+
+
+def _take_up(daemon: Daemon, session: Session, now: float) -> None:
+    daemon.sessions.take_up(session)
+    daemon.journal.rewrite(session.id, records.whole(session, now))
+    if session.owner_pid is not None:
+        end_of_owner = process.end_of(session.owner_pid)
+        if end_of_owner is None:
+            daemon.sessions.owner_ended(session, now)
+        else:
+            daemon.watch_owner(session, end_of_owner)
+
+
+def _take_in(daemon: Daemon, producer: str, memory: WorkersMemory, now: float) -> None:
+    """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
+    is_alive, pid = memory.is_in_use, memory.origin.pid
+    session = None
+    if not daemon.journal.found_anothers:  # else consent was withdrawn meanwhile
+        session = daemon.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
+    if session is None:
+        daemon.manager.forget(paths.memory_name(producer))
+        memory.retire()
+    elif is_alive and not daemon.listener.is_near_the_limit():
+        end = process.end_of(pid)
+        if end is not None:
+            daemon.watch(producer, end, lambda: daemon.sessions.awaited_in_vain(session, producer, monotonic()))
