@@ -315,8 +315,9 @@ class Producer(Telemetry):
             self._connect(account)
 
     def _connect(self, account: Account) -> None:
-        if not self._place.is_welcome():  # asked here, as a daemon that is there asks itself
-            debug("telemetry was switched off: this process counts for nothing from here on")
+        # Consent is asked here, as a daemon that is there asks itself.
+        if account.memory.is_retired or not self._place.is_welcome():
+            debug("the session was reported, or telemetry switched off: this process counts for nothing from here on")
             account.memory.retire()
             self._closed = True
             self.forget()
@@ -328,6 +329,7 @@ class Producer(Telemetry):
         self._slab_taken = False
         if not self._channel.open(self._place.socket_path) and not self._waits_for_daemon(account):
             return
+        account.memory.keep_as(self._memory_path)  # before the daemon can know of it, as it may die before it does
         hello = {"protocol": PROTOCOL, **self._place.membership, "producer": self._id, "sdk": self._sdk}
         if account.memory.fd is None or account.end is not None:  # at the end no answer is waited for
             account.owe_counts()
@@ -336,16 +338,20 @@ class Producer(Telemetry):
         else:
             self._channel.send_with_descriptor(encode({"hello": {**hello, "slab": slab.VERSION}}), account.memory.fd)
 
+    @property
+    def _memory_path(self) -> str:
+        return paths.memory_path(self._place.socket_path, self._id)
+
     def _waits_for_daemon(self, account: Account) -> bool:
         """None listens. One that was killed left its socket, as one that ended in order did not; the next one finds our
         memory by its name, whatever becomes of us meanwhile. Whether it is there by now.
         """
         path = self._place.socket_path
         has_died = os.path.lexists(path)
-        if not (has_died or self._start_daemon or "session" in self._place.membership):
+        if not (has_died or self._start_daemon):
             return False  # nobody says that there will be one, and what we leave behind would stay
-        account.memory.keep_as(paths.memory_path(path, self._id))
-        if self._start_daemon and (has_died or not self._may_start_at) and not account.memory.is_retired:
+        account.memory.keep_as(self._memory_path)
+        if self._start_daemon and (has_died or not self._may_start_at):
             now = monotonic()
             if now >= self._may_start_at:
                 self._may_start_at = now + START_AGAIN_S

@@ -91,13 +91,11 @@ class Words(Domain):
         return None if None in members else sorted({word for word in members if word is not None})
 
 
-_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?!\.?[0-9])", re.ASCII)
+_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])", re.ASCII)
 
 
 class Version(Domain):
-    """``d.d.d``, each up to five digits; what follows is cut, since suffixes identify builds. Four numbers are none: an
-    address would be one.
-    """
+    """``d.d.d``, each up to five digits; what follows is cut, since suffixes identify builds."""
 
     def __init__(self, neutral: str | None, prefix: str = "") -> None:
         self.neutral, self.prefix = neutral, prefix

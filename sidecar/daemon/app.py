@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sidecar.daemon.memories import WorkersMemory
     from sidecar.daemon.records import Record
     from sidecar.daemon.service_manager import ServiceManager
-    from sidecar.daemon.sessions import Session
+    from sidecar.daemon.sessions import Memory, Session
 
 # A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
 # linger it is gone within four seconds after the last session's end.
@@ -271,9 +271,9 @@ class Daemon:
 
     def _let_go(self, session: Session) -> None:
         """Only once its event is frozen: until then the next daemon would need all of it."""
-        for producer in session.memories:
-            self.manager.forget(paths.memory_name(producer))
-        session.retire_memories()
+        for producer, memory in session.memories.items():
+            self.let_go_of_memory(producer, memory)
+        session.memories.clear()
         self.journal.seal(session.id)
 
     async def _finish_sessions(self) -> None:
@@ -305,6 +305,11 @@ class Daemon:
         """By a name beside the socket, and in a service manager's store: in its sandbox no name can be given."""
         memory.keep_as(paths.memory_path(self.socket_path, producer))
         self.manager.keep(paths.memory_name(producer), memory.fileno())
+
+    def let_go_of_memory(self, producer: str, memory: Memory) -> None:
+        """It counts for no session, or for none any more: its worker learns that, and its name goes."""
+        self.manager.forget(paths.memory_name(producer))
+        memory.retire()
 
     def _keep(self, session: Session, news: list[Record]) -> None:
         if self.journal.append(session.id, news):

@@ -9,7 +9,7 @@ from sidecar.core.schema import SESSION
 from sidecar.daemon import receipts, records
 from sidecar.daemon.memories import left_behind
 from sidecar.daemon.recovery import recovered
-from sidecar.host import paths, process
+from sidecar.host import process
 
 if TYPE_CHECKING:
     from sidecar.daemon.app import Daemon
@@ -58,8 +58,7 @@ def _take_in(daemon: Daemon, producer: str, memory: WorkersMemory, now: float) -
     if not daemon.journal.found_anothers:  # else consent was withdrawn meanwhile
         session = daemon.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
     if session is None:
-        daemon.manager.forget(paths.memory_name(producer))
-        memory.retire()
+        daemon.let_go_of_memory(producer, memory)
     elif is_alive and not daemon.listener.is_near_the_limit():
         end = process.end_of(pid)
         if end is not None:

@@ -221,11 +221,13 @@ class Connection:
         if consent.current(os.environ).on and not (memory and memory.origin.is_retired):
             pid = peer.peer_of(self._stream).pid
             self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory, pid)
-        if self._session is not None and memory is not None:
-            assert frame.hello.producer is not None  # else it joins nothing
+        if memory is not None and frame.hello.producer is not None:
             self._daemon.keep_memory(frame.hello.producer, memory)
-            self._memory = None  # the session's now
-            self._send({"slab": slab.VERSION})
+            self._memory = None
+            if self._session is not None:
+                self._send({"slab": slab.VERSION})  # it is the session's now
+            else:
+                self._daemon.let_go_of_memory(frame.hello.producer, memory)
         self._drop_memory()
         if frame.hello.is_owner and self._session is not None:
             end_of_owner = process.end_of(peer.peer_of(self._stream).pid)

@@ -132,12 +132,6 @@ class Session:
             if contents.end is not None:
                 self.last_words[producer] = contents.end
 
-    def retire_memories(self) -> None:
-        """It is reported: nobody counts in them any more."""
-        for memory in self.memories.values():
-            memory.retire()
-        self.memories.clear()
-
     def hear_no_more(self) -> None:
         """Its goodbye time is over."""
         if self.ending is not None:
@@ -260,17 +254,19 @@ class Sessions:
         session = next((session for session in self.open.values() if producer in session.workers), None)
         if session is None and not origin.is_retired:
             session = self.open.get(origin.session or "") or self._groups.get(origin.group or "")
-            if session is None and is_alive and (origin.session or origin.group):
+            if session is None and (origin.session or origin.group):
                 session = self.open_session(origin.session or str(uuid4()), now, origin.group)
         if session is None or session.has_departed(producer):
             return None
         session.memories[producer] = memory
         session.gather_from(producer)
         session.workers.add(producer)
-        if is_alive:
-            session.awaited.add(producer)
         self._keep(session, [records.joined(session, producer)])
         self._keep_news(session, producer)
+        if is_alive:
+            session.awaited.add(producer)
+        elif session.parted is None and not session.members:  # its hello may still wait to be read
+            self._left(session, producer, now)
         self._changed()
         return session
 

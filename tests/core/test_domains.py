@@ -235,7 +235,7 @@ def test_a_set_of_words_is_sorted_and_said_once_each(raw: object, admitted: list
         (BRAKIT, "v0.1.7", "0.1.7"),
         (BRAKIT, "0.10.2-canary.ada", "0.10.2"),
         (BRAKIT, "3.13.0rc1+ada", "3.13.0"),
-        (BRAKIT, "203.0.113.7", None),
+        (BRAKIT, "1.2.3.4", "1.2.3"),
         (BRAKIT, "1.2.3.dev4", "1.2.3"),
         (BRAKIT, "01.002.0003", "1.2.3"),
         (BRAKIT, "12345.12345.12345", "12345.12345.12345"),

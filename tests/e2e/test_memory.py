@@ -725,6 +725,7 @@ def test_a_daemon_that_took_the_memory_is_told_no_totals(place: Place) -> None:
     with listening(place, b'{"slab":1}\n') as daemon, Worker(session) as worker:
         wait_until(daemon.frames, "the hello")
         worker.do("requests.inc(); telemetry.incr('query_count', 2); telemetry.request('GET /', 7)")
+        worker.do("telemetry.mark('insight_count', 'the last that is said')")
         assert worker.end() == 0
-        wait_until(lambda: any("end" in frame for frame in daemon.frames()), "the goodbye")
+        wait_until(lambda: any("mark" in frame for frame in daemon.frames()), "the mark")
         assert (daemon.totals(), daemon.rows()) == ({}, [])

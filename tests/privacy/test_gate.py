@@ -89,7 +89,7 @@ ADMITTED: tuple[tuple[str, Any, Any], ...] = (
     ("brakit_version", "1.1.123456", "unknown"),
     ("brakit_version", SECRET + " 1.2.3", "unknown"),
     ("brakit_version", "1a2b3", "unknown"),
-    ("brakit_version", "203.0.113.7", "unknown"),
+    ("brakit_version", "/home/ada/1.2.3", "unknown"),
     ("brakit_version", "1.2.3.dev4", "1.2.3"),
     ("brakit_version", "1.2b3", "unknown"),
     ("brakit_version", "٣.٣.٣", "unknown"),
