@@ -78,6 +78,7 @@ class Daemon:
         self._tasks: TaskGroup
         self._changed = anyio.Event()
         self._stopping = anyio.Event()
+        self.is_stopping = False  # no session is opened, as nobody would end it: who wants one asks the next daemon
         self._accepting = anyio.CancelScope()
         self._busy_until = monotonic()
 
@@ -90,6 +91,9 @@ class Daemon:
             self._tasks.start_soon(self._show_life)
             self._tasks.start_soon(self.delivery.run, self._tasks)
             await self._stopping.wait()
+            if not self.is_stopping:  # told to, and not idle: who came before that has its session
+                self._take_in_all()
+                self.is_stopping = True
             self.manager.stopping()
             await self._finish_sessions()
             self.listener.remove_path()
@@ -100,17 +104,11 @@ class Daemon:
     def stop(self) -> None:
         self._stopping.set()
 
-    @property
-    def is_stopping(self) -> bool:
-        """From now on no session is opened, as nobody would end it: who wants one is hung up on, and asks the next
-        daemon.
-        """
-        return self._stopping.is_set()
-
     # --- its tasks ---------------------------------------------------------------------------------------------
 
     async def _stop_on_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        with anyio.open_signal_receiver(*process.ENDING_SIGNALS) as received:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ENDING_SIGNALS)  # blocked since somebody could connect
             async for _ in received:
                 self.stop()
 
@@ -161,6 +159,7 @@ class Daemon:
         if self._take_in_connections(ACCEPT_AT_ONCE):
             return False
         self._accepting.cancel()
+        self.is_stopping = True
         self.stop()
         return True
 

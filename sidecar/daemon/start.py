@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.core.version import __version__
 from sidecar.daemon.service_manager import ServiceManager
-from sidecar.host import consent, launch, paths
+from sidecar.host import consent, launch, paths, process
 
 if TYPE_CHECKING:
     import socket
@@ -66,6 +66,8 @@ def _serve(manager: ServiceManager, *, announce: Callable[[dict[str, object]], N
     if lock is None:
         raise AlreadyRunningError
     _raise_descriptor_limit()
+    # Who connects from here on has its session ended in order, also where the end comes before all is loaded.
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.ENDING_SIGNALS)
     try:
         listening = manager.listening or _listen(socket_path)
     except (AlreadyRunningError, OSError):

@@ -6,6 +6,9 @@ import os
 import select
 import sys
 from contextlib import suppress
+from signal import SIGHUP, SIGINT, SIGTERM
+
+ENDING_SIGNALS = (SIGTERM, SIGINT, SIGHUP)  # what ends a daemon in order
 
 
 def end_of(pid: int) -> int | None:
