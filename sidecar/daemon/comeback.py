@@ -26,6 +26,8 @@ def go_on(daemon: Daemon, now: float) -> None:
     for session_id, journal in daemon.journal.left_behind():
         session, events = recovered(session_id, journal, now, process.boot_id(), daemon.reporter.api_key)
         for event in events:
+            if event.name == SESSION.name:  # frozen is over, whether it has a receipt or not
+                daemon.sessions.remember_end(event.uuid)
             if event.uuid in written:
                 daemon.journal.settle(event)
             else:

@@ -346,3 +346,26 @@ def test_a_worker_that_may_expect_no_daemon_leaves_nothing_behind() -> None:
         assert place.run("stop").returncode == 0
         Worker(place).counts(5).dies()
         assert left_in_runtime(place) == ["sidecar-1.lock"]
+
+
+def test_a_session_whose_event_was_frozen_is_not_opened_again_by_a_memory(place: Place, endpoint: Endpoint) -> None:
+    """As it is where a daemon is killed between freezing the event and letting go of the memories."""
+    endpoint.may_answer.clear()
+    served, session = place.serve(), new_id()
+    worker = Worker(place, BRAKIT_SESSION_ID=session).counts(5)
+    has_session(place)
+    (memory,) = [name for name in left_in_runtime(place) if name.startswith("slab-")]
+    path = os.path.join(place.runtime, "brakit", memory)
+    with open(path, "rb") as file:
+        counted = file.read()
+    worker.ends()
+    wait_until(lambda: endpoint.requests, "the first attempt")
+    end_process(served, signal.SIGKILL)
+    with open(path, "wb") as file:
+        file.write(counted)
+    endpoint.may_answer.set()
+    place.serve()
+    wait_until(place.receipts, "the receipt")
+    assert place.status()["sessions"] == []
+    assert place.run("stop").returncode == 0
+    assert len({str(body) for body in endpoint.named("session")}) == 1

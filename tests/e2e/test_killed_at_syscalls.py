@@ -69,8 +69,12 @@ def session_under_strace(place: Place, *how: str) -> str:
         pytest.skip(f"strace may not attach here: {said.strip()}")
     ran = place.run("run", "--", sys.executable, "-c", WORKER, STRACE_LOG=log)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-    place.start()  # where it was killed when the owner had gone
-    wait_until(lambda: any(receipt["event"] == "session" for receipt in place.receipts()), "the session's receipt")
+
+    def has_receipt() -> bool:
+        place.start()  # where it was killed when the owner had gone
+        return any(receipt["event"] == "session" for receipt in place.receipts())
+
+    wait_until(has_receipt, "the session's receipt")
     assert place.run("stop").returncode == 0
     tracing.wait(PATIENCE_S)
     tracing.stderr.close()
