@@ -102,6 +102,7 @@ class OwnedSession:
                 continue
             if not is_open:
                 connection.close()
+                self._is_over = True
                 raise NoDaemonError("the session is over")
             return connection, daemon.socket
         raise NoDaemonError("each daemon hung up")

@@ -267,6 +267,8 @@ class Producer(Telemetry):
             return
         try:
             with self._lock:
+                if self._closed:  # while we waited for the lock
+                    return
                 account = self._account or self._begin()
                 try:
                     change(account, *said)
@@ -356,7 +358,10 @@ class Producer(Telemetry):
             if now >= self._may_start_at:
                 self._may_start_at = now + START_AGAIN_S
                 self._look_at = now + DAEMON_STARTS_S
-                self._start_daemon()
+                try:
+                    self._start_daemon()
+                except OSError as error:  # out of processes, or of memory: one may come all the same
+                    debug("no daemon could be started", error)
         return has_died and self._channel.open(path)
 
 

@@ -245,6 +245,8 @@ class Daemon:
             return
         while not self._take_in_all() and self._hang_up_on_one_of(session):  # what that says from now on is too late
             pass
+        if session.id not in self.sessions.open:  # consent was withdrawn by what was read just now
+            return
         self._close(session)
         self.reporter.session(session, now)
         self._let_go(session)
@@ -347,7 +349,8 @@ class Daemon:
             self._look_at = now + LOOK_S
             self._take_in_all()  # who is just coming back, or was and has died since
             for session, producer in awaited:
-                if producer in session.awaited and not session.memories[producer].is_in_use:
+                memory = session.memories.get(producer)
+                if producer in session.awaited and not (memory and memory.is_in_use):
                     self.sessions.awaited_in_vain(session, producer, now)
 
     def _wake(self) -> None:

@@ -88,8 +88,9 @@ class Journal:
 
     def sync(self) -> None:
         """Has the disk keep what was written until now. Blocks, and may be called in a thread."""
-        while self._unsynced:
-            _sync(self._path(self._unsynced.pop()))
+        unsynced, self._unsynced = self._unsynced, set()  # in one step: the loop goes on meanwhile
+        for session in unsynced:
+            _sync(self._path(session))
         _sync(self._directory)
 
     # --- what is read ----------------------------------------------------------------------------------------------

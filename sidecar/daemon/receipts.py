@@ -69,7 +69,7 @@ def read() -> Iterator[dict[str, Any]]:
 
 def written() -> dict[str, str]:
     """The events that have receipts: their names by uuid."""
-    return {receipt["uuid"]: receipt["event"] for receipt in read() if UUID.fullmatch(receipt["uuid"])}
+    return {receipt["uuid"]: receipt["event"] for receipt in read() if UUID.fullmatch(str(receipt["uuid"]))}
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
