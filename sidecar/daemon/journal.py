@@ -36,6 +36,7 @@ class Journal:
         self._whose = whose
         self._sizes: dict[str, int] = {}  # by session: what was appended since it was last rewritten
         self._unsettled: dict[str, dict[str, Event]] = {}  # by session and uuid: frozen, and without a receipt
+        self._first_lines: dict[str, Record] = {}  # with the id under which each began, whatever it is by now
         self._sealed = {_EVENTS}  # what is only kept for the sake of its events
         self._unsynced: set[str] = set()
         self.found_anothers = False  # a daemon before this one counted under an id that is no more
@@ -47,7 +48,7 @@ class Journal:
         lines = list(news)
         if session not in self._sizes:
             self._sizes[session] = 0
-            lines.insert(0, self._first_line(session))
+            lines.insert(0, self._first_lines.setdefault(session, self._first_line(session)))
         data = _encoded(lines)
         self._sizes[session] += len(data)
         self._write(self._path(session), os.O_APPEND, data)
@@ -58,7 +59,8 @@ class Journal:
         """In place of all that was appended, at once or not at all. Events that wait are kept."""
         events = map(_frozen, self._unsettled.get(session, {}).values())
         path = self._path(session)
-        if self._write(path + ".new", os.O_TRUNC, _encoded([self._first_line(session), *whole, *events])):
+        first = self._first_lines.setdefault(session, self._first_line(session))
+        if self._write(path + ".new", os.O_TRUNC, _encoded([first, *whole, *events])):
             with suppress(OSError):  # then the longer one stays
                 os.rename(path + ".new", path)
         self._sizes[session] = 0
@@ -132,6 +134,7 @@ class Journal:
             return False
         self._sizes.pop(session, None)
         self._unsettled.pop(session, None)
+        self._first_lines.pop(session, None)
         self._unsynced.discard(session)
         if session != _EVENTS:
             self._sealed.discard(session)
