@@ -34,6 +34,7 @@ _FD = 4  # an int, as SCM_RIGHTS carries it
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 SILENT_S = 1.0  # producers say hello at once
 READ_AT_ONCE = 1024 * 1024  # then the others have their turn
+MAX_PUT_OFF = 16  # questions; who waits for answers asks one at a time
 MAX_UNREAD_REFUSALS = 4096  # bytes that may wait for a producer which does not read
 
 
@@ -49,6 +50,7 @@ class Connection:
         self._unsent = bytearray()
         self._owes_answer = False
         self._waiting: list[bytes] = []  # lines behind a question
+        self._put_off: list[Any] = []  # questions behind one, of lines that could not wait
         self._draining = False
         self._memory: WorkersMemory | None = None  # came with the bytes before the hello, and is not yet anybody's
         self._closing = False
@@ -60,19 +62,24 @@ class Connection:
         """Until the producer, a closing refusal or ``end`` ends it."""
         try:
             while not self._closing:
-                took_in = self.pump()
-                while self._owes_answer and self._unsent:  # whoever asked is waited for; who was refused is not
-                    await anyio.wait_writable(self._stream)
-                    self._flush()
-                self._owes_answer = False
-                if took_in:
-                    await checkpoint()  # the others' turn; whoever writes much is not waited for each time
-                else:
-                    await anyio.wait_readable(self._stream)
-        except anyio.ClosedResourceError:  # ended meanwhile
-            pass
+                with suppress(anyio.ClosedResourceError):  # ended meanwhile, or drained and left an answer
+                    await self._take_turn()
         finally:
             self.end()
+
+    async def _take_turn(self) -> None:
+        took_in = self.pump()
+        while self._owes_answer:  # whoever asked is waited for; who was refused is not
+            while self._unsent:
+                await anyio.wait_writable(self._stream)
+                self._flush()
+            self._owes_answer = False
+            if self._put_off:
+                self._answer(self._put_off.pop(0))
+        if took_in:
+            await checkpoint()  # the others' turn; whoever writes much is not waited for each time
+        else:
+            await anyio.wait_readable(self._stream)
 
     def end(self) -> None:
         """Nothing more comes of it. At once, also beside the task that serves it."""
@@ -133,11 +140,13 @@ class Connection:
 
     def drain(self, most: int) -> None:
         """As ``pump``, before a session is sealed: what was written counts, also behind a question whose answer nobody
-        reads. Of several questions only the first is answered.
+        reads. The first question is answered; the others, in their turn, by the task that serves.
         """
         self._draining = True
         self.pump(most)
         self._draining = False
+        if self._owes_answer:
+            anyio.notify_closing(self._stream)  # wakes that task, which may be waiting for something to read
 
     # --- from bytes to the session -------------------------------------------------------------------------
 
@@ -273,7 +282,9 @@ class Connection:
         if self._daemon.is_stopping and isinstance(question, dict) and "open" in question and self._session is None:
             self._closing = True
             return
-        if self._owes_answer:  # only while draining: a producer that reads asks again
+        if self._owes_answer:  # only while draining
+            if len(self._put_off) < MAX_PUT_OFF:
+                self._put_off.append(question)
             return
         if self._session is not None:
             self._daemon.sessions.settle(self._session, self)

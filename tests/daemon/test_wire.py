@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -384,6 +385,14 @@ def test_what_was_written_behind_a_question_counts_though_its_answer_is_never_re
         owner.say(end={"exit_reason": "clean"})
         assert daemon.end_of(session)["request_count"] == 500
     owner.close()
+
+
+def test_questions_amid_which_a_session_is_sealed_all_get_their_answers(daemon: Daemon) -> None:
+    session = new_id()
+    with daemon.owner(session) as owner:
+        owner.write(b'{"end":{"exit_reason":"clean"}}\n' + b'{"ask":"identity"}\n' * 5)
+        assert daemon.end_of(session)["exit_reason"] == "clean"
+        assert [list(said) for said in islice(owner.lines(), 5)] == [["answer"]] * 5
 
 
 def test_a_producer_that_says_nothing_at_all_holds_up_nobody(daemon: Daemon) -> None:

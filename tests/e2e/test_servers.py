@@ -51,9 +51,14 @@ class Visitor:
         self.parents.add(parent)
         return self._last
 
-    def visit_until_another_answers(self) -> None:
+    def visit_until_another_answers(self, before_each: Callable[[], object] = lambda: None) -> None:
         before = set(self.processes)
-        self._await(lambda: self._one() not in before)
+
+        def another_answers() -> bool:
+            before_each()
+            return self._one() not in before
+
+        self._await(another_answers)
 
     def _await(self, condition: Callable[[], bool]) -> None:
         def holds() -> bool:
@@ -68,15 +73,22 @@ def hang_up(_server: Server, visitor: Visitor) -> None:
     """What gunicorn reloads at, said to its master."""
     (master,) = visitor.parents
     os.kill(master, signal.SIGHUP)
+    visitor.visit_until_another_answers()
 
 
-def touch(server: Server, _visitor: Visitor) -> None:
-    later = time.time() + 10
-    os.utime(os.path.join(server.directory, "touched.py"), (later, later))
+def touch(server: Server, visitor: Visitor) -> None:
+    """What the others reload at; again and again, as a change before their first look at the file is none to them."""
+
+    def change() -> None:
+        later = time.time() + 10
+        os.utime(os.path.join(server.directory, "touched.py"), (later, later))
+
+    visitor.visit_until_another_answers(change)
 
 
-def nothing(_server: Server, _visitor: Visitor) -> None:
-    """Its workers are replaced by themselves, or not at all."""
+def nothing(_server: Server, visitor: Visitor) -> None:
+    """Its workers are replaced by themselves."""
+    visitor.visit_until_another_answers()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,6 @@ def test_it_is_one_session_with_every_request(
         visitor.visit(20)
         if reload is not None:
             reload(server, visitor)
-            visitor.visit_until_another_answers()
         visitor.visit(10)
         end_process(server.process, number)
     found = endpoint.only_session()
