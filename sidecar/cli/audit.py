@@ -14,7 +14,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cli import audit_app
 from sidecar.cli.audit_texts import TEXTS, traces
 from sidecar.cli.errors import CommandError
 from sidecar.cli.private import PrivatePlace
@@ -42,6 +41,7 @@ def audit(_arguments: Namespace) -> int:
         bodies = list(place.endpoint.bodies)
     leaks = {where: traces(what) for where, what in found.items()}
     problems = [f"{where}: {', '.join(forms)}" for where, forms in leaks.items() if forms] + _wrong_with(bodies, found)
+    problems += [f"{how}: none was pushed" for how, count in pushed.items() if not count]
     _show(pushed, found, leaks, bodies)
     if problems:
         raise CommandError("this is a defect, please report it: " + "; ".join(problems))
@@ -88,17 +88,11 @@ def _found_after_all(place: PrivatePlace) -> tuple[dict[str, bytes], dict[str, i
                 worker.say({"incr": {"request_count": 1}})
                 hello = encode({"hello": {"protocol": 1, "session": session, "producer": str(uuid.uuid4())}})
                 answers += _heard(socket_path, [hello, *lines])
-                _run(
-                    ["run", "--", sys.executable, "-m", "sidecar.cli.audit_app", "work", *TEXTS.values()],
-                    environ,
-                    directory,
-                )
-                subprocess.run(
-                    [sys.executable, "-m", "sidecar.cli.audit_app", "emit"],
-                    env=environ | {"BRAKIT_SESSION_ID": session},
-                    cwd=directory,
-                    check=True,
-                )
+                app = [sys.executable, "-m", "sidecar.cli.audit_app"]
+                calls = int(_run(["run", "--", *app, "work", *TEXTS.values()], environ, directory) or 0)
+                in_session = environ | {"BRAKIT_SESSION_ID": session}  # until it ends, the workers' memories are there
+                calls += int(_ran([*app, "work"], in_session, directory) or 0)
+                emitted = int(_ran([*app, "emit"], in_session, directory) or 0)
                 status = _run(["status", "--json"], environ, directory)
                 while_open = _files(place.path, "while a session is open")
                 worker.ask({"end": {"session": session}})
@@ -124,16 +118,19 @@ def _found_after_all(place: PrivatePlace) -> tuple[dict[str, bytes], dict[str, i
     pushed = {
         "lines on the socket: every key, every field, every event": len(lines),
         "hellos": len(hellos),
-        "calls of the client, by two producers": 2 * audit_app.CALLS * len(TEXTS),
-        "emit: every event, every field": len(list(audit_app.emissions())),
+        "calls of the client, by four producers": calls,
+        "emit: every event, every field": emitted,
         "environment, arguments, working directory, an exception": len(_SECRET_VARIABLES) + len(TEXTS) + 2,
     }
     return found, pushed
 
 
 def _run(arguments: list[str], environ: dict[str, str], directory: str) -> bytes:
-    """What a command says on stdout."""
-    command = [sys.executable, "-m", "sidecar", *arguments]
+    """What a command of ours says on stdout."""
+    return _ran([sys.executable, "-m", "sidecar", *arguments], environ, directory)
+
+
+def _ran(command: list[str], environ: dict[str, str], directory: str) -> bytes:
     ran = subprocess.run(
         command, env=environ, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
@@ -171,8 +168,8 @@ def _wrong_with(bodies: list[bytes], found: dict[str, bytes]) -> list[str]:
         around = {name: said[name] for name in ("api_key", "distinct_id", "uuid")}
         if payload.again(said["event"], body, **around) != body:
             wrong.append(f"a body of {said['event']} is not made of the schema")
-    if not any(where.startswith("journal") for where in found):
-        wrong.append("there was no journal")
+    kinds = {where.partition(",")[0] for where in found}
+    wrong += [f"there were no {kind}" for kind in ("journal", "memories", "receipts") if kind not in kinds]
     receipts = {json.loads(line)["body"].encode() for line in found["log"].splitlines()}
     if not receipts.issuperset(bodies):
         wrong.append("a body that arrived has no receipt with its bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sidecar
@@ -14,36 +15,40 @@ from sidecar.core.domains import Word
 from sidecar.core.schema import EVENTS, JOURNEY, SESSION_FIELDS, said_in_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-CALLS = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # that say one text
+    from collections.abc import Callable, Iterator
 
 
 def work() -> None:
-    """One worker that says what it can, then another one, of an SDK that is a text, which ends by an exception."""
+    """One worker that says what it can, then another one, of an SDK that is a text, which ends by an exception. Prints
+    how many calls that were.
+    """
+    made = 0
     for sdk, counts in (("python", 1), (next(iter(TEXTS.values())), 0)):
         telemetry: Any = sidecar.connect(sdk=sdk)
         telemetry.incr("request_count", 1 + counts)
         for text in TEXTS.values():
-            _say(telemetry, text)
+            for call in _calls(telemetry, text):
+                call()
+                made += 1
+    print(made, flush=True)
     raise RuntimeError(next(iter(TEXTS.values())))
 
 
-def _say(telemetry: Any, text: str) -> None:
+def _calls(telemetry: Any, text: str) -> Iterator[Callable[[], object]]:
     for field in (*SESSION_FIELDS, text):
         for value in (text, [text], {text: text}, text.encode(), object()):
-            telemetry.set(**{field: value})
-            telemetry.add(field, value)
-            telemetry.mark(field, value)
-            telemetry.incr(field, value)
-            telemetry.counter(field).inc(value)
-    telemetry.request(text, duration_ms=12.5)
-    telemetry.request(text, duration_ms=text)
-    telemetry.mark("insight_count", text)
+            yield partial(telemetry.set, **{field: value})
+            yield partial(telemetry.add, field, value)
+            yield partial(telemetry.mark, field, value)
+            yield partial(telemetry.incr, field, value)
+            yield partial(telemetry.counter(field).inc, value)
+    yield partial(telemetry.request, text, duration_ms=12.5)
+    yield partial(telemetry.request, text, duration_ms=text)
+    yield partial(telemetry.mark, "insight_count", text)
     for event in (*EVENTS, text):
-        fields = EVENTS[event].fields if event in EVENTS else [text]
-        telemetry.event(event, **dict.fromkeys(fields, text))
-        telemetry.event(event, **{name: [text] for name in fields}, **{text: text})
+        fields = EVENTS[event].fields if event in EVENTS else ()
+        yield partial(telemetry.event, event, **dict.fromkeys(fields, text))
+        yield partial(telemetry.event, event, **{name: [text] for name in (*fields, text)})
 
 
 def emissions() -> Iterator[list[str]]:
@@ -59,10 +64,13 @@ def emissions() -> Iterator[list[str]]:
 
 
 def emit() -> None:
+    """Prints how many commands that were."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a refusal is told to whoever typed it, in the own words
-    for arguments in emissions():
+    all_of_them = list(emissions())
+    for arguments in all_of_them:
         with suppress(SystemExit):
             main(["emit", *arguments])
+    print(len(all_of_them))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar.cli.audit_texts import MARK, TEXTS, traces
+from sidecar.core.schema import EVENTS, SESSION_FIELDS
 from tests.harness import Place
 
 if TYPE_CHECKING:
@@ -27,9 +29,15 @@ def loud(line):
     return parse(line)
 frames.parse = loud
 """
+READABLE = """
+from sidecar.cli.audit_texts import MARK
+from sidecar.client import joining
+joining.Place.opaque = lambda self, text: MARK[:8].encode().hex() if MARK in text else "0" * 16
+"""
 LEAKS = {
-    "a word that is passed on": (PASSED_ON, "the wire"),
-    "a line in the producer's words": (TOLD, "BRAKIT_DEBUG"),
+    "a word that is passed on": (PASSED_ON, "the wire", "as it is"),
+    "a line in the producer's words": (TOLD, "BRAKIT_DEBUG", "as it is"),
+    "a route that can be read in a worker's memory": (READABLE, "memories", "reversed"),  # as the low byte comes first
 }
 
 
@@ -38,21 +46,25 @@ def test_nothing_of_what_is_never_collected_arrives_anywhere() -> None:
     with Place() as place:
         audited = place.run("audit", CI="1", DO_NOT_TRACK="1")
         assert audited.returncode == 0, audited.stdout + audited.stderr
-        for looked_at in ("the wire", "receipts", "journal", "log", "status"):
+        for looked_at in ("the wire", "receipts", "journal", "memories", "log", "status"):
             assert looked_at in audited.stdout
+        calls = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # of one producer, with one text
+        said = re.search(r"calls of the client, by four producers +(\d+)", audited.stdout)
+        assert said is not None
+        assert int(said[1]) == 4 * len(TEXTS) * calls
         assert "Nothing of them arrived anywhere" in audited.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_build_that_leaks_does_not_pass(leak: str, tmp_path: Path) -> None:
-    change, where = LEAKS[leak]
+    change, where, form = LEAKS[leak]
     (tmp_path / "sitecustomize.py").write_text(change)
     with Place() as place:
         audited = place.run("audit", PYTHONPATH=str(tmp_path))
     assert audited.returncode == 1
     assert where in audited.stderr
-    assert "as it is" in audited.stderr
+    assert form in audited.stderr
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
