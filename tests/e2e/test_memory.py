@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import json
 import os
 import shutil
@@ -469,7 +468,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 def test_greenlets_lose_nothing(session: Session) -> None:
     assert session.run(_GEVENT) == 0
     assert session.counted("request_count", "query_count", "avg_duration_ms") == (2000, 1000, 7)

@@ -96,11 +96,19 @@ def nothing(_server: Server, visitor: Visitor) -> None:
     [
         (GUNICORN, hang_up, signal.SIGTERM),
         ((*GUNICORN, "--max-requests", "5"), nothing, signal.SIGINT),
+        ((*GUNICORN, "-k", "gevent"), hang_up, signal.SIGTERM),
         ((*UVICORN, "--workers", "2"), None, signal.SIGTERM),
         ((*UVICORN, "--reload"), touch, signal.SIGINT),
         (FLASK, touch, signal.SIGINT),
     ],
-    ids=["gunicorn HUP", "gunicorn max-requests", "uvicorn workers", "uvicorn reload", "flask reloader"],
+    ids=[
+        "gunicorn HUP",
+        "gunicorn max-requests",
+        "gunicorn gevent",
+        "uvicorn workers",
+        "uvicorn reload",
+        "flask reloader",
+    ],
 )
 def test_it_is_one_session_with_every_request(
     place: Place,
