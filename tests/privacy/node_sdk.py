@@ -18,7 +18,7 @@ def is_on_when_started(config_path: str, environ: Mapping[str, str]) -> bool:
     try:
         with open(config_path, encoding="utf-8") as file:
             content = json.load(file)
-        usable = bool(content["anonymousId"])
+        usable = isinstance(content["telemetry"], bool) and bool(content["anonymousId"])
     except (OSError, ValueError, KeyError, TypeError):
         usable, content = False, {}
     if not usable:
@@ -26,6 +26,5 @@ def is_on_when_started(config_path: str, environ: Mapping[str, str]) -> bool:
         os.makedirs(os.path.dirname(config_path), exist_ok=True)
         with open(config_path, "w", encoding="utf-8") as file:
             json.dump(content, file)
-    if environ.get("BRAKIT_TELEMETRY") in ("false", "0", "off"):
-        return False
-    return content.get("telemetry") is not False
+    word = environ.get("BRAKIT_TELEMETRY")
+    return bool(content["telemetry"]) if word is None else word not in ("false", "0", "off")

@@ -111,19 +111,19 @@ def ran(endpoint: Door, config: bytes | None, environ: dict[str, str], check: Ca
             os.mkdir(os.path.dirname(place.config_path), 0o700)
             with open(place.config_path, "wb") as file:
                 file.write(config)
-        application = (sys.executable, "-c", APPLICATION, "a", "b")
-        alone = subprocess.run(
-            application, env=place.environ | {"BRAKIT_DISABLE": "1"}, capture_output=True, check=False
-        )
-        under_run = place.run("run", "--", *application, **environ)
-        assert (under_run.returncode, under_run.stdout.encode(), under_run.stderr.encode()) == (
-            alone.returncode,
-            alone.stdout,
-            alone.stderr,
-        )
+        assert_it_runs_as_alone(place, environ)
         emitted = place.run("emit", "cli_invoked", "command=run", **environ)
         assert (emitted.returncode, emitted.stdout, emitted.stderr) == (0, "", "")
         check(place)
+
+
+def assert_it_runs_as_alone(place: Place, environ: dict[str, str]) -> None:
+    """By ``run``, and by itself: the client starts a daemon too."""
+    application = (sys.executable, "-c", APPLICATION, "a", "b")
+    under_run = place.run("run", "--", *application, **environ)
+    assert (under_run.returncode, under_run.stdout, under_run.stderr) == (7, "said ['a', 'b']\n", "")
+    by_itself = subprocess.run(application, env={**place.environ, **environ}, capture_output=True, check=False)
+    assert (by_itself.returncode, by_itself.stdout, by_itself.stderr) == (7, b"said ['a', 'b']\n", b"")
 
 
 def all_at_once(cases: list[tuple[Any, ...]]) -> None:
@@ -203,9 +203,12 @@ def test_telemetry_off_is_a_no_for_the_node_sdk_too(endpoint: Door) -> None:
     assert endpoint.came == 0
 
 
+@pytest.mark.slow
 def test_where_telemetry_is_on_the_door_is_found(endpoint: Door) -> None:
-    """So that it says something where nobody comes."""
+    """By all that the others try, so that it says something where nobody comes."""
     with Place(endpoint.url) as place:
+        assert_it_runs_as_alone(place, {})
         assert place.run("emit", "cli_invoked", "command=run").returncode == 0
-        endpoint.wait_for("cli_invoked")
-        assert endpoint.came == 1
+        for event, count in (("first_request", 2), ("cli_invoked", 1), ("session", 2)):
+            endpoint.wait_for(event, count)
+        assert endpoint.came == 5
