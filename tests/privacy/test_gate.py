@@ -80,6 +80,8 @@ ADMITTED: tuple[tuple[str, Any, Any], ...] = (
     ("avg_duration_ms", True, 0),
     ("avg_duration_ms", "7", 0),
     ("time_to_dashboard_ms", 7, 7),
+    ("time_to_dashboard_ms", 0, 0),
+    ("time_to_dashboard_ms", 0.4, 0),
     ("time_to_dashboard_ms", SECRET, None),
     ("brakit_version", "0.1.7", "0.1.7"),
     ("brakit_version", "v00.010.7-" + SECRET, "0.10.7"),
