@@ -1,4 +1,5 @@
-"""The ways in which a network fails, each a behaviour of a raw socket; and the endpoint that behaves so.
+"""The ways in which a network fails, each a behaviour of a raw socket; and the endpoint that behaves so. Where there
+is no endpoint, an address at which nobody is.
 
 Nothing here knows HTTP or TLS but as bytes that it says, so that it can say what no server would.
 """
@@ -12,6 +13,7 @@ import ssl
 import struct
 import threading
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 DRIP_S = 0.1  # thirty bytes within the deadline of an attempt
 HUGE = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def _bomb() -> bytes:
+    """A piece of a deflate stream that can be said again and again: a megabyte of zeros, in a thousandth of that."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return deflate.compress(b"\0" * HUGE) + deflate.flush(zlib.Z_FULL_FLUSH)
 
 
 class Caller:
@@ -219,6 +227,14 @@ def redirects(status: int) -> Behaviour:
     return behave
 
 
+def waits_and(behave: Behaviour, until: threading.Event) -> Behaviour:
+    def wait(caller: Caller) -> None:
+        until.wait(PATIENCE_S)
+        behave(caller)
+
+    return wait
+
+
 def refuses_before_it_reads(caller: Caller) -> None:
     caller.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
     caller.hear_to_the_end()
@@ -356,7 +372,7 @@ HTTP_FAULTS = {
     "says a body without end": Fault(says_without_end(b"x", after=OK + b"\r\n"), SENT),
     "says a body of fewer bytes": Fault(says_and_hangs_up(OK, b"Content-Length: 99\r\n\r\nx"), SENT),
     "says a compressed body without end": Fault(
-        says_without_end(b"\0\0\0\xff\xff", after=OK + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08" + b"\0" * 7), SENT
+        says_without_end(_bomb(), after=OK + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08" + b"\0" * 7), SENT
     ),
     "says a body in an unknown coding": Fault(says(OK, b"Content-Encoding: nonsense\r\n\r\nx"), SENT),
     "sets cookies": Fault(answers(200, b"Set-Cookie: a=b; Path=/", b"Set-Cookie: c=d"), SENT),
@@ -399,37 +415,85 @@ PROXY_FAULTS = {
 }  # fmt: skip
 
 ELSEWHERE = "https://telemetry.invalid"  # a name that nobody can know
-PLAIN, TLS, PROXY = "an endpoint that", "under TLS one that", "a proxy that"
+
+
+class Absence(NamedTuple):
+    """Where nobody answers. ``{closed}`` is a port that refuses, ``{full}`` one that never accepts."""
+
+    url: str
+    reason: str
+    proxy: str = ""
+
+
+ABSENCES = {
+    "a port that refuses": Absence("http://127.0.0.1:{closed}", "refused"),
+    "under TLS a port that refuses": Absence("https://localhost:{closed}", "refused"),
+    "a port that never accepts": Absence("http://127.0.0.1:{full}", "timeout"),
+    "an address to which nothing leads": Absence("https://224.0.0.1", "unreachable"),  # many hosts at once
+    "a name that nobody knows": Absence(ELSEWHERE, "name_resolution"),
+    "a name that is too long": Absence(f"https://{'a' * 64}.invalid", "name_resolution"),
+    "a name that is none": Absence("https://a..b", "name_resolution"),
+    "a proxy that refuses": Absence(ELSEWHERE, "proxy", proxy="http://127.0.0.1:{closed}"),
+    "a proxy that never accepts": Absence(ELSEWHERE, "timeout", proxy="http://127.0.0.1:{full}"),
+}
+
+PLAIN, TLS, PROXY, NOBODY = "an endpoint that", "under TLS one that", "a proxy that", "nobody at"
 
 
 class Meeting(NamedTuple):
-    """A fault, and where it is met."""
+    """What is met, where, and the reason under which the event is dropped; none: it was sent."""
 
     where: str
-    fault: Fault
+    met: Fault | Absence
+
+    @property
+    def reason(self) -> str:
+        return self.met.reason
 
 
 MEETINGS = {
-    f"{where} {name}": Meeting(where, fault)
-    for where, registry in ((PLAIN, HTTP_FAULTS), (TLS, TLS_FAULTS), (PROXY, PROXY_FAULTS))
-    for name, fault in registry.items()
+    f"{where} {name}": Meeting(where, met)
+    for where, registry in ((PLAIN, HTTP_FAULTS), (TLS, TLS_FAULTS), (PROXY, PROXY_FAULTS), (NOBODY, ABSENCES))
+    for name, met in registry.items()
 }
 # What each is held against.
-HEALTHY = {PLAIN: f"{PLAIN} answers", TLS: f"{TLS} answers", PROXY: f"{TLS} answers"}
+HEALTHY = {PLAIN: f"{PLAIN} answers", TLS: f"{TLS} answers", PROXY: f"{TLS} answers", NOBODY: f"{TLS} answers"}
 
 
 @contextmanager
 def met(what: str) -> Iterator[tuple[FaultyEndpoint, Place]]:
-    """One of the meetings, and a place whose daemon will have it."""
-    where, fault = MEETINGS[what]
-    with FaultyEndpoint(fault.behave) as faulty:
-        url = {PLAIN: f"http://127.0.0.1:{faulty.port}", TLS: f"https://localhost:{faulty.port}", PROXY: ELSEWHERE}
-        with Place(url[where]) as place:
-            if where == PROXY:
-                place.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{faulty.port}"
+    """One of the meetings, and a place whose daemon will have it. Where nobody is, nobody comes to the endpoint."""
+    where, it = MEETINGS[what]
+    behave = it.behave if isinstance(it, Fault) else answers(200)
+    with FaultyEndpoint(behave) as faulty, closed_port() as closed, full_port() as full:
+        if isinstance(it, Absence):
+            url, proxy = (address.format(closed=closed, full=full) for address in (it.url, it.proxy))
+        else:
+            schemes = {PLAIN: f"http://127.0.0.1:{faulty.port}", TLS: f"https://localhost:{faulty.port}"}
+            url, proxy = schemes.get(where, ELSEWHERE), f"http://127.0.0.1:{faulty.port}" if where == PROXY else ""
+        with Place(url, **({"HTTPS_PROXY": proxy} if proxy else {})) as place:
             place.environ["SSL_CERT_FILE"] = os.path.join(place.root, "authority.pem")
             authority().cert_pem.write_to_path(place.environ["SSL_CERT_FILE"])
             yield faulty, place
 
 
-# To add a fault: a behaviour above, unless one fits, and an entry in the registry that its caller meets.
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """One that is nobody else's, either."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """Its queue is full: the kernel does not answer who comes."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        yield listener.getsockname()[1]
+
+
+# To add a fault: a behaviour above, unless one fits, and an entry in the registry that its caller meets; to add a
+# place where nobody is, an entry in ABSENCES.

@@ -10,19 +10,20 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from sidecar import __version__
-from sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES
+from sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 from tests import faults
-from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, FaultyEndpoint, met
-from tests.harness import PATIENCE_S, Place, Wire, end_process, fate, wait_until
+from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, NOBODY, FaultyEndpoint, met
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 MAX_GROWTH_KIB = 4 * 1024
 AT_A_TIME = 4  # as many as a small machine can serve; most of them only wait
@@ -104,12 +105,14 @@ def _peak_kib(pid: int) -> int:
 
 
 each = pytest.mark.parametrize("what", MEETINGS)
+# Where it ends before the request.
+UNHEARD = re.compile("at once|handshake|no TLS|certificate|^a proxy|^nobody")
 
 
 @pytest.mark.slow
 @each
 def test_the_event_has_its_receipt_and_is_counted_by_its_reason(outcomes: dict[str, Outcome], what: str) -> None:
-    reason = MEETINGS[what].fault.reason
+    reason = MEETINGS[what].reason
     (receipt,) = outcomes[what].receipts
     assert (receipt["outcome"], receipt["reason"]) == ("dropped" if reason else "sent", reason)
     delivery = outcomes[what].delivery
@@ -121,10 +124,9 @@ def test_the_event_has_its_receipt_and_is_counted_by_its_reason(outcomes: dict[s
 def test_there_is_one_connection_and_what_arrived_is_what_the_receipt_says(
     outcomes: dict[str, Outcome], what: str
 ) -> None:
-    assert outcomes[what].connections == 1
+    assert outcomes[what].connections == (MEETINGS[what].where != NOBODY)
     (receipt,) = outcomes[what].receipts
-    assert outcomes[what].arrived in ([receipt["body"].encode()], [])
-    assert outcomes[what].arrived or receipt["outcome"] == "dropped"
+    assert outcomes[what].arrived == ([] if UNHEARD.search(what) else [receipt["body"].encode()])
 
 
 @pytest.mark.slow
@@ -153,24 +155,40 @@ def test_it_takes_no_memory_to_speak_of(outcomes: dict[str, Outcome], what: str)
 
 @pytest.mark.slow
 def test_no_fault_keeps_the_daemon_from_leaving() -> None:
-    """Each has more events than are sent at once; what was not tried when the daemon left has its receipt too."""
+    """Each has more events than are sent at once: when the daemon leaves, it has not waited for all of them."""
     hanging = [
         "an endpoint that is silent",
         "an endpoint that drips its head",
-        "an endpoint that says a body without end",
         "under TLS one that hangs in the handshake",
-        "under TLS one that says a body without end",
         "a proxy that is silent",
+        "nobody at a port that never accepts",
     ]
+    reasons: list[str] = []
     with ExitStack() as stack:
-        places = [stack.enter_context(met(what))[1] for what in hanging]
-        for place in places:
-            assert place.run("run", "--", *emitting(3)).returncode == 0
-        for place in places:
+        meetings = [stack.enter_context(met(what)) for what in hanging]
+        for _, place in meetings:
+            assert place.run("run", "--", *emitting(11)).returncode == 0
+        for faulty, place in meetings:
             wait_until(place.is_gone, "the daemon's end")
             receipts = place.receipts()
-            assert sorted(receipt["event"] for receipt in receipts) == ["cli_invoked"] * 3 + ["session"]
-            assert all(receipt["reason"] for receipt in receipts if receipt["outcome"] != "sent")
+            assert sorted(receipt["event"] for receipt in receipts) == ["cli_invoked"] * 11 + ["session"]
+            assert {body for body in faulty.bodies if body} <= {receipt["body"].encode() for receipt in receipts}
+            reasons += [receipt["reason"] for receipt in receipts]
+    assert set(reasons) <= {"timeout", "breaker", "shutdown"}
+    assert "shutdown" in reasons
+
+
+@pytest.mark.slow
+def test_the_command_does_not_wait_for_the_endpoint(endpoint: Endpoint, place: Place) -> None:
+    """When it ends nobody knows yet what becomes of its event. A machine that stands still may hide that, once."""
+    endpoint.may_answer.clear()
+    place.serve()
+
+    def is_first() -> bool:
+        assert place.run("run", "--", "true").returncode == 0
+        return bool(place.status()["delivery"]["queued"])
+
+    assert any(is_first() for _ in range(4))
 
 
 def emitting(count: int) -> list[str]:
@@ -195,32 +213,42 @@ def test_after_repeated_failures_the_breaker_spares_the_attempts(reason: str) ->
         assert {receipt["reason"] for receipt in place.receipts()} == {reason, "breaker"}
 
 
-# --- where nobody answers at all ----------------------------------------------------------------------
+# The clock by which deliveries are made is a file.
+CLOCK = """
+from pathlib import Path
+from sidecar.daemon import delivery
+delivery.monotonic = lambda: float(Path({path!r}).read_text())
+"""
 
 
-@contextmanager
-def closed_port() -> Iterator[int]:
-    """One that is nobody else's, either."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
+def test_after_its_rest_the_breaker_lets_attempts_through_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    (tmp_path / "sitecustomize.py").write_text(CLOCK.format(path=str(clock)))
+
+    def it_is(now: float) -> None:
+        (tmp_path / "next").write_text(str(now))
+        (tmp_path / "next").rename(clock)
+
+    it_is(1000)
+    endpoint.status = 500
+    with Place(endpoint.url, PYTHONPATH=str(tmp_path)) as place:
+        place.serve()
+        with Wire(place.socket_path).hello() as wire:
+            for count in range(1, BREAKER_FAILURES + 1):
+                wire.say(event={"name": "cli_invoked"})
+                settled(place, count)
+            endpoint.status = 200
+            it_is(1000 + BREAKER_REST_S - 0.1)
+            wire.say(event={"name": "cli_invoked"})
+            assert settled(place, BREAKER_FAILURES + 1)["dropped"] == {"server_error": BREAKER_FAILURES, "breaker": 1}
+            assert len(endpoint.requests) == BREAKER_FAILURES
+            it_is(1000 + BREAKER_REST_S)
+            wire.say(event={"name": "cli_invoked"})
+            assert settled(place, BREAKER_FAILURES + 2)["sent"] == 1
+            assert len(endpoint.requests) == BREAKER_FAILURES + 1
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1", "https://localhost"])
-def test_an_endpoint_that_is_not_there_is_refused(endpoint: str) -> None:
-    with closed_port() as port, Place(f"{endpoint}:{port}") as place:
-        assert fate(place)["reason"] == "refused"
-
-
-def test_an_address_to_which_nothing_leads_is_unreachable() -> None:
-    with Place("https://224.0.0.1") as place:  # many hosts at once, to which no connection can be made
-        assert fate(place)["reason"] == "unreachable"
-
-
-@pytest.mark.parametrize("name", ["telemetry.invalid", f"{'a' * 64}.invalid", "a..b"])
-def test_a_name_that_nobody_knows_is_dropped(name: str) -> None:
-    with Place(f"https://{name}") as place:
-        assert fate(place)["reason"] == "name_resolution"
+# --- a resolver that does not answer ----------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -234,7 +262,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
         place = stack.enter_context(Place(ELSEWHERE))
         settings = os.path.join(place.root, "resolv.conf")
         with open(settings, "w", encoding="ascii") as file:
-            file.write("nameserver 127.53.0.1\n")
+            file.write("nameserver 127.53.0.1\noptions timeout:30 attempts:5\n")  # longer than anybody here waits
         with_settings = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
         in_private = ["unshare", "--mount", "sh", "-c", with_settings, settings]
         if subprocess.run([*in_private, "true"], capture_output=True, check=False).returncode:
@@ -288,11 +316,6 @@ def test_a_proxy_that_cannot_be_spoken_to_is_not_gone_past(trusted: str, proxy: 
         assert not endpoint.callers
 
 
-def test_a_proxy_that_is_not_there_is_the_reason() -> None:
-    with closed_port() as port, Place(ELSEWHERE, HTTPS_PROXY=f"http://127.0.0.1:{port}") as place:
-        assert fate(place)["reason"] == "proxy"
-
-
 def test_an_authority_that_is_not_there_is_no_reason_to_trust_anybody() -> None:
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         with Place(f"https://localhost:{endpoint.port}", SSL_CERT_FILE="/nowhere") as place:
@@ -301,13 +324,13 @@ def test_an_authority_that_is_not_there_is_no_reason_to_trust_anybody() -> None:
 
 
 @pytest.mark.slow
-def test_by_a_real_proxy_the_request_is_the_same_bytes(trusted: str, tmp_path: Any) -> None:
-    port_file = tmp_path / "port"
+def test_by_a_real_proxy_the_request_is_the_same_bytes(trusted: str, tmp_path: Path) -> None:
+    port_file, log = tmp_path / "port", tmp_path / "log"
     said: dict[str, bytes] = {}
     with ExitStack() as stack:
         proxy = subprocess.Popen(
             [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", "0", "--port-file", str(port_file),
-             "--num-workers", "1", "--num-acceptors", "1", "--log-level", "CRITICAL"],
+             "--num-workers", "1", "--num-acceptors", "1", "--log-file", str(log)],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         stack.callback(end_process, proxy)
@@ -319,7 +342,9 @@ def test_by_a_real_proxy_the_request_is_the_same_bytes(trusted: str, tmp_path: A
             with Place(url, HTTPS_PROXY=named, NO_PROXY=bypassed, SSL_CERT_FILE=trusted) as place:
                 assert fate(place)["reason"] == ""
             said[bypassed] = without_ids(endpoint.callers[number].received)
+        wait_until(lambda: "CONNECT" in log.read_text(), "the proxy's own record")
     assert said[""] == said["localhost"]
+    assert log.read_text().count(f"CONNECT localhost:{endpoint.port}") == 1
 
 
 # --- the same bytes, whatever the environment -----------------------------------------------------------
@@ -352,7 +377,7 @@ def test_the_request_is_the_same_bytes_in_the_environment_of(endpoints: FaultyEn
                 settled(place, count)
     requests = [without_ids(caller.received) for caller in endpoints.callers]
     assert len(requests) == already + 2
-    head, _, _ = requests[0].partition(b"\r\n\r\n")
+    head, _, body = endpoints.callers[0].received.partition(b"\r\n\r\n")
     assert head.split(b"\r\n") == [
         b"POST /i/v0/e/ HTTP/1.1",
         f"Host: 127.0.0.1:{endpoints.port}".encode(),
@@ -361,7 +386,7 @@ def test_the_request_is_the_same_bytes_in_the_environment_of(endpoints: FaultyEn
         b"Connection: close",
         b"Content-Type: application/json",
         f"User-Agent: brakit-sidecar/{__version__}".encode(),
-        head.split(b"\r\n")[-1],
+        f"Content-Length: {len(body)}".encode(),
     ]
     assert set(requests) == {requests[0]}
 
