@@ -29,7 +29,7 @@ def to_needed() -> Conversation:
     for _attempt in range(ATTEMPTS):
         try:
             conversation = to_running() or Conversation(launch.ensure_running(os.environ).socket)
-            conversation.ask("identity")  # an answer: it was not just leaving
+            conversation.identity()  # an answer: it was not just leaving
         except SilentDaemonError as error:
             raise CommandError(f"a daemon runs, but {error}; it may be stopped (SIGSTOP) or stuck") from error
         except NoDaemonError:

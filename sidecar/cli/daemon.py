@@ -56,7 +56,7 @@ def stop(_arguments: Namespace) -> int:
         return 0
     with conversation:
         try:
-            socket_path = conversation.ask("identity")["socket"]
+            socket_path = conversation.identity()["socket"]
             conversation.ask("stop")
         except NoDaemonError:
             return 0  # it was just leaving
@@ -88,10 +88,10 @@ def _ask_status() -> dict[str, Any] | None:
         return None
     with conversation:
         try:
-            answer: dict[str, Any] = conversation.ask("status")
+            answer = conversation.ask("status")
         except NoDaemonError:
             return None
-    return answer
+    return answer if isinstance(answer, dict) and answer.get("running") else None
 
 
 def _as_text(found: dict[str, Any]) -> str:

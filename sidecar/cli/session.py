@@ -27,7 +27,7 @@ def start(arguments: Namespace) -> int:
         opening["owner_pid"] = arguments.owner_pid
     with connecting.to_needed() as daemon:
         try:
-            socket_path = daemon.ask("identity")["socket"]
+            socket_path = daemon.identity()["socket"]
             opened = daemon.ask({"open": opening})
         except NoDaemonError as error:
             raise CommandError("the daemon was just leaving; try again") from error

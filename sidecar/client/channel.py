@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+from sidecar.host import peer
+
 try:
     import _socket as socket  # what the module socket is made of; that one brings selectors and enum
 except ImportError:  # another implementation
@@ -29,7 +31,9 @@ class Channel:
         return self._socket is not None
 
     def open(self, path: str) -> bool:
-        """Connects, if that can be done at once: non-blocking before connect, as a full backlog would wait forever."""
+        """Connects, if that can be done at once: non-blocking before connect, as a full backlog would wait forever.
+        Another user who listens there is no daemon of ours, and is told nothing.
+        """
         self.close()
         try:
             stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -41,6 +45,9 @@ class Channel:
                 stream.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
             stream.connect(path)
         except OSError:
+            stream.close()
+            return False
+        if not peer.is_own_user(stream):
             stream.close()
             return False
         self._socket = stream

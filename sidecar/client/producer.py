@@ -349,7 +349,7 @@ class Producer(Telemetry):
         memory by its name, whatever becomes of us meanwhile. Whether it is there by now.
         """
         path = self._place.socket_path
-        has_died = os.path.lexists(path)
+        has_died = paths.is_own_socket(path)
         if not (has_died or self._start_daemon):
             return False  # nobody says that there will be one, and what we leave behind would stay
         account.memory.keep_as(self._memory_path)

@@ -228,7 +228,7 @@ class Connection:
             memory = None
         # Otherwise all that is said of a session is refused, as of one that ended.
         if consent.current(os.environ).on and not (memory and memory.origin.is_retired):
-            pid = peer.peer_of(self._stream).pid
+            pid = peer.pid_of(self._stream)
             self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory, pid)
         if memory is not None and frame.hello.producer is not None:
             self._daemon.keep_memory(frame.hello.producer, memory)
@@ -239,7 +239,7 @@ class Connection:
                 self._daemon.let_go_of_memory(frame.hello.producer, memory)
         self._drop_memory()
         if frame.hello.is_owner and self._session is not None:
-            end_of_owner = process.end_of(peer.peer_of(self._stream).pid)
+            end_of_owner = process.end_of(peer.pid_of(self._stream))
             if end_of_owner is not None:
                 self._daemon.watch_owner(self._session, end_of_owner)
 

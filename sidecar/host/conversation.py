@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sidecar.core.wire import PROTOCOL, encode
+from sidecar.host import peer
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,6 +24,10 @@ class NoDaemonError(Exception):
 
 class SilentDaemonError(NoDaemonError):
     """Somebody listens there, and does not answer in time."""
+
+
+class ForeignDaemonError(NoDaemonError):
+    """Another user listens there: nothing is said to it, and nothing of it believed."""
 
 
 class Conversation:
@@ -50,9 +55,19 @@ class Conversation:
         """The daemon's answer, after it has taken in everything said before."""
         self.say({"ask": question})
         while True:
-            said = json.loads(self._line())
-            if "answer" in said:
+            try:
+                said = json.loads(self._line())
+            except ValueError as error:
+                raise NoDaemonError("what listens there is no sidecar") from error
+            if isinstance(said, dict) and "answer" in said:
                 return said["answer"]
+
+    def identity(self) -> dict[str, Any]:
+        """Who answers: at least ``socket``, ``pid`` and ``version``."""
+        identity = self.ask("identity")
+        if not isinstance(identity, dict) or not identity.keys() >= {"socket", "pid", "version"}:
+            raise NoDaemonError("what listens there is no sidecar")
+        return identity
 
     def wait_for_hangup(self) -> None:
         """Until the daemon has closed the connection. Reads nothing, so another thread may go on with it."""
@@ -94,5 +109,7 @@ def _connect(socket_path: str, timeout_s: float) -> socket.socket:
         except OSError as error:
             connection.close()
             raise NoDaemonError(str(error)) from error
-        else:
-            return connection
+        if not peer.is_own_user(connection):
+            connection.close()
+            raise ForeignDaemonError("another user listens there")
+        return connection

@@ -12,14 +12,19 @@ import json
 import os
 import select
 import socket
-import stat
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from sidecar.host import paths
-from sidecar.host.conversation import ANSWER_TIMEOUT_S, Conversation, NoDaemonError, SilentDaemonError
+from sidecar.host import paths, peer
+from sidecar.host.conversation import (
+    ANSWER_TIMEOUT_S,
+    Conversation,
+    ForeignDaemonError,
+    NoDaemonError,
+    SilentDaemonError,
+)
 from sidecar.host.guards import DAEMON_MARK
 
 if TYPE_CHECKING:
@@ -49,23 +54,17 @@ class Running(NamedTuple):
 
 def acquire_lock(socket_path: str, *, wait: bool = False) -> int | None:
     """The lock's descriptor, to be kept for life; None where another daemon holds it, unless we ``wait`` for its end.
-    Raises UnsafePathError.
+    Raises UnsafePathError, OSError.
     """
     path = paths.lock_path(socket_path)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise paths.UnsafePathError(f"cannot open {path} ({error.strerror}); remove it") from error
-    info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode) or info.st_uid != os.getuid():
-        os.close(fd)
-        raise paths.UnsafePathError(f"{path} is not a file of ours; remove it")
+    paths.check_private(os.path.dirname(path))
+    fd = paths.open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
-    if not _is_at(path, info):  # the directory was replaced meanwhile: this lock would guard nothing
+    if not _is_at(path, os.fstat(fd)):  # the directory was replaced meanwhile: this lock would guard nothing
         os.close(fd)
         return acquire_lock(socket_path, wait=wait)
     return fd
@@ -79,7 +78,7 @@ def _is_at(path: str, info: os.stat_result) -> bool:
 
 
 def is_listened_at(socket_path: str) -> bool:
-    """Whether somebody takes connections there. A dead daemon's socket refuses them."""
+    """Whether one of ours takes connections there. A dead daemon's socket refuses them."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -88,19 +87,15 @@ def is_listened_at(socket_path: str) -> bool:
             return True
         except OSError:
             return False
-    return True
+        return peer.is_own_user(probe)
 
 
 def listen(socket_path: str) -> socket.socket:
     """Binds and listens. Only under the lock, and where nobody listens: what is found at the path is then a dead
     daemon's. Raises OSError.
     """
-    try:
-        found = os.lstat(socket_path)
-    except FileNotFoundError:
-        pass
-    else:
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+    if os.path.lexists(socket_path):
+        if not paths.is_own_socket(socket_path):
             raise paths.UnsafePathError(f"{socket_path} is not a socket of ours; remove it")
         os.unlink(socket_path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -134,6 +129,8 @@ def ensure_running(environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_
             return running(socket_path, answer_s)
         except SilentDaemonError as error:
             raise LaunchError("a daemon runs but does not answer; it may be stopped (SIGSTOP) or stuck") from error
+        except ForeignDaemonError as error:
+            raise LaunchError(f"another user listens at {socket_path}; remove it") from error
         except NoDaemonError:
             pass
         # Of many that find none and start one, all but one lose the race for the lock. The loser exits, and the next
@@ -147,7 +144,7 @@ def ensure_running(environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_
 def running(socket_path: str, answer_s: float) -> Running:
     """Asks who listens there. Raises NoDaemonError."""
     with Conversation(socket_path, answer_s) as daemon:
-        identity = daemon.ask("identity")
+        identity = daemon.identity()
     return Running(socket_path, identity["pid"], identity["version"])
 
 

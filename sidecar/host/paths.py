@@ -5,6 +5,7 @@ The worker's side loads this file too, so platformdirs (25 ms) is only imported 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -13,7 +14,7 @@ from sidecar.core.wire import PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # sun_path in bytes, without its terminating zero: 108 on Linux, 104 on macOS and the BSDs.
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
@@ -22,6 +23,7 @@ _SOCKET_NAME = f"sidecar-{PROTOCOL}.sock"  # an incompatible protocol gets a dae
 _LOCK_NAME = f"sidecar-{PROTOCOL}.lock"
 _NOWHERE = os.devnull  # in which nobody, root included, can make anything
 _MEMORY_PREFIX = "slab-"
+_IN_THE_WAY = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)  # nothing that could be opened
 
 
 class UnsafePathError(OSError):
@@ -139,6 +141,44 @@ def _may_hold_ours(directory: str) -> bool:
         return os.access(os.path.dirname(directory.rstrip("/")), os.W_OK)
     except OSError:
         return False
+
+
+def open_private(path: str, flags: int) -> int:
+    """A file of ours, 0600 where it is made; a laxer mode of ours is mended. Never waits. Raises FileNotFoundError, and
+    UnsafePathError where something else is in its place.
+    """
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _IN_THE_WAY:
+            in_the_way = os.path.dirname(path) if error.errno == errno.ENOTDIR else path
+            raise UnsafePathError(f"cannot open {in_the_way} ({error.strerror}); remove it") from error
+        raise
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or info.st_uid != os.getuid():
+        os.close(fd)
+        raise UnsafePathError(f"{path} is not a file of ours; remove it")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        os.fchmod(fd, 0o600)
+    return fd
+
+
+def is_own_file(path: str) -> bool:
+    return _is_own(path, stat.S_ISREG)
+
+
+def is_own_socket(path: str) -> bool:
+    """Whoever listens in it, or does not any more."""
+    return _is_own(path, stat.S_ISSOCK)
+
+
+def _is_own(path: str, is_such: Callable[[int], bool]) -> bool:
+    """Whether such a thing lies there, and is ours. Nothing is followed."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return False
+    return is_such(info.st_mode) and info.st_uid == os.getuid()
 
 
 def _is_private(info: os.stat_result) -> bool:

@@ -1,37 +1,41 @@
-"""Who is at the other end of a Unix socket."""
+"""Who is at the other end of a Unix socket. The worker's side loads this file too, so it imports next to nothing."""
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import sys
-from typing import NamedTuple
+
+try:
+    import _socket as socket  # what the module socket is made of
+except ImportError:  # another implementation
+    import socket  # type: ignore[no-redef]
+
+_SOL_LOCAL = 0  # of macOS, whose names the socket module has not got
+_LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2
 
 
-class Peer(NamedTuple):
-    uid: int
-    pid: int  # 0 where the platform does not say
-
-
-def peer_of(connection: socket.socket) -> Peer:
-    """The credentials that the kernel took down when the other end connected. Raises OSError where it cannot say."""
+def pid_of(connection: socket.socket) -> int:
+    """0 where the platform does not say. Raises OSError where it cannot."""
     if sys.platform == "linux":
-        pid, uid, _gid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return Peer(uid, pid)
-    local = 0  # SOL_LOCAL
-    peer_cred, peer_pid = 1, 2  # LOCAL_PEERCRED: struct xucred, version and uid first; LOCAL_PEERPID
-    _version, uid = struct.unpack_from("II", connection.getsockopt(local, peer_cred, 76))
+        return _credentials(connection)[0]
     try:
-        pid = struct.unpack("i", connection.getsockopt(local, peer_pid, 4))[0]
+        return int.from_bytes(connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID, 4), sys.byteorder)
     except OSError:
-        pid = 0
-    return Peer(uid, pid)
+        return 0
 
 
 def is_own_user(connection: socket.socket) -> bool:
     """Root included: a 0600 socket does not keep root out, and root's numbers are not this user's."""
     try:
-        return peer_of(connection).uid == os.getuid()
+        return _credentials(connection)[1] == os.getuid()
     except OSError:
         return False
+
+
+def _credentials(connection: socket.socket) -> memoryview:
+    """What the kernel took down when the other end connected, or began to listen. The user is the second number."""
+    if sys.platform == "linux":  # struct ucred: pid, uid, gid
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    else:  # struct xucred: a version, uid, groups
+        found = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 76)
+    return memoryview(found).cast("I")
