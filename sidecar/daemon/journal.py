@@ -27,6 +27,7 @@ VERSION = 1
 BLOATED = 1024 * 1024  # bytes since the last rewriting: thousands of changes, or hours of snapshots
 _EVENTS = "events"  # the file of those that belong to no session
 _SUFFIX = ".jsonl"
+_NEW = ".new"  # behind it while the file is being rewritten
 
 
 class Journal:
@@ -39,6 +40,7 @@ class Journal:
         self._first_lines: dict[str, Record] = {}  # with the id under which each began, whatever it is by now
         self._sealed = {_EVENTS}  # what is only kept for the sake of its events
         self._unsynced: set[str] = set()
+        self._has_directory = False  # a real one, and ours: what it leads to otherwise is left alone
         self.found_anothers = False  # a daemon before this one counted under an id that is no more
 
     # --- what is written -------------------------------------------------------------------------------------------
@@ -60,9 +62,9 @@ class Journal:
         events = map(_frozen, self._unsettled.get(session, {}).values())
         path = self._path(session)
         first = self._first_lines.setdefault(session, self._first_line(session))
-        if self._write(path + ".new", os.O_TRUNC, _encoded([first, *whole, *events])):
+        if self._write(path + _NEW, os.O_TRUNC, _encoded([first, *whole, *events])):
             with suppress(OSError):  # then the longer one stays
-                os.rename(path + ".new", path)
+                paths.replace(path, by=path + _NEW)
         self._sizes[session] = 0
         self._unsynced.add(session)
 
@@ -99,11 +101,9 @@ class Journal:
 
     def left_behind(self) -> list[tuple[str, list[Record]]]:
         """What a daemon before this one wrote, by session, each in the order in which it was written."""
-        try:
-            names = sorted(os.listdir(self._directory))
-        except OSError:
-            return []
         found = []
+        names = sorted(_names_in(self._directory))
+        self._has_directory = bool(names)
         for name in names:
             if name.endswith(_SUFFIX) and (records := self._read(name)):
                 found.append((name.removesuffix(_SUFFIX), records))
@@ -115,8 +115,7 @@ class Journal:
 
     def _read(self, name: str) -> list[Record]:
         try:
-            fd = os.open(os.path.join(self._directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with open(fd, "rb") as file:
+            with open(paths.open_private(os.path.join(self._directory, name), os.O_RDONLY), "rb") as file:
                 records = [record for record in map(_parsed, file) if record is not None]
         except OSError as error:
             debug("a journal cannot be read", error)
@@ -138,15 +137,17 @@ class Journal:
         self._unsynced.discard(session)
         if session != _EVENTS:
             self._sealed.discard(session)
-        with suppress(OSError):
-            os.unlink(self._path(session))
-        with suppress(OSError):  # where it was the last one
-            os.rmdir(self._directory)
+        if self._has_directory:
+            with suppress(OSError):
+                if paths.is_own_file(self._path(session)):
+                    os.unlink(self._path(session))
+            with suppress(OSError):  # where it was the last one
+                os.rmdir(self._directory)
         return True
 
     def _write(self, path: str, flag: int, data: bytes) -> bool:
         try:
-            fd = self._open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flag)
+            fd = self._open(path, os.O_WRONLY | os.O_CREAT | flag)
             try:
                 written = os.write(fd, data)
                 if written < len(data):  # the disk is full: half a line would spoil the next one
@@ -159,12 +160,15 @@ class Journal:
         return written == len(data)
 
     def _open(self, path: str, flags: int) -> int:
-        try:
-            return os.open(path, flags, 0o600)
-        except FileNotFoundError:  # the first line, or the first one since the last session
-            paths.ensure_private(os.path.dirname(self._directory))
-            paths.ensure_private(self._directory)
-            return os.open(path, flags, 0o600)
+        if self._has_directory:
+            with suppress(FileNotFoundError):
+                return paths.open_private(path, flags)
+        # The first line, or the first one since the last session.
+        self._has_directory = False
+        paths.ensure_private(os.path.dirname(self._directory))
+        paths.ensure_private(self._directory)
+        self._has_directory = True
+        return paths.open_private(path, flags)
 
     def _path(self, session: str) -> str:
         return os.path.join(self._directory, session + _SUFFIX)
@@ -176,9 +180,20 @@ class Journal:
 def discard(directory: str) -> None:
     """Removes the journal of a daemon that does not run."""
     with suppress(OSError):
-        for name in os.listdir(directory):
+        for name in _names_in(directory):
             os.unlink(os.path.join(directory, name))
         os.rmdir(directory)
+
+
+def _names_in(directory: str) -> list[str]:
+    """Of the files that a daemon of ours wrote there, whole or not; whatever else is there is left as it is."""
+    try:
+        paths.check_private(directory)
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    written = (name for name in names if name.removesuffix(_NEW).endswith(_SUFFIX))
+    return [name for name in written if paths.is_own_file(os.path.join(directory, name))]
 
 
 def _encoded(records: Iterable[Record]) -> bytes:

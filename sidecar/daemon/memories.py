@@ -161,5 +161,6 @@ def _link(fd: int, path: str) -> None:
     with suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(fd)):
             return  # the producer came back
-        os.unlink(path)  # with another memory
+        if paths.is_own_file(path):
+            os.unlink(path)  # with another memory
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)

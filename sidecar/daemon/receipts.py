@@ -44,7 +44,7 @@ def write(event: Event, verdict: Verdict) -> None:
     try:
         before = os.fstat(fd).st_size
         if before + len(data) > MAX_BYTES // 2:
-            os.rename(newer, os.path.join(directory, _OLDER))
+            paths.replace(os.path.join(directory, _OLDER), by=newer)
             os.close(fd)
             fd, before = _open(newer), 0
         if before and os.pread(fd, 1, before - 1) != b"\n":  # half a line, from a power cut: it must not spoil this one
@@ -56,11 +56,11 @@ def write(event: Event, verdict: Verdict) -> None:
 
 
 def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return paths.open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """Every receipt, oldest first."""
+    """Every receipt, oldest first. Raises UnsafePathError."""
     for file in _open_both():
         if file is not None:
             with file:
@@ -68,8 +68,11 @@ def read() -> Iterator[dict[str, Any]]:
 
 
 def written() -> dict[str, str]:
-    """The events that have receipts: their names by uuid."""
-    return {receipt["uuid"]: receipt["event"] for receipt in read() if UUID.fullmatch(str(receipt["uuid"]))}
+    """The events that have receipts, as far as they can be read: their names by uuid."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        found.update((receipt["uuid"], receipt["event"]) for receipt in read() if UUID.fullmatch(str(receipt["uuid"])))
+    return found
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
@@ -105,7 +108,7 @@ def _open_both() -> tuple[BinaryIO | None, BinaryIO | None]:
 
 def _open_to_read(name: str) -> BinaryIO | None:
     try:
-        return open(os.path.join(paths.state_dir(), name), "rb")
+        return open(paths.open_private(os.path.join(paths.state_dir(), name), os.O_RDONLY), "rb")
     except FileNotFoundError:
         return None
 

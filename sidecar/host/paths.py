@@ -22,7 +22,7 @@ MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 _SOCKET_NAME = f"sidecar-{PROTOCOL}.sock"  # an incompatible protocol gets a daemon of its own
 _LOCK_NAME = f"sidecar-{PROTOCOL}.lock"
 _NOWHERE = os.devnull  # in which nobody, root included, can make anything
-_MEMORY_PREFIX = "slab-"
+_MEMORY_PREFIX = f"slab-{PROTOCOL}-"  # as a daemon beside this one takes in all that it finds under its names
 _IN_THE_WAY = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)  # nothing that could be opened
 
 
@@ -148,7 +148,7 @@ def open_private(path: str, flags: int) -> int:
     UnsafePathError where something else is in its place.
     """
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno in _IN_THE_WAY:
             in_the_way = os.path.dirname(path) if error.errno == errno.ENOTDIR else path
@@ -160,7 +160,16 @@ def open_private(path: str, flags: int) -> int:
         raise UnsafePathError(f"{path} is not a file of ours; remove it")
     if stat.S_IMODE(info.st_mode) & 0o077:
         os.fchmod(fd, 0o600)
+    if flags & os.O_TRUNC:  # only now that it is known to be ours
+        os.ftruncate(fd, 0)
     return fd
+
+
+def replace(path: str, by: str) -> None:
+    """Renames a file of ours. Raises UnsafePathError where something else than one would go."""
+    if os.path.lexists(path) and not is_own_file(path):
+        raise UnsafePathError(f"{path} is not a file of ours; remove it")
+    os.rename(by, path)
 
 
 def is_own_file(path: str) -> bool:

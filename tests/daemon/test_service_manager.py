@@ -293,8 +293,8 @@ def test_a_workers_memory_is_kept_while_its_session_lasts(manager: Manager) -> N
         producer = join(worker, session, counted)
         manager.hear_until("FDSTORE=1")
         assert counted.fd is not None
-        assert list(manager.store) == [f"slab-{producer}"]
-        assert os.path.sameopenfile(manager.store[f"slab-{producer}"], counted.fd)
+        assert list(manager.store) == [f"slab-1-{producer}"]
+        assert os.path.sameopenfile(manager.store[f"slab-1-{producer}"], counted.fd)
         with Wire(manager.place.socket_path).hello() as command:
             command.ask({"end": {"session": session}})
         worker.say(end={"exit_reason": "clean"})
@@ -343,7 +343,7 @@ def test_a_manager_that_does_not_read_for_a_while_misses_nothing_and_holds_up_no
     manager.start()
     session, many = new_id(), 50
     workers = [Wire(manager.place.socket_path) for _ in range(many)]
-    producers = {f"slab-{join(worker, session, shared())}" for worker in workers}
+    producers = {f"slab-1-{join(worker, session, shared())}" for worker in workers}
     for _ in range(many):
         manager.hear_until("FDSTORE=1")
     assert set(manager.store) == producers
