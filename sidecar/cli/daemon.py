@@ -17,6 +17,7 @@ from sidecar.host.conversation import NoDaemonError
 if TYPE_CHECKING:
     from argparse import Namespace
 
+_STATUS = {"running", "version", "pid", "uptime_s", "socket", "sessions", "refused", "delivery", "consent"}
 _STOP_TIMEOUT_S = 10.0  # five times what a stop may take
 
 
@@ -91,7 +92,7 @@ def _ask_status() -> dict[str, Any] | None:
             answer = conversation.ask("status")
         except NoDaemonError:
             return None
-    return answer if isinstance(answer, dict) and answer.get("running") else None
+    return answer if isinstance(answer, dict) and answer.keys() >= _STATUS else None
 
 
 def _as_text(found: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ class Producer(Telemetry):
         self._account = None
         self._cells: Any = ()  # the shared memory's, for the fast path of requests
         self._rows: dict[str, int] = {}  # by the route's text, its row's first cell
-        self._look_at = 0.0
+        self._look_at = self._connected_at = 0.0
         self._slab_taken = False
         self._telling = False
         self._handing_over: dict[str, Any] | None = None
@@ -289,7 +289,7 @@ class Producer(Telemetry):
             if now >= self._look_at:
                 self._look_at = now + LOOK_S
                 self._look_after_daemon(account)
-            may_reconnect = True
+            may_reconnect = now >= self._connected_at + LOOK_S  # else it refuses us, and would each time
             while self._channel.is_ready():
                 self._handing_over = None
                 frame = account.next_frame()
@@ -329,6 +329,7 @@ class Producer(Telemetry):
             account.owe_event(lost)
         account.owe_everything()
         self._slab_taken = False
+        self._connected_at = monotonic()
         if not self._channel.open(self._place.socket_path) and not self._waits_for_daemon(account):
             return
         account.memory.keep_as(self._memory_path)  # before the daemon can know of it, as it may die before it does

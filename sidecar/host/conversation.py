@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 5.0  # a daemon answers in a millisecond; a second on a machine that is starved
 _RETRY_S = 0.005
+_OTHER_PROTOCOL = {"refused": {"reason": "bad_hello", "line": 1}}  # as our hello is good in ours
 
 
 class NoDaemonError(Exception):
@@ -26,8 +27,8 @@ class SilentDaemonError(NoDaemonError):
     """Somebody listens there, and does not answer in time."""
 
 
-class ForeignDaemonError(NoDaemonError):
-    """Another user listens there: nothing is said to it, and nothing of it believed."""
+class StrangerError(NoDaemonError):
+    """Somebody listens there who is no daemon of ours: it will be none later either. Says who."""
 
 
 class Conversation:
@@ -58,15 +59,17 @@ class Conversation:
             try:
                 said = json.loads(self._line())
             except ValueError as error:
-                raise NoDaemonError("what listens there is no sidecar") from error
+                raise StrangerError("what listens there is no sidecar") from error
             if isinstance(said, dict) and "answer" in said:
                 return said["answer"]
+            if said == _OTHER_PROTOCOL:
+                raise StrangerError("a sidecar of another version listens there")
 
     def identity(self) -> dict[str, Any]:
         """Who answers: at least ``socket``, ``pid`` and ``version``."""
         identity = self.ask("identity")
         if not isinstance(identity, dict) or not identity.keys() >= {"socket", "pid", "version"}:
-            raise NoDaemonError("what listens there is no sidecar")
+            raise StrangerError("what listens there is no sidecar")
         return identity
 
     def wait_for_hangup(self) -> None:
@@ -111,5 +114,5 @@ def _connect(socket_path: str, timeout_s: float) -> socket.socket:
             raise NoDaemonError(str(error)) from error
         if not peer.is_own_user(connection):
             connection.close()
-            raise ForeignDaemonError("another user listens there")
+            raise StrangerError("another user listens there")
         return connection

@@ -21,9 +21,9 @@ from sidecar.host import paths, peer
 from sidecar.host.conversation import (
     ANSWER_TIMEOUT_S,
     Conversation,
-    ForeignDaemonError,
     NoDaemonError,
     SilentDaemonError,
+    StrangerError,
 )
 from sidecar.host.guards import DAEMON_MARK
 
@@ -129,8 +129,8 @@ def ensure_running(environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_
             return running(socket_path, answer_s)
         except SilentDaemonError as error:
             raise LaunchError("a daemon runs but does not answer; it may be stopped (SIGSTOP) or stuck") from error
-        except ForeignDaemonError as error:
-            raise LaunchError(f"another user listens at {socket_path}; remove it") from error
+        except StrangerError as error:
+            raise LaunchError(f"cannot use {socket_path}: {error}; end that process") from error
         except NoDaemonError:
             pass
         # Of many that find none and start one, all but one lose the race for the lock. The loser exits, and the next
