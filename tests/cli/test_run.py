@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -114,6 +115,63 @@ def test_a_command_that_takes_a_signal_and_ends_with_0_was_ended_by_the_signal(h
     running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 0
     assert session.exit_reason == "sigterm"
+
+
+class Terminal:
+    """With ``run`` as the leader of its session, and in its foreground."""
+
+    def __init__(self, place: Place, code: str) -> None:
+        self._keyboard, tty = pty.openpty()
+        command = [PYTHON, "-c", _LEAD, *RUN, "--", PYTHON, "-c", code]
+        self._running = subprocess.Popen(command, env=place.environ, stdin=tty, stdout=tty, stderr=tty)
+        os.close(tty)
+        said = b""
+        while b"ready\r\n" not in said:
+            said += os.read(self._keyboard, 4096)
+
+    def press(self, key: bytes) -> None:
+        os.write(self._keyboard, key)
+
+    def close(self) -> None:
+        os.close(self._keyboard)
+
+    def code(self) -> int:
+        return self._running.wait(PATIENCE_S)
+
+
+_LEAD = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+# Ends with how many signals of that kind it got, once it got one and there was time for another.
+COUNTING = """
+import signal, sys, time
+got = []
+signal.signal(signal.{name}, lambda number, frame: got.append(number))
+print("ready", flush=True)
+while not got:
+    time.sleep(0.05)
+time.sleep(0.5)
+sys.exit(40 + len(got))
+"""
+
+
+def test_a_key_that_interrupts_reaches_the_command_once(home: Place, session: Session) -> None:
+    terminal = Terminal(home, COUNTING.format(name="SIGINT"))
+    terminal.press(b"\x03")
+    assert terminal.code() == 41
+    assert session.exit_reason == "sigint"
+    terminal.close()
+
+
+def test_a_terminal_that_is_closed_reaches_the_command_once(home: Place, session: Session) -> None:
+    terminal = Terminal(home, COUNTING.format(name="SIGHUP"))
+    terminal.close()
+    assert terminal.code() == 41
+    assert session.exit_reason == "sighup"
 
 
 def test_other_signals_are_passed_on_and_name_nothing(home: Place, session: Session) -> None:
