@@ -2,13 +2,14 @@
 
 Counts and rows are in the memory's cells. Where the daemon has that memory, nothing need be said of them; where it has
 not, they are said like the rest. ``next_frame`` gives what is still to be said; ``owe_everything`` starts over, for a
-daemon that has never heard of it. Only events are no state: each is said once, and kept (bounded) until it is.
+daemon that has never heard of it. An event that a session has but once is state too: the daemon knows whether it was
+sent. The others are none: each is said once, and kept (bounded) until it is.
 """
 
 from __future__ import annotations
 
 from sidecar.core import slab
-from sidecar.core.limits import COUNT_MAX, NS_MAX
+from sidecar.core.limits import COUNT_MAX, NS_MAX, ONCE_A_SESSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from sidecar.client.memory import Memory
 
-MAX_EVENTS = 64  # that wait for a daemon; a session has five
+MAX_EVENTS = 64  # that wait for a daemon, and that are said again; a session has five
 MAX_MISTAKES = 64  # likewise
 MAX_FIELDS = 64  # twice those of a session
 MAX_WORDS = 64  # of a scalar field, which has one, or a few
@@ -34,7 +35,9 @@ class Account:
         self.marks: dict[str, dict[str, None]] = {}
         self._fields: set[str] = set()
         self.end: str | None = None
-        self._events: list[dict[str, Any]] = []  # the latest, as many as may wait
+        self._occurred: list[dict[str, Any]] = []  # what may be said again, the first of them
+        self._occurred_said = 0  # how many of these, by now
+        self._events: list[dict[str, Any]] = []  # of the others the latest, as many as may wait
         self._mistakes: list[dict[str, Any]] = []  # likewise
         self._owed: dict[str, dict[Any, None]] = {}  # by the wire's key, what of it; dicts, as they keep the order
 
@@ -54,8 +57,12 @@ class Account:
         self._member("mark", self.marks, field, opaque_id)
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
-        self._events.append({"event": {**fields, "name": name}})
-        del self._events[:-MAX_EVENTS]
+        frame = {"event": {**fields, "name": name}}
+        if name in ONCE_A_SESSION and len(self._occurred) < MAX_EVENTS:
+            self._occurred.append(frame)
+        else:
+            self._events.append(frame)
+            del self._events[:-MAX_EVENTS]
 
     def mistake(self, frame: dict[str, Any]) -> None:
         """A frame whose only use is to be refused: that is how a mistake is counted where ``status`` shows it."""
@@ -96,27 +103,33 @@ class Account:
 
     def owe_event(self, frame: dict[str, Any]) -> None:
         """An event's frame did not get through."""
-        self._events.insert(0, frame)
-        del self._events[MAX_EVENTS:]
+        if frame not in self._occurred:
+            self._events.insert(0, frame)
+            del self._events[MAX_EVENTS:]
 
     def owe_everything(self) -> None:
-        """Everything but counts and events is to be said again."""
+        """Everything is to be said again, but counts, and events that are sent each time."""
         self._owed = {
             "set": dict.fromkeys(self.scalars),
             "add": dict.fromkeys((field, word) for field, words in self.members.items() for word in words),
             "mark": dict.fromkeys((field, mark) for field, marks in self.marks.items() for mark in marks),
         }
+        self._occurred_said = 0
         if self.end is not None:
             self.owe("end", self.end)
 
     @property
     def has_said_all(self) -> bool:
-        return not (self._events or self._mistakes or any(self._owed.values()))
+        waiting = self._events or self._mistakes or any(self._owed.values())
+        return not waiting and self._occurred_said == len(self._occurred)
 
     def next_frame(self) -> dict[str, Any] | None:
         """The next frame: state first, then events, mistakes, and the end last. None where all is said."""
         if self._owed and (frame := self._state_frame()):
             return frame
+        if self._occurred_said < len(self._occurred):
+            self._occurred_said += 1
+            return self._occurred[self._occurred_said - 1]
         for queue in (self._events, self._mistakes):
             if queue:
                 return queue.pop(0)

@@ -1,4 +1,5 @@
-"""The numbers that a producer and the daemon both know: how large counts and durations may be, and the buckets' edges.
+"""What a producer and the daemon both know: how large counts and durations may be, the buckets' edges, and which events
+a session has but once.
 
 The worker's side loads this file, and its interpreter takes apart at exit whatever that brought: it imports nothing.
 """
@@ -13,6 +14,10 @@ NS_PER_MS = 1_000_000
 # The edges of the telemetry page's buckets, in ms. A bucket holds its lower edge.
 BUCKET_EDGES_MS = (200, 500, 1000, 2000, 5000)
 BUCKETS = ("<200ms", "200-500ms", "500-1000ms", "1000-2000ms", "2000-5000ms", ">5000ms")
+
+# Of all that the schema lists, these are sent once a session, whoever says them and how often; the others each time. A
+# producer may say these again to a daemon that has never heard of it.
+ONCE_A_SESSION = frozenset({"setup_completed", "first_request", "dashboard_viewed", "session"})
 
 # The row of whatever no longer fits a bounded table of routes: it feeds durations, but is no route of its own.
 # No opaque id, so that no route can be taken for it.

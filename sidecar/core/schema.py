@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sidecar.core import domains as d
 from sidecar.core import rules as r
+from sidecar.core.limits import ONCE_A_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,11 +57,15 @@ class Event(NamedTuple):
     name: str
     when: str
     purpose: str
-    once: bool  # per session; otherwise each time
     fields: Mapping[str, Field]
     elapsed_in: str | None = None  # the field that takes the time since the session's start where nobody said it
     requests_in: str | None = None  # the field that takes the session's requests so far, where nobody said more
     implies: Mapping[str, Any] = MappingProxyType({})  # session fields that the event's occurrence says
+
+    @property
+    def once(self) -> bool:
+        """Sent once a session; otherwise each time."""
+        return self.name in ONCE_A_SESSION
 
 
 # A word said for an event alone belongs to that event: the first one wins, as it fires the event.
@@ -117,7 +122,6 @@ _JOURNEY = (
         "cli_invoked",
         when="A command of the CLI starts",
         purpose="Understand how users install brakit",
-        once=False,
         fields=_with_common(
             Field("command", d.Word(COMMANDS), r.FIRST, "Which command"),
             Field("has_package_json", d.BOOL, r.FIRST, "Whether the directory holds a package.json"),
@@ -128,7 +132,6 @@ _JOURNEY = (
         "setup_completed",
         when="The runtime's initialization finishes",
         purpose="Diagnose setup failures",
-        once=True,
         fields=_with_common(
             "framework",
             "framework_detection_candidates",
@@ -141,7 +144,6 @@ _JOURNEY = (
         "first_request",
         when="The first HTTP request is captured",
         purpose="Track time to first value",
-        once=True,
         fields=_with_common(
             Field("port", d.PORT, r.FIRST, "Which port the application listens on; 0 where unknown"),
             "time_to_first_request_ms",
@@ -152,7 +154,6 @@ _JOURNEY = (
         "dashboard_viewed",
         when="The user opens the dashboard",
         purpose="Dashboard discovery rate",
-        once=True,
         fields=_with_common(
             "time_to_dashboard_ms",
             Field("request_count_at_open", d.COUNT, r.MAX, "How many requests, of all workers, had been captured"),
@@ -165,7 +166,6 @@ _JOURNEY = (
         "cli_uninstall",
         when="The user runs brakit uninstall",
         purpose="Understand churn",
-        once=False,
         fields=_with_common(
             Field("instrumentation_removed", d.BOOL, r.FIRST, "Whether the instrumentation was removed"),
             Field("package_removed", d.BOOL, r.FIRST, "Whether the package was removed"),
@@ -175,7 +175,7 @@ _JOURNEY = (
     ),
 )
 
-SESSION = Event("session", when="The session ends", purpose="Full session summary", once=True, fields=SESSION_FIELDS)
+SESSION = Event("session", when="The session ends", purpose="Full session summary", fields=SESSION_FIELDS)
 JOURNEY: Mapping[str, Event] = MappingProxyType({event.name: event for event in _JOURNEY})
 EVENTS: Mapping[str, Event] = MappingProxyType({**JOURNEY, SESSION.name: SESSION})
 
@@ -225,4 +225,4 @@ def as_markdown() -> str:
 
 
 # To add a field: one entry above, then `brakit-sidecar schema --markdown` into the README.
-# To add an event: one Event above; `once` says whether a session has it once.
+# To add an event: one Event above; in `limits.ONCE_A_SESSION` too, if a session has it once.

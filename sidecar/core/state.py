@@ -226,8 +226,9 @@ class SessionState:
 
     def _filled(self, occurred: Occurred, elapsed_ms: int) -> dict[str, Any]:
         event, fields = occurred.event, dict(occurred.fields)
-        if event.elapsed_in:
-            fields.setdefault(event.elapsed_in, min(elapsed_ms, limits.MAX_DURATION_MS))
+        if event.elapsed_in and event.elapsed_in not in fields:
+            known = self.total(event.elapsed_in)  # also where it was learned by a daemon that died before it sent this
+            fields[event.elapsed_in] = min(elapsed_ms, limits.MAX_DURATION_MS) if known is None else known
         if event.requests_in:
             fields[event.requests_in] = max(fields.get(event.requests_in, 0), self.total("request_count"))
         return fields

@@ -129,14 +129,16 @@ class _Heard:
         self._session.state.occurred.add(EVENTS[record["occurred"]].name)
 
     def _frozen(self, record: Record) -> None:
-        """A body that is not ours is none that anybody may send, nor an event that occurred."""
+        """A body that is not ours is none that anybody may send. The session then goes on; but another event of it may
+        have been sent, and workers say it again: of that no second body is made.
+        """
         name, uuid, distinct_id, frozen = record["frozen"]
         body = payload.again(name, frozen.encode(), api_key=self._api_key, distinct_id=distinct_id, uuid=uuid)
+        if EVENTS[name].once and (body is not None or name != SESSION.name):
+            self._session.state.occurred.add(EVENTS[name].name)
         if body is None:
             debug(f"the journal's body of an event is not ours: {EVENTS[name].name}")
             return
-        if EVENTS[name].once:
-            self._session.state.occurred.add(EVENTS[name].name)
         self.events[uuid] = Event(EVENTS[name].name, uuid, distinct_id, body, self._session.id)
 
     def _settled(self, record: Record) -> None:

@@ -120,12 +120,12 @@ def test_state_that_changes_after_an_event_is_said_when_its_turn_comes() -> None
 
 def test_an_event_that_did_not_get_through_is_the_next_one() -> None:
     account = new_account()
-    account.event("setup_completed", {})
-    account.event("first_request", {})
+    account.event("cli_invoked", {})
+    account.event("cli_uninstall", {})
     lost = account.next_frame()
     assert lost is not None
     account.owe_event(lost)
-    assert [frame["event"]["name"] for frame in all_frames(account)] == ["setup_completed", "first_request"]
+    assert [frame["event"]["name"] for frame in all_frames(account)] == ["cli_invoked", "cli_uninstall"]
 
 
 # --- counts and rows ------------------------------------------------------------------------------------------
@@ -170,17 +170,18 @@ def test_a_count_that_is_owed_twice_is_said_once() -> None:
 # --- a daemon that has never heard of it ----------------------------------------------------------------------
 
 
-def test_a_new_daemon_is_told_all_state_again_but_no_event_and_no_mistake() -> None:
+def test_a_new_daemon_is_told_all_state_again_but_no_event_of_each_time_and_no_mistake() -> None:
     account = new_account()
     account.set("framework", "flask")
     account.add("insight_types", "n1")
     account.mark("insight_count", ROUTE)
-    account.event("first_request", {})
+    account.event("first_request", {"port": 8000})
+    account.event("cli_invoked", {})
     account.mistake({"incr": {"?": None}})
     account.part("sigterm")
     first = all_frames(account)
     account.owe_everything()
-    assert all_frames(account) == [first[0], first[-1]]
+    assert all_frames(account) == [first[0], {"event": {"name": "first_request", "port": 8000}}, first[-1]]
 
 
 def test_a_new_daemon_is_told_of_no_end_that_nobody_said() -> None:
@@ -192,8 +193,29 @@ def test_a_new_daemon_is_told_of_no_end_that_nobody_said() -> None:
 def test_owing_everything_forgets_no_event_that_still_waits() -> None:
     account = new_account()
     account.event("first_request", {})
+    account.event("cli_invoked", {})
     account.owe_everything()
-    assert all_frames(account) == [{"event": {"name": "first_request"}}]
+    assert [frame["event"]["name"] for frame in all_frames(account)] == ["first_request", "cli_invoked"]
+
+
+def test_an_event_of_a_session_that_did_not_get_through_is_said_once_to_the_next_daemon() -> None:
+    account = new_account()
+    account.event("first_request", {})
+    lost = account.next_frame()
+    assert lost is not None
+    account.owe_event(lost)
+    account.owe_everything()
+    assert all_frames(account) == [lost]
+
+
+def test_all_is_said_when_what_is_said_again_is_too() -> None:
+    account = new_account()
+    account.event("first_request", {})
+    assert not account.has_said_all
+    all_frames(account)
+    assert account.has_said_all
+    account.owe_everything()
+    assert not account.has_said_all
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
@@ -228,6 +250,15 @@ def test_the_latest_events_and_mistakes_are_kept() -> None:
     frames = all_frames(account)
     assert [frame["event"]["number"] for frame in frames[:MAX_EVENTS]] == [*range(MAX_MISTAKES, 128)]
     assert [frame["number"] for frame in frames[MAX_EVENTS:]] == [*range(MAX_EVENTS, 128)]
+
+
+def test_no_more_events_are_said_again_than_there_may_be_and_all_are_said() -> None:
+    account = new_account()
+    for number in range(MAX_EVENTS + 10):
+        account.event("setup_completed", {"number": number})
+    assert [frame["event"]["number"] for frame in all_frames(account)] == [*range(MAX_EVENTS + 10)]
+    account.owe_everything()
+    assert [frame["event"]["number"] for frame in all_frames(account)] == [*range(MAX_EVENTS)]
 
 
 LONGEST_WORD = "\N{PILE OF POO}" * 64  # twelve bytes of JSON each, and as long as a word may be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -570,6 +571,31 @@ def test_a_new_daemon_is_told_everything_again() -> None:
                 "insight_count": 1, "endpoint_count": 1, "avg_duration_ms": 300,
             }  # fmt: skip
             until_shown(place, session, telemetry, **expected)
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread"])
+def test_an_event_that_a_session_has_once_is_sent_once_though_the_daemon_is_killed(
+    place: Place, endpoint: Endpoint, is_read: bool
+) -> None:
+    session, served = new_id(), place.serve()
+    with joined(place, session) as telemetry:
+        telemetry.incr("request_count")
+        until_shown(place, session, request_count=1)
+        if not is_read:
+            served.send_signal(signal.SIGSTOP)
+        telemetry.event("first_request", port=8000)
+        if is_read:
+            endpoint.wait_for("first_request")
+        end_process(served, signal.SIGKILL)
+        place.serve()
+        until_shown(place, session, telemetry, framework="flask")
+        telemetry.set(package_manager="uv")  # behind what is said again
+        until_shown(place, session, telemetry, package_manager="uv")
+    assert place.run("stop").returncode == 0
+    (event,) = endpoint.named("first_request")
+    assert event["properties"]["port"] == 8000
+    took = endpoint.end_of(session)["time_to_first_request_ms"]
+    assert event["properties"]["time_to_first_request_ms"] == took
 
 
 def test_a_worker_that_says_nothing_but_counts_notices_a_new_daemon_too() -> None:

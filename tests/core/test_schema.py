@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sidecar.core import domains, limits, rules, schema
+from sidecar.core.limits import ONCE_A_SESSION
 from sidecar.core.schema import COMMON, EVENTS, FIXED, JOURNEY, SESSION, SESSION_FIELDS, Event, Field
 from tests.core import page
 
@@ -113,6 +114,10 @@ def test_a_field_is_fed_by_a_rule_of_the_table(event: str, field: str) -> None:
 )
 def test_which_events_a_session_has_once(name: str, once: bool) -> None:
     assert EVENTS[name].once is once
+
+
+def test_what_a_session_has_once_is_an_event() -> None:
+    assert set(EVENTS) >= ONCE_A_SESSION
 
 
 def test_the_session_event_is_no_journey_event() -> None:

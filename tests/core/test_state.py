@@ -266,6 +266,24 @@ def test_a_time_that_was_said_stands() -> None:
     assert told.sent[0].fields == {"time_to_first_request_ms": 1}
 
 
+def test_a_time_that_the_session_knows_is_the_events_too() -> None:
+    """As of an event that was said to a daemon which died before it sent it, and then to the next one."""
+    told = Told().says("p", set={"time_to_first_request_ms": 1}).says("p").says("p", event={"name": "first_request"})
+    assert told.sent[0].fields == {"time_to_first_request_ms": 1}
+
+
+def test_an_event_said_again_changes_no_time_and_no_field_that_is_known() -> None:
+    told = Told().says("p", incr={"request_count": 3})
+    for _ in range(2):
+        told.says("p", event={"name": "setup_completed", "framework": "flask", "setup_duration_ms": 4})
+        told.says("p", event={"name": "first_request", "port": 8000})
+        told.says("p", event={"name": "dashboard_viewed", "request_count_at_open": 1}).says("q")
+        known = told.state.report(SESSION, {}, {})
+    assert len(told.sent) == 3
+    assert (known["time_to_first_request_ms"], known["time_to_dashboard_ms"]) == (3, 4)
+    assert (known["framework"], known["setup_duration_ms"]) == ("flask", 4)
+
+
 def test_a_time_beyond_a_day_is_a_day() -> None:
     session = SessionState()
     session.apply("p", frame(event={"name": "first_request"}), when_ns=0, elapsed_ms=page.DAY_MS + 1)

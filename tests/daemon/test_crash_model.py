@@ -1,6 +1,6 @@
 """A session against a plain model: workers that come, count, say, leave and die, while daemons are killed, come again,
 write their journals anew, and merge the accounts of those that are gone for good. Whatever happens, nothing is lost
-and nothing counts twice.
+and nothing counts twice; and what a session sends once is one body, whoever says it again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from sidecar.core import payload
 from sidecar.core.frames import Hello, parse
 from sidecar.core.schema import SESSION
 from sidecar.core.slab import Contents
@@ -71,6 +72,7 @@ class Worker:
         self.totals: Counter[str] = Counter()
         self.durations: Counter[str] = Counter()
         self.marks: set[str] = set()
+        self.has_requests = False  # and has said so
         self.is_alive = True
 
 
@@ -83,6 +85,7 @@ class Killed(RuleBasedStateMachine):
         self.now = 100.0
         self.journal: list[dict[str, Any]] = []
         self.workers: dict[str, Worker] = {}
+        self.first_requests: set[str] = set()  # the bodies that a daemon was about to send
         self.daemon: Sessions | None = None
         self.writes_left: int | None = None  # until it is killed; None where it lives on
 
@@ -105,11 +108,13 @@ class Killed(RuleBasedStateMachine):
     @rule()
     def a_daemon_comes(self) -> None:
         self.now += 1
-        found = recovered(self.session_id, self.journal, self.now, BOOT, api_key="").session
+        found, events = recovered(self.session_id, self.journal, self.now, BOOT, api_key="")
         assert found is not None
         self.daemon = self._new_daemon()
         self.daemon.take_up(found)
         self.journal = [*map(_written, records.whole(found, self.now))]
+        for event in events:
+            self._sends(event.uuid, event.distinct_id, event.body.decode())
         for producer, worker in self.workers.items():
             file = worker.file
             if file is not None and file.has_name:
@@ -179,6 +184,21 @@ class Killed(RuleBasedStateMachine):
         self._says(producer, mark={"insight_count": [mark]})
 
     @precondition(lambda self: self._living())
+    @rule(data=st.data(), writes=st.none() | st.integers(0, 3))
+    def one_has_its_first_request(self, data: st.DataObject, writes: int | None) -> None:
+        """The daemon may be killed before it hears of that, and amid it."""
+        producer, worker = self._one_of(data)
+        worker.has_requests = True
+        self.now += 1
+        self.writes_left = writes
+        try:
+            if self.daemon is not None:
+                self._says(producer, event={"name": "first_request", "port": len(self.workers)})
+        except DaemonKilled:
+            self.daemon = None
+        self.writes_left = None
+
+    @precondition(lambda self: self._living())
     @rule(data=st.data(), goodbye=st.booleans(), writes=st.none() | st.integers(0, 8))
     def one_dies(self, data: st.DataObject, goodbye: bool, writes: int | None) -> None:
         """And maybe the daemon with it, after so many records."""
@@ -243,6 +263,14 @@ class Killed(RuleBasedStateMachine):
         assert rows[1] == (7 if rows[0] else 0)
 
     @invariant()
+    def the_first_request_is_one_body_as_soon_as_one_who_lives_has_said_it(self) -> None:
+        assert len(self.first_requests) <= 1
+        if self.daemon is not None and any(self.workers[producer].has_requests for producer in self._living()):
+            (body,) = self.first_requests
+            took = json.loads(body)["properties"]["time_to_first_request_ms"]
+            assert took == self.session.state.total("time_to_first_request_ms")
+
+    @invariant()
     def who_lives_is_live_and_the_others_are_not(self) -> None:
         if self.daemon is not None:
             assert self.session.live_producers == {p for p, worker in self.workers.items() if worker.is_alive}
@@ -293,11 +321,26 @@ class Killed(RuleBasedStateMachine):
         assert self.daemon.join(hello, producer, self.now, worker.file, worker.pid)
         if worker.marks:
             self._says(producer, mark={"insight_count": sorted(worker.marks)})
+        if worker.has_requests:
+            self._says(producer, event={"name": "first_request", "port": 0})
 
     def _says(self, producer: str, **said: Any) -> None:
         assert self.daemon
-        self.daemon.say(self.session, producer, parse(json.dumps(said).encode()), self.now)
+        occurred, _refused = self.daemon.say(self.session, producer, parse(json.dumps(said).encode()), self.now)
+        for event, fields in occurred:
+            uuid, distinct_id = payload.event_uuid(self.session_id, event), new_id()
+            values = self.session.state.report(event, fields, {})
+            body = payload.body(
+                event, values, api_key="", distinct_id=distinct_id, uuid=uuid, timestamp="2026-11-22T14:08:28.998Z"
+            )
+            self._step()
+            self._sends(uuid, distinct_id, body.decode())
         self.daemon.settle(self.session, producer)
+
+    def _sends(self, uuid: str, distinct_id: str, body: str) -> None:
+        """It is frozen first; whether it gets through, and has its receipt, nobody knows."""
+        self.journal.append({"frozen": ["first_request", uuid, distinct_id, body]})
+        self.first_requests.add(body)
 
 
 _written = partial(lambda record: json.loads(json.dumps(record)))

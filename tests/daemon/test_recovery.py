@@ -216,6 +216,15 @@ def test_a_frozen_body_that_is_not_ours_is_no_event_and_its_session_goes_on() ->
     assert found.session is not None
 
 
+def test_of_a_journey_event_whose_frozen_body_is_not_ours_no_second_body_is_made() -> None:
+    record = frozen("first_request")
+    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
+    found = recovered(new_id(), [OPENED, record], 2.0, "", KEY)
+    assert found.events == []
+    assert found.session is not None
+    assert found.session.state.occurred == {"first_request"}
+
+
 def test_how_a_session_ended_is_a_word_of_the_schema_whatever_the_journal_says() -> None:
     found = recovered(new_id(), [OPENED, {"ending": "/home/zoe", "ended_at": 1.5}], 2.0, "", KEY)
     assert found.session is not None
