@@ -111,6 +111,7 @@ class Journal:
                 with suppress(OSError):
                     os.unlink(os.path.join(self._directory, name))
         self._sizes = dict.fromkeys((session for session, _ in found), 0)
+        self._remove_if_empty()
         return found
 
     def _read(self, name: str) -> list[Record]:
@@ -141,9 +142,13 @@ class Journal:
             with suppress(OSError):
                 if paths.is_own_file(self._path(session)):
                     os.unlink(self._path(session))
-            with suppress(OSError):  # where it was the last one
-                os.rmdir(self._directory)
+            self._remove_if_empty()
         return True
+
+    def _remove_if_empty(self) -> None:
+        with suppress(OSError):  # others are in it, or it is not ours
+            paths.check_private(self._directory)
+            os.rmdir(self._directory)
 
     def _write(self, path: str, flag: int, data: bytes) -> bool:
         try:

@@ -283,6 +283,20 @@ def test_after_a_power_cut_the_next_start_finishes_the_session(place: Place, end
     assert (found["request_count"], found["exit_reason"]) == (3, "crash")
 
 
+def test_a_journal_in_which_nothing_is_left_is_removed_by_the_next_daemon(place: Place) -> None:
+    """As it is where a daemon is killed between removing its last file and the directory."""
+    served = place.serve()
+    with Wire(place.socket_path).hello(new_id()) as wire:
+        wire.sync()
+        end_process(served, signal.SIGKILL)
+    (journal,) = journal_of(place)
+    path = os.path.join(place.home, ".local", "state", "brakit", journal)
+    for name in os.listdir(path):
+        os.unlink(os.path.join(path, name))
+    place.serve()
+    wait_until(lambda: journal_of(place) == [], "the end of the journal")
+
+
 def test_an_opt_out_in_between_leaves_nothing_to_finish(place: Place, endpoint: Endpoint) -> None:
     served, session = place.serve(), new_id()
     with Wire(place.socket_path).hello(session) as wire:
