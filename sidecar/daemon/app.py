@@ -179,7 +179,7 @@ class Daemon:
 
     def _take_in_all(self) -> bool:
         """Who waits is accepted, and what waits is read. Nothing here gives another task a turn. False where somebody
-        has to wait on, for want of descriptors.
+        has to wait on, as no connection can be had.
         """
         while True:
             self._take_in_connections(BACKLOG)
@@ -192,8 +192,11 @@ class Daemon:
 
     def _make_room(self) -> bool:
         """Descriptors are short: workers' memories are read by their names from here on, and the connections that have
-        been open longest without need are closed, one for each that waits. False where all are needed.
+        been open longest without need are closed, one for each that waits. False where all are needed, and where it is
+        not ours that are short but the machine's.
         """
+        if not self.listener.is_near_the_limit():
+            return False
         for session in self.sessions.open.values():
             for memory in session.memories.values():
                 memory.let_go()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import select
@@ -26,7 +25,7 @@ class Listener:
         self._path = path
         self._bound = None if is_inherited else _identity(path)  # an inherited one is its owner's to unlink
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.is_starved = False  # of descriptors: accepting again at once would only spin
+        self.is_starved = False  # somebody waits who cannot be accepted: trying again at once would only spin
 
     async def wait(self) -> None:
         """Until somebody connects."""
@@ -44,11 +43,11 @@ class Listener:
                 stream, _ = self._listening.accept()
             except BlockingIOError:
                 break
-            except OSError as error:
-                if error.errno == errno.ECONNABORTED:  # it hung up meanwhile: nobody's loss
-                    continue
+            except ConnectionAbortedError:  # it hung up meanwhile: nobody's loss
+                continue
+            except OSError as error:  # the machine is short of files or of memory; the backlog keeps the others
                 debug("cannot accept", error)
-                self.is_starved = True  # the backlog keeps the others
+                self.is_starved = self._is_awaited()
                 break
             stream.setblocking(False)
             accepted.append(stream)

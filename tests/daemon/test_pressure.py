@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,48 @@ def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, e
         with Wire(short.socket_path).hello(session) as worker:
             worker.say(incr={"request_count": 4}).sync()
     assert sorted(body["properties"]["request_count"] for body in endpoint.wait_for("session", 2)) == [3, 4]
+
+
+@contextmanager
+def accepts_fail(pid: int, log: str, error: str) -> Iterator[None]:
+    """Each accept of the process fails, in here."""
+    how = ["-e", "trace=accept4", "-e", f"inject=accept4:error={error}"]
+    tracing = subprocess.Popen(["strace", "-f", "-o", log, "-p", str(pid), *how], stderr=subprocess.PIPE, text=True)
+    assert tracing.stderr is not None
+    said = tracing.stderr.readline()
+    if "attached" not in said:
+        tracing.wait(PATIENCE_S)
+        pytest.skip(f"strace may not attach here: {said.strip()}")
+    yield
+    end_process(tracing)
+    tracing.stderr.close()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("error", ["ENFILE", "ENOBUFS"])
+def test_a_machine_without_files_keeps_who_waits_waiting_and_holds_up_nobody_else(
+    place: Place, endpoint: Endpoint, error: str
+) -> None:
+    daemon, log = place.serve(), os.path.join(place.root, "strace")
+    ending, lasting = new_id(), new_id()
+    with Wire(place.socket_path).hello(ending, role="owner") as owner, ExitStack() as waiting:
+        owner.sync()
+        began = time.monotonic()
+        with accepts_fail(daemon.pid, log, error):
+            worker = waiting.enter_context(Wire(place.socket_path)).hello(lasting).say(incr={"request_count": 3})
+            owner.say(end={"exit_reason": "clean"})
+            endpoint.end_of(ending)
+            owner.sync()
+            wait_until(lambda: len(lines_of(log)) >= 5, "another try")
+            tries, took_s = len(lines_of(log)), time.monotonic() - began
+        worker.sync()
+        assert owner.ask()[0]["sessions"][0]["fields"]["request_count"] == 3
+    assert tries <= 10 + 10 * took_s  # a pause behind each; a loop without would make thousands
+
+
+def lines_of(path: str) -> list[str]:
+    with open(path, encoding="ascii") as file:
+        return file.readlines()
 
 
 # --- many, slow and loud ---------------------------------------------------------------------------------------------
