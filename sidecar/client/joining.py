@@ -28,9 +28,15 @@ class Place:
     __slots__ = ("is_welcome", "key", "membership", "socket_path")
 
     def __init__(
-        self, socket_path: str, membership: dict[str, str], key: bytes, is_welcome: Callable[[], bool] = lambda: True
+        self,
+        socket_path: str,
+        membership: dict[str, str],
+        key: bytes,
+        is_welcome: Callable[[], bool | None] = lambda: True,
     ) -> None:
-        """``is_welcome``: whether what is counted here may still be told to a daemon."""
+        """``is_welcome``: whether what is counted here may still be told to a daemon; None where that cannot be known
+        now.
+        """
         self.is_welcome = is_welcome
         self.socket_path = socket_path
         self.membership = membership  # what the hello says: the session, or the process group
@@ -72,21 +78,24 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
     return Producer(place, sdk, start_daemon)
 
 
-def _standing(environ: Mapping[str, str], whose: str | None) -> Callable[[], bool]:
-    """Whether consent has stood since. Where it was withdrawn and came back, it came with another id: what was counted
-    meanwhile is nobody's. (``whose`` is None where the first daemon ever is still to make the id.)
+def _standing(environ: Mapping[str, str], whose: str | None) -> Callable[[], bool | None]:
+    """Whether consent has stood since; None while the config cannot be read. Where it was withdrawn and came back, it
+    came with another id: what was counted meanwhile is nobody's. (``whose`` is None where the first daemon ever is
+    still to make the id.)
     """
 
-    def stands() -> bool:
+    def stands() -> bool | None:
         nonlocal whose
         decision = consent.current(environ)
+        if decision.unreadable:
+            return None
         whose = whose or decision.anonymous_id
         return decision.on and decision.anonymous_id == whose
 
     return stands
 
 
-def _place(environ: Mapping[str, str], is_welcome: Callable[[], bool]) -> Place:
+def _place(environ: Mapping[str, str], is_welcome: Callable[[], bool | None]) -> Place:
     socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
     session = ids.read(environ.get("BRAKIT_SESSION_ID", ""))
     if session is not None:

@@ -318,7 +318,10 @@ class Producer(Telemetry):
 
     def _connect(self, account: Account) -> None:
         # Consent is asked here, as a daemon that is there asks itself.
-        if account.memory.is_retired or not self._place.is_welcome():
+        is_welcome = False if account.memory.is_retired else self._place.is_welcome()
+        if is_welcome is None:  # asked again at the next look
+            return
+        if not is_welcome:
             debug("the session was reported, or telemetry switched off: this process counts for nothing from here on")
             account.memory.retire()
             self._closed = True

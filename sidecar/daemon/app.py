@@ -65,8 +65,10 @@ class Daemon:
         self.manager = manager
         self.started_at = monotonic()
         self.refused: Counter[Refusal] = Counter()
-        self.journal = Journal(paths.journal_dir(socket_path), _whose)
-        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists, _whose)
+        self._whose: str | None = None
+        self._has_gone_on = False
+        self.journal = Journal(paths.journal_dir(socket_path), self._whose_now)
+        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists, self._whose_now)
         self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
@@ -85,7 +87,7 @@ class Daemon:
     async def serve(self) -> None:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._stop_on_signals)
-            self._go_on()
+            self.may_count()
             self._tasks.start_soon(self._accept)
             self._tasks.start_soon(self._keep_time)
             self._tasks.start_soon(self._show_life)
@@ -162,6 +164,50 @@ class Daemon:
         self.is_stopping = True
         self.stop()
         return True
+
+    # --- consent -----------------------------------------------------------------------------------------------
+
+    def may_count(self) -> bool | None:
+        """Whether telemetry is on. None while the config cannot be read: who comes then is to come again, and what a
+        daemon that died left behind waits for it too, as it could be nobody's, or somebody's.
+        """
+        decision = consent.current(os.environ)
+        if decision.unreadable:
+            return None
+        self._whose = decision.anonymous_id
+        if not self._has_gone_on:
+            self._has_gone_on = True
+            self._go_on()
+            if not decision.on:  # a service manager starts us nevertheless
+                self.forget_everything()
+        return decision.on
+
+    def forget_everything(self) -> None:
+        """Consent is withdrawn: what was counted is nobody's, and what is queued or under way is dropped.
+
+        Workers that run now count for nothing until they are started again, also where consent comes back: what they
+        counted meanwhile cannot be told from the rest.
+        """
+        for session in list(self.sessions.open.values()):
+            self._close(session)
+            self._let_go(session)
+        self.delivery.withdraw()
+
+    def _go_on(self) -> None:
+        """Where a daemon that died was."""
+        try:
+            comeback.go_on(self, monotonic())
+        except Exception as error:  # noqa: BLE001 (what a dead daemon left behind may not end the living one)
+            debug("not all could be recovered", error)
+
+    def _whose_now(self) -> str | None:
+        """The anonymous id as of now, or as of when the config could be read last: whoever withdraws consent gets
+        another one, and with an old one nothing is sent.
+        """
+        decision = consent.current(os.environ)
+        if not decision.unreadable:
+            self._whose = decision.anonymous_id
+        return self._whose
 
     # --- connections -------------------------------------------------------------------------------------------
 
@@ -292,17 +338,6 @@ class Daemon:
             session.hear_no_more()
             self._seal(session)
 
-    def forget_everything(self) -> None:
-        """Consent is withdrawn: what was counted is nobody's, and what is queued or under way is dropped.
-
-        Workers that run now count for nothing until they are started again, also where consent comes back: what they
-        counted meanwhile cannot be told from the rest.
-        """
-        for session in list(self.sessions.open.values()):
-            self._close(session)
-            self._let_go(session)
-        self.delivery.withdraw()
-
     # --- what the next daemon would need -----------------------------------------------------------------------
 
     def keep_memory(self, producer: str, memory: WorkersMemory) -> None:
@@ -332,15 +367,6 @@ class Daemon:
             if self.journal.is_ahead_of_disk:
                 self._tasks.start_soon(to_thread.run_sync, self.journal.sync)
 
-    def _go_on(self) -> None:
-        """Where a daemon that died was."""
-        try:
-            comeback.go_on(self, monotonic())
-        except Exception as error:  # noqa: BLE001 (what a dead daemon left behind may not end the living one)
-            debug("not all could be recovered", error)
-        if not consent.current(os.environ).on:  # a service manager starts us nevertheless
-            self.forget_everything()
-
     def _look_after_awaited(self, now: float) -> None:
         """Now and then, whether those still live whose end no descriptor tells."""
         awaited = [(s, p) for s in self.sessions.open.values() for p in s.awaited if p not in self._watches]
@@ -358,8 +384,3 @@ class Daemon:
 
     def _wake(self) -> None:
         self._changed.set()
-
-
-def _whose() -> str | None:
-    """The anonymous id as of now. Whoever withdraws consent gets another one."""
-    return consent.current(os.environ).anonymous_id

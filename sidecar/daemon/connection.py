@@ -6,7 +6,6 @@ session is sealed; only waiting for it is not.
 
 from __future__ import annotations
 
-import os
 import socket
 from array import array
 from contextlib import suppress
@@ -22,7 +21,7 @@ from sidecar.core.frames import parse
 from sidecar.core.refusal import CLOSING, Refusal
 from sidecar.core.wire import MAX_LINE, FrameReader
 from sidecar.daemon.memories import WorkersMemory
-from sidecar.host import consent, peer, process
+from sidecar.host import peer, process
 
 if TYPE_CHECKING:
     from sidecar.core.frames import Frame, Hello
@@ -221,13 +220,17 @@ class Connection:
         if self._daemon.is_stopping and not self._daemon.sessions.has_open(frame.hello):
             self._closing = True
             return
+        may_count = self._daemon.may_count()
+        if may_count is None and (frame.hello.session is not None or frame.hello.group is not None):
+            self._closing = True  # without an answer, after which nobody would come again
+            return
         self._hello = frame.hello
         memory = self._memory if frame.hello.slab == slab.VERSION else None
         if memory is not None and not memory.is_acceptable():
             self._refuse(Refusal.BAD_MEMORY)
             memory = None
         # Otherwise all that is said of a session is refused, as of one that ended.
-        if consent.current(os.environ).on and not (memory and memory.origin.is_retired):
+        if may_count and not (memory and memory.origin.is_retired):
             pid = peer.pid_of(self._stream)
             self._session = self._daemon.sessions.join(frame.hello, self, monotonic(), memory, pid)
         if memory is not None and frame.hello.producer is not None:
@@ -279,7 +282,8 @@ class Connection:
     # --- back to the producer --------------------------------------------------------------------------------
 
     def _answer(self, question: Any) -> None:
-        if self._daemon.is_stopping and isinstance(question, dict) and "open" in question and self._session is None:
+        opens = isinstance(question, dict) and "open" in question and self._session is None
+        if opens and (self._daemon.is_stopping or self._daemon.may_count() is None):
             self._closing = True
             return
         if self._owes_answer:  # only while draining

@@ -97,7 +97,7 @@ class Control:
         """A person has decided, in the config. That is later than the opt-in of whoever started this daemon."""
         os.environ.pop("BRAKIT_TELEMETRY", None)
         decision = consent.current(os.environ)
-        if not decision.on:
+        if not decision.on and not decision.unreadable:
             self._daemon.forget_everything()
         return {"on": decision.on}
 

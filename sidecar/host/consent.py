@@ -1,5 +1,6 @@
 """Whether anything may be counted and sent: one function, asked by the commands, by the worker's side, and by the
-daemon right before every request. Unreadable means no.
+daemon right before every request. Unreadable means no, for as long as it lasts: what was counted before is still whose
+it was.
 
 The order (the first that speaks decides): DO_NOT_TRACK; brakit's guards; an opt-out by BRAKIT_TELEMETRY; a config that
 is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
@@ -46,10 +47,11 @@ class Config:
 
 class Consent:
     """The decision. ``why`` is one clause for a person, ``by`` the one of SOURCES that decided; ``dormant`` means:
-    leave no trace at all.
+    leave no trace at all; ``unreadable``: nobody said no, but what the config says cannot be told now (its writer is
+    amid it, or descriptors ran out). Nothing is counted or sent then, and nothing is thrown away for it.
     """
 
-    __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "why")
+    __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "unreadable", "why")
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Consent:
         by: str = CONFIG,
         dormant: bool = False,
         by_environment: bool = False,
+        unreadable: bool = False,
         anonymous_id: str | None = None,
     ) -> None:
         self.on = on
@@ -66,6 +69,7 @@ class Consent:
         self.by = by
         self.dormant = dormant
         self.by_environment = by_environment
+        self.unreadable = unreadable
         self.anonymous_id = anonymous_id
 
 
@@ -85,7 +89,7 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
     if word in _NO:
         return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
     if config.content is None and not config.missing:
-        return Consent(on=False, why=f"the config {config.problem}")
+        return Consent(on=False, why=f"the config {config.problem}", unreadable=True)
     if word in _YES:
         return Consent(on=True, why="BRAKIT_TELEMETRY opts in", by=VARIABLE, anonymous_id=config.anonymous_id)
     if config.content is None:

@@ -317,6 +317,18 @@ def test_what_the_store_kept_is_nobodys_where_telemetry_is_off(killed: Manager) 
     killed.hear_until("FDSTOREREMOVE=1")
 
 
+def test_what_was_kept_waits_until_the_config_can_be_read(killed: Manager) -> None:
+    config = json.dumps(killed.place.config)
+    with open(killed.place.config_path, "w", encoding="utf-8") as file:
+        file.write(config[:20])
+    killed.start(*killed.store.values())
+    assert killed.place.status()["sessions"] == []
+    with open(killed.place.config_path, "w", encoding="utf-8") as file:
+        file.write(config)
+    (session,) = killed.place.status()["sessions"]
+    assert session["fields"]["request_count"] == 7
+
+
 @pytest.fixture
 def killed(manager: Manager) -> Iterator[Manager]:
     """Its daemon was, and a worker has counted to seven since, whose memory has no other name than the store's."""

@@ -81,6 +81,17 @@ def test_an_opt_in_does_not_make_an_unreadable_config_right() -> None:
 
 
 @pytest.mark.parametrize("opt_in", [{}, {"BRAKIT_TELEMETRY": "true"}])
+def test_an_unreadable_config_is_nobodys_no(opt_in: dict[str, str]) -> None:
+    assert consent.decide(opt_in, UNREADABLE).unreadable
+    assert not any(consent.decide(opt_in, config).unreadable for config in (MISSING, YES, NO))
+
+
+@pytest.mark.parametrize("no", [{"DO_NOT_TRACK": "1"}, {"BRAKIT_TELEMETRY": "off"}, {"CI": "1"}])
+def test_a_no_of_the_environments_stands_beside_an_unreadable_config(no: dict[str, str]) -> None:
+    assert not consent.decide(no, UNREADABLE).unreadable
+
+
+@pytest.mark.parametrize("opt_in", [{}, {"BRAKIT_TELEMETRY": "true"}])
 def test_a_guard_wins_over_an_opt_in_and_means_dormant(opt_in: dict[str, str]) -> None:
     decision = consent.decide({"CI": "1", **opt_in}, YES)
     assert (decision.on, decision.dormant) == (False, True)

@@ -6,14 +6,17 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar.client import memory
+from sidecar.core import slab
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, wait_until
 
 if TYPE_CHECKING:
@@ -167,6 +170,71 @@ def test_a_second_after_it_nothing_arrives_though_the_endpoint_is_slow(
     assert "consent" in reasons
     assert reasons <= {"consent", "timeout"}  # of the first ones, on a slow machine
     assert all(body["distinct_id"] != place.config["anonymousId"] for body in endpoint.bodies)
+
+
+# --- unreadable for a moment ----------------------------------------------------------------------------
+
+
+@contextmanager
+def half_written(place: Place) -> Iterator[None]:
+    """As the Node SDK leaves the config for a moment, which writes it in place."""
+    with open(place.config_path, "r+b") as file:
+        whole = file.read()
+        file.truncate(len(whole) // 2)
+        yield
+        file.seek(0)
+        file.write(whole)
+
+
+def test_a_worker_that_cannot_read_the_config_tells_nothing_and_asks_again(endpoint: Endpoint, place: Place) -> None:
+    served, session = place.serve(), new_id()
+    with Worker(place, BRAKIT_SESSION_ID=session) as worker:
+        endpoint.wait_for("first_request")
+        end_process(served, signal.SIGKILL)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as another, half_written(place):
+            os.unlink(place.socket_path)
+            another.bind(place.socket_path)
+            another.listen()
+            another.setblocking(False)
+            worker.counts_after_a_look()
+            with pytest.raises(BlockingIOError):
+                another.accept()
+        place.serve()
+        worker.counts_after_a_look()
+    assert endpoint.end_of(session)["request_count"] == 2 * 5
+
+
+def test_a_daemon_that_cannot_read_the_config_has_workers_come_again(place: Place) -> None:
+    place.serve()
+    session, counted = new_id(), memory.shared("/tmp")
+    assert counted is not None
+    assert counted.fd is not None
+    hello = {"protocol": 1, "session": session, "producer": new_id(), "sdk": "python", "slab": slab.VERSION}
+    line = json.dumps({"hello": hello}).encode() + b"\n"
+    with half_written(place):
+        with Wire(place.socket_path) as worker:
+            socket.send_fds(worker.stream, [line], [counted.fd])
+            assert list(worker.lines()) == []
+        with Wire(place.socket_path).hello() as command:
+            assert list(command.say(ask={"open": {"session": session}}).lines()) == []
+        assert place.status()["sessions"] == []
+    with Wire(place.socket_path) as worker:
+        socket.send_fds(worker.stream, [line], [counted.fd])
+        assert next(worker.lines()) == {"slab": slab.VERSION}
+
+
+def test_a_daemon_that_cannot_read_the_config_lets_a_session_that_runs_go_on(endpoint: Endpoint, place: Place) -> None:
+    place.serve()
+    session = new_id()
+    with Wire(place.socket_path).hello(session) as wire:
+        wire.say(incr={"request_count": 1}).sync()
+        with half_written(place), Wire(place.socket_path).hello() as command:
+            assert command.ask("consent")[0] == {"on": False}
+        wire.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
+    assert endpoint.end_of(session)["request_count"] == 2
+
+
+# --- what decided, and who is told ----------------------------------------------------------------------
 
 
 def test_the_one_that_decided_is_pointed_at() -> None:
