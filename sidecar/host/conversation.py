@@ -52,8 +52,12 @@ class Conversation:
         except OSError as error:
             raise NoDaemonError(str(error)) from error
 
-    def ask(self, question: Any) -> Any:
-        """The daemon's answer, after it has taken in everything said before."""
+    def ask(self, question: Any, answer_s: float | None = None) -> Any:
+        """The daemon's answer, after it has taken in everything said before. ``answer_s``: from here on, how long to
+        wait for one.
+        """
+        if answer_s is not None:
+            self._socket.settimeout(answer_s)
         self.say({"ask": question})
         while True:
             try:

@@ -113,20 +113,23 @@ def listen(socket_path: str) -> socket.socket:
 # --- by whoever needs one -------------------------------------------------------------------------------------
 
 
-def ensure_running(environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_S) -> Running:
+def ensure_running(
+    environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_S, within_s: float = START_TIMEOUT_S
+) -> Running:
     """The daemon of this user, started where none runs; returns when it answers. Raises LaunchError, also where one
-    runs that does not answer within ``answer_s`` seconds: it is stopped or stuck, and another cannot be started.
+    runs that does not answer within ``answer_s`` seconds: it is stopped or stuck, and another cannot be started; and
+    where none answers ``within_s`` seconds in all.
     """
     try:
         socket_path = paths.socket_path(environ)
         paths.ensure_private(os.path.dirname(socket_path))
     except paths.UnsafePathError as error:
         raise LaunchError(str(error)) from error
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + within_s
     pause_s = RETRY_S
-    while time.monotonic() < deadline:
+    while (left_s := deadline - time.monotonic()) > 0:
         try:
-            return running(socket_path, answer_s)
+            return running(socket_path, min(answer_s, left_s))
         except SilentDaemonError as error:
             raise LaunchError("a daemon runs but does not answer; it may be stopped (SIGSTOP) or stuck") from error
         except StrangerError as error:
@@ -136,9 +139,9 @@ def ensure_running(environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_
         # Of many that find none and start one, all but one lose the race for the lock. The loser exits, and the next
         # turn of its parent's loop finds the winner.
         _start_and_wait(environ, socket_path, deadline)
-        time.sleep(pause_s)
+        time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
         pause_s *= 2  # the winner is still coming up, or an old one still leaving: no crowd of losers
-    raise LaunchError(f"the sidecar did not answer within {START_TIMEOUT_S:.0f} s; try `brakit-sidecar serve`")
+    raise LaunchError(f"the sidecar did not answer within {within_s:.0f} s; try `brakit-sidecar serve`")
 
 
 def running(socket_path: str, answer_s: float) -> Running:

@@ -8,11 +8,17 @@ import pty
 import signal
 import subprocess
 import sys
-from typing import Any
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, end_process, wait_until
+from sidecar.host import launch
+from tests.harness import PATIENCE_S, Endpoint, Place, end_process, stopped, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RUN = (sys.executable, "-m", "sidecar", "run")
 PYTHON = sys.executable
@@ -344,6 +350,34 @@ def test_a_daemon_that_vanishes_meanwhile_does_not_matter() -> None:
         running.terminate()
         running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 5
+
+
+@contextmanager
+def sooner_than_a_start_is_waited_for() -> Iterator[None]:
+    began_at = time.monotonic()
+    yield
+    assert time.monotonic() - began_at < launch.START_TIMEOUT_S
+
+
+@pytest.mark.slow
+def test_a_daemon_that_cannot_come_back_does_not_keep_the_prompt() -> None:
+    with Place() as place:
+        served = place.serve()
+        running = start_patient(place)
+        end_process(served, signal.SIGKILL)
+        lock = launch.acquire_lock(place.socket_path)  # so that no other can start
+        assert lock is not None
+        with sooner_than_a_start_is_waited_for():
+            running.terminate()
+            running.communicate(timeout=PATIENCE_S)
+        assert running.returncode == 5
+        os.close(lock)
+
+
+@pytest.mark.slow
+def test_a_daemon_that_is_stopped_keeps_neither_the_command_nor_the_prompt() -> None:
+    with Place() as place, stopped(place.serve().pid), sooner_than_a_start_is_waited_for():
+        assert place.run("run", "--", "true").returncode == 0
 
 
 # --- and with us --------------------------------------------------------------------------------------
