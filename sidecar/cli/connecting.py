@@ -17,7 +17,13 @@ def socket_path() -> str:
 
 
 def to_running() -> Conversation | None:
-    """A conversation with the daemon that runs; None where none does."""
+    """A conversation with the daemon that runs; None where none does, and none is started: not by a service manager
+    either, which would for whoever connects.
+    """
+    return _to_listening() if launch.is_running(socket_path()) else None
+
+
+def _to_listening() -> Conversation | None:
     try:
         return Conversation(socket_path())
     except NoDaemonError:
@@ -28,7 +34,7 @@ def to_needed() -> Conversation:
     """A conversation with a daemon, started where none runs. Only where telemetry is on. Raises CommandError."""
     for _attempt in range(ATTEMPTS):
         try:
-            conversation = to_running() or Conversation(launch.ensure_running(os.environ).socket)
+            conversation = _to_listening() or Conversation(launch.ensure_running(os.environ).socket)
             conversation.identity()  # an answer: it was not just leaving
         except SilentDaemonError as error:
             raise CommandError(f"a daemon runs, but {error}; it may be stopped (SIGSTOP) or stuck") from error

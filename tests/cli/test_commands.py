@@ -486,6 +486,20 @@ def test_a_socket_where_nobody_listens_is_no_daemon() -> None:
         assert place.run("stop", BRAKIT_SIDECAR_SOCKET=path).returncode == 0
 
 
+@pytest.mark.parametrize("environ", [{}, *OFF], ids=str)
+def test_status_and_stop_wake_no_daemon_where_a_service_manager_listens(environ: dict[str, str]) -> None:
+    with Place() as place, socket.socket(socket.AF_UNIX) as listener:
+        os.mkdir(os.path.dirname(place.socket_path), 0o700)
+        listener.bind(place.socket_path)
+        listener.listen()
+        listener.setblocking(False)
+        assert place.run("status", **environ).returncode == 1
+        assert place.run("stop", **environ).returncode == 0
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        assert os.listdir(os.path.dirname(place.socket_path)) == [os.path.basename(place.socket_path)]
+
+
 # --- demo ---------------------------------------------------------------------------------------------
 
 

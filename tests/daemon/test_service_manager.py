@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -90,6 +90,11 @@ class Manager:
     def hear_until(self, state: str) -> None:
         while self.hear() != state:
             pass
+
+    def sessions(self) -> Any:
+        """As the daemon shows them, once it answers."""
+        with Wire(self.place.socket_path).hello() as wire:
+            return wire.ask()[0]["sessions"]
 
     def close(self) -> None:
         for served in self._served:
@@ -304,7 +309,7 @@ def test_a_workers_memory_is_kept_while_its_session_lasts(manager: Manager) -> N
 
 def test_what_the_store_kept_is_counted_by_the_next_daemon(killed: Manager) -> None:
     killed.start(*killed.store.values())
-    (session,) = killed.place.status()["sessions"]
+    (session,) = killed.sessions()
     assert session["fields"]["request_count"] == 7
 
 
@@ -313,7 +318,7 @@ def test_what_the_store_kept_is_nobodys_where_telemetry_is_off(killed: Manager) 
     with open(killed.place.config_path, "w", encoding="utf-8") as file:
         json.dump(config, file)
     killed.start(*killed.store.values())
-    assert killed.place.status()["sessions"] == []
+    assert killed.sessions() == []
     killed.hear_until("FDSTOREREMOVE=1")
 
 
@@ -322,10 +327,10 @@ def test_what_was_kept_waits_until_the_config_can_be_read(killed: Manager) -> No
     with open(killed.place.config_path, "w", encoding="utf-8") as file:
         file.write(config[:20])
     killed.start(*killed.store.values())
-    assert killed.place.status()["sessions"] == []
+    assert killed.sessions() == []
     with open(killed.place.config_path, "w", encoding="utf-8") as file:
         file.write(config)
-    (session,) = killed.place.status()["sessions"]
+    (session,) = killed.sessions()
     assert session["fields"]["request_count"] == 7
 
 

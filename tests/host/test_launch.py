@@ -43,6 +43,19 @@ def test_only_one_holds_the_lock(socket_path: str) -> None:
     os.close(again)
 
 
+def test_whether_a_daemon_runs_is_asked_of_its_lock_and_makes_none(socket_path: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(socket_path)
+        listener.listen()
+        assert not launch.is_running(socket_path)
+        assert os.listdir(tmp_path) == [os.path.basename(socket_path)]
+        lock = launch.acquire_lock(socket_path)
+        assert lock is not None
+        assert launch.is_running(socket_path)
+        os.close(lock)
+        assert not launch.is_running(socket_path)
+
+
 def test_the_lock_is_private_and_not_handed_down(socket_path: str) -> None:
     lock = launch.acquire_lock(socket_path)
     assert lock is not None
