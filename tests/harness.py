@@ -311,7 +311,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def end_process(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+def end_process(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
     """Sends the signal and waits: the exit code."""
     process.send_signal(number)
     return process.wait(PATIENCE_S)
