@@ -32,7 +32,8 @@ READ_SIZE = 256 * 1024  # a Unix socket holds 208 KiB
 _FD = 4  # an int, as SCM_RIGHTS carries it
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 SILENT_S = 1.0  # producers say hello at once
-READ_AT_ONCE = 1024 * 1024  # then the others have their turn
+READ_AT_ONCE = 128 * 1024  # then the others have their turn: ten thousand lines of garbage take a tenth of a second
+TO_THE_END = 1024 * 1024  # more than any Unix socket holds
 MAX_PUT_OFF = 16  # questions; who waits for answers asks one at a time
 MAX_UNREAD_REFUSALS = 4096  # bytes that may wait for a producer which does not read
 
@@ -97,7 +98,7 @@ class Connection:
                 return False
             with suppress(OSError):
                 self._stream.shutdown(socket.SHUT_RD)
-            self.drain(READ_AT_ONCE)
+            self.drain(TO_THE_END)
             if self._session is not None:
                 self._daemon.sessions.hang_up(self._session, self)
         self.end()
@@ -269,7 +270,7 @@ class Connection:
     def _hang_up(self) -> None:
         """What was not read is read away: closing over it would reset the connection, before the refusal is read."""
         with suppress(OSError):
-            for _ in range(READ_AT_ONCE // READ_SIZE):
+            for _ in range(TO_THE_END // READ_SIZE):
                 if not self._stream.recv(READ_SIZE):
                     break
         self._stream.close()

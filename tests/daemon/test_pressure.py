@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 DESCRIPTORS = 64
+MIB = 1024 * 1024
 PROCESSES, PRODUCERS = 4, 25  # in each
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds workers by /proc")
 
@@ -253,6 +254,43 @@ def test_who_drips_who_never_reads_and_who_says_garbage_cost_nobody_a_count(plac
         found = endpoint.end_of(session)
     assert found["request_count"] == 5 + 29
     assert peak_mib(daemon.pid) - before_mib < 64
+
+
+# So much of each that it would be seen, were it kept. Of short lines less: each of them is a refusal.
+GARBAGE = {
+    "no newline": (64, b"x" * MIB),
+    "long lines": (64, b'{"' + b"k" * 65_000 + b'":1}\n'),
+    "bad lines": (4, b"no JSON at all\n" * 64 * 1024),
+    "unknown fields": (8, b'{"incr":{"nonsense":1},"set":{"what":"ever"},"mark":{"who":["knows"]}}\n' * 16 * 1024),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_by_the_megabyte_costs_no_count_and_no_memory(place: Place, endpoint: Endpoint, what: str) -> None:
+    mib, chunk = GARBAGE[what]
+    daemon, session, loud = place.serve(), new_id(), new_id()
+    left = iter(range(mib * MIB // len(chunk)))
+
+    def shout() -> None:
+        for _ in left:  # where it is hung up on it comes again
+            with suppress(OSError), Wire(place.socket_path).hello(loud) as wire:
+                for _ in left:
+                    wire.write(chunk)
+
+    shouting = threading.Thread(target=shout)
+    with Wire(place.socket_path).hello(session) as worker:
+        worker.sync()
+        before_mib = peak_mib(daemon.pid)
+        shouting.start()
+        counts = 0
+        while shouting.is_alive():
+            worker.say(incr={"request_count": 1}).sync()
+            counts += 1
+        shouting.join()
+        assert peak_mib(daemon.pid) - before_mib < 20
+        with Wire(place.socket_path).hello(session, role="owner") as owner:
+            owner.say(end={"exit_reason": "clean"})
+            assert endpoint.end_of(session)["request_count"] == counts
 
 
 def peak_mib(pid: int) -> float:
