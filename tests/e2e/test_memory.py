@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +23,8 @@ from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped,
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
+
+    from tests.harness import Endpoint
 
 # --- interpreters ---------------------------------------------------------------------------------------------
 
@@ -595,6 +597,22 @@ def test_a_daemon_that_stands_still_costs_no_count(session: Session) -> None:
                 other.process.wait(PATIENCE_S)
         worker.until(request_count=103_001, query_count=4000, insight_count=2000, avg_duration_ms=7, endpoint_count=5)
         assert worker.end() == 0
+
+
+def test_a_worker_that_stands_still_at_the_end_is_in_the_event(endpoint: Endpoint) -> None:
+    with ExitStack() as stack:
+        place = stack.enter_context(Place(endpoint.url))
+        place.serve()
+        session = Session(place)
+        owner = stack.enter_context(Wire(place.socket_path)).hello(session.id, role="owner")
+        worker = stack.enter_context(Worker(session))
+        worker.do("for n in range(1000): requests.inc()")
+        owner.sync()
+        with stopped(worker.process.pid):
+            owner.say(end={"exit_reason": "clean"})
+            found = endpoint.end_of(session.id)
+        assert worker.end() == 0
+    assert (found["request_count"], found["exit_reason"]) == (1000, "clean")
 
 
 def test_a_worker_with_a_default_sigpipe_survives_its_daemon(place: Place) -> None:

@@ -286,6 +286,32 @@ def test_nothing_is_lost_when_the_daemon_is_killed(installed: Managed, remote: E
     assert installed.show("NRestarts") == "1"
 
 
+def test_a_daemon_that_hangs_is_replaced_by_the_watchdog(installed: Managed, remote: Endpoint) -> None:
+    hurried = os.path.join(installed.units, f"{SERVICE}.d", "hurried.conf")
+    with open(hurried, "w", encoding="utf-8") as file:
+        file.write("[Service]\nWatchdogSec=3s\nTimeoutAbortSec=3s\nLimitCORE=0\n")
+    try:
+        assert installed.systemctl("daemon-reload") == installed.systemctl("restart", SERVICE) == 0
+        flags = {name: os.path.join(installed.root, f"{name}-hung") for name in ("counted", "killed", "restarted")}
+        application = installed.popen(
+            sys.executable, "-m", "sidecar", "run", "--", sys.executable, "-c", KILLED_BESIDES, **flags, cwd=REPOSITORY
+        )
+        wait_until(lambda: os.path.exists(flags["counted"]), "the counting")
+        with open(flags["counted"], encoding="utf-8") as file:
+            session = file.read()
+        before = int(installed.show("MainPID"))
+        os.kill(before, signal.SIGSTOP)
+        set_flag(flags["killed"])
+        wait_until(lambda: installed.show("MainPID") not in ("0", str(before)), "the restart")
+        set_flag(flags["restarted"])
+        assert application.wait(PATIENCE_S) == 128 + signal.SIGKILL
+        ended = remote.end_of(session)
+        assert (ended["request_count"], ended["exit_reason"]) == (KILLED_BESIDES_COUNTS, "crash")
+        assert installed.show("NRestarts") == "1"
+    finally:
+        os.unlink(hurried)
+
+
 # A worker that counts and is killed, and one that counts before, while and after the daemon is killed, and then is too.
 KILLED_BESIDES = """
 import os, signal, subprocess, sys, time, sidecar
