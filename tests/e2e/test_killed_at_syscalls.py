@@ -55,6 +55,7 @@ while not (is_written("insight_count", "journal*/*.jsonl") or is_written('"sessi
 def session_under_strace(place: Place, *how: str) -> str:
     """A session of ``run`` whose daemon is traced in that way; what strace wrote, once the last daemon is gone."""
     daemon = place.start()["pid"]
+    assert place.status()["running"]  # has loaded all that it answers with: from here on calls have their numbers
     log = os.path.join(place.root, "strace")
     tracing = subprocess.Popen(["strace", "-f", "-o", log, "-p", str(daemon), *how], stderr=subprocess.PIPE, text=True)
     assert tracing.stderr is not None
@@ -141,7 +142,9 @@ def test_a_daemon_told_to_end_at_a_system_call_sends_each_session_once(part: int
         endpoint = Endpoint()
         with Place(endpoint.url) as place:
             session_under_strace(place, "-e", f"trace={kind}", "-e", f"inject={kind}:signal={name}:when={number}")
+            (receipt,) = [receipt for receipt in place.receipts() if receipt["event"] == "session"]
+            is_late = receipt["reason"] == "shutdown"  # what sends is still to be loaded, and strace slows that down
             sent = endpoint.named("session")
-            assert len({body["uuid"] for body in sent}) == len(sent) >= 1
+            assert len(sent) == 1 or (is_late and not sent)
             assert not os.path.lexists(place.socket_path)
         endpoint.close()
