@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from sidecar.daemon.service_manager import ServiceManager
     from sidecar.daemon.sessions import Memory, Session
 
-# A leaving daemon waits this long for a last answer of the endpoint's, also where the endpoint never answers: with the
-# linger it is gone within four seconds after the last session's end.
+# A daemon that leaves because it is idle waits this long for a last answer of the endpoint's, also where the endpoint
+# never answers: with the linger it is gone within four seconds after the last session's end.
 LAST_TRY_S = 0.75
-# stop and signals: goodbyes, then the last try, and out within two seconds.
+# stop and signals: from then on, goodbyes, and a last try for what is left of the time; and out within two seconds.
+STOP_S = 1.6
 STOP_GOODBYE_S = 0.3
 # What a power cut may cost is half a minute: this long between two looks, and some seconds for the disk.
 SNAPSHOT_S = 25.0
@@ -93,14 +94,17 @@ class Daemon:
             self._tasks.start_soon(self._show_life)
             self._tasks.start_soon(self.delivery.run, self._tasks)
             await self._stopping.wait()
+            give_up_at = monotonic() + (LAST_TRY_S if self.is_stopping else STOP_S)
             if not self.is_stopping:  # told to, and not idle: who came before that has its session
                 self._take_in_all()
                 self.is_stopping = True
+            if self.sessions.open:
+                self._tasks.start_soon(self.delivery.load)  # while they say goodbye
             self.manager.stopping()
             await self._finish_sessions()
             self.listener.remove_path()
             self._accepting.cancel()
-            await self.delivery.finish(within_s=LAST_TRY_S)
+            await self.delivery.finish(within_s=give_up_at - monotonic())
             self._tasks.cancel_scope.cancel()
 
     def stop(self) -> None:

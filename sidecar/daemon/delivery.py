@@ -54,6 +54,13 @@ class Delivery:
                 await self._stirred.wait()
                 self._stirred = anyio.Event()
 
+    async def load(self) -> None:
+        """Loads what sends, ahead of an event that will have little time."""
+        try:
+            await self._loaded()
+        except Exception as error:  # noqa: BLE001 (it is tried again for the event, whose outcome it is then)
+            debug("what sends cannot be loaded", error)
+
     async def finish(self, within_s: float) -> None:
         """One bounded try for what is queued; what is then left is dropped."""
         with anyio.move_on_after(within_s):
@@ -89,12 +96,16 @@ class Delivery:
             self._settle(event, verdict)
 
     async def _send(self, event: Event) -> Verdict:
-        async with self._sink_lock:  # the first event loads the sink, the others wait for it
-            if self._sink is None:
-                self._sink = await sinks.choose(self._environ)
+        sink = await self._loaded()
         if not self._may_send(event):  # asked again, right before the request
             return Verdict.dropped(Reason.CONSENT)
-        return await self._sink.send(event.body)
+        return await sink.send(event.body)
+
+    async def _loaded(self) -> sinks.Sink:
+        async with self._sink_lock:  # the first event loads it, the others wait for it
+            if self._sink is None:
+                self._sink = await sinks.choose(self._environ)
+            return self._sink
 
     def _may_send(self, event: Event) -> bool:
         decision = consent.current(self._environ)

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import uuid
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -124,6 +125,33 @@ def test_a_signal_ends_serve_as_stop_does(endpoint: Endpoint, place: Place, numb
     assert place.is_gone()
     (body,) = endpoint.named("session")
     assert body["uuid"] == str(uuid.uuid5(uuid.UUID(session), "session"))
+
+
+# Notes when aiohttp is looked for.
+NOTES = """
+import os, sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "aiohttp":
+            with open(os.path.join(os.path.dirname(__file__), "loaded-at"), "w") as file:
+                file.write(str(time.time()))
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_what_sends_is_loaded_while_workers_may_say_goodbye(place: Place) -> None:
+    """Not after it: the endpoint is to be asked before the daemon has to be gone."""
+    with open(os.path.join(place.root, "sitecustomize.py"), "w", encoding="ascii") as file:
+        file.write(NOTES)
+    place.environ["PYTHONPATH"] = place.root
+    served = place.serve()
+    with Wire(place.socket_path).hello(new_id()) as wire:
+        wire.sync()
+        end_process(served)
+    (receipt,) = place.receipts()
+    sealed_at = datetime.fromisoformat(json.loads(receipt["body"])["timestamp"].replace("Z", "+00:00"))
+    with open(os.path.join(place.root, "loaded-at"), encoding="ascii") as file:
+        assert float(file.read()) < sealed_at.timestamp()
 
 
 def test_serve_beside_a_daemon_fails_with_one_line(home: Place) -> None:
