@@ -25,7 +25,7 @@ _GROUPS = bytes.fromhex("6f9d4c1e3c565b0e9a550b6f3d6a1c7e")  # a namespace of ou
 
 
 class Place:
-    __slots__ = ("is_welcome", "key", "membership", "socket_path")
+    __slots__ = ("is_welcome", "key", "membership", "socket_path", "whose")
 
     def __init__(
         self,
@@ -33,14 +33,16 @@ class Place:
         membership: dict[str, str],
         key: bytes,
         is_welcome: Callable[[], bool | None] = lambda: True,
+        anonymous_id: str | None = None,
     ) -> None:
         """``is_welcome``: whether what is counted here may still be told to a daemon; None where that cannot be known
-        now.
+        now. ``anonymous_id``: under which it is counted.
         """
         self.is_welcome = is_welcome
         self.socket_path = socket_path
         self.membership = membership  # what the hello says: the session, or the process group
         self.key = key
+        self.whose = slab.whose(anonymous_id)
 
     @property
     def kind(self) -> int:
@@ -65,7 +67,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
             consent.settled(environ)  # so that the config says what the environment does
         debug(f"telemetry is off: {decision.why}")
         return Telemetry()
-    place = _place(environ, _standing(environ, decision.anonymous_id))
+    place = _place(environ, decision.anonymous_id)
     if not start:
         return Producer(place, sdk)
 
@@ -95,13 +97,14 @@ def _standing(environ: Mapping[str, str], whose: str | None) -> Callable[[], boo
     return stands
 
 
-def _place(environ: Mapping[str, str], is_welcome: Callable[[], bool | None]) -> Place:
+def _place(environ: Mapping[str, str], whose: str | None) -> Place:
+    is_welcome = _standing(environ, whose)
     socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
     session = ids.read(environ.get("BRAKIT_SESSION_ID", ""))
     if session is not None:
-        return Place(socket_path, {"session": ids.spelled(session)}, session, is_welcome)
+        return Place(socket_path, {"session": ids.spelled(session)}, session, is_welcome, whose)
     group = _process_group()
-    return Place(socket_path, {"group": ids.spelled(group)}, group, is_welcome)
+    return Place(socket_path, {"group": ids.spelled(group)}, group, is_welcome, whose)
 
 
 def _process_group() -> bytes:

@@ -22,9 +22,9 @@ class Memory:
         cells[0] = slab.MAGIC
         cells[slab.USED_ROWS] = 1
 
-    def sign(self, pid: int, kind: int, session_id: bytes) -> None:
+    def sign(self, pid: int, kind: int, session_id: bytes, whose: int) -> None:
         """Whose it is, for a daemon that finds it by its name. ``kind``: what the 16 bytes are the id of."""
-        self.cells[slab.PID], self.cells[slab.KIND] = pid, kind
+        self.cells[slab.PID], self.cells[slab.KIND], self.cells[slab.WHOSE] = pid, kind, whose
         for cell, half in enumerate((session_id[:8], session_id[8:]), start=slab.ID):
             self.cells[cell] = int.from_bytes(half, sys.byteorder)
 

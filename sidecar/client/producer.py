@@ -83,7 +83,7 @@ class Producer(Telemetry):
         """A producer's first call, under the lock: its id, its memory."""
         self._id = self._place.new_producer_id()
         found = memory.shared(os.path.dirname(self._place.socket_path)) or memory.private()
-        found.sign(os.getpid(), self._place.kind, self._place.key)
+        found.sign(os.getpid(), self._place.kind, self._place.key, self._place.whose)
         self._account = account = Account(found)
         if self._sdk == "python":
             account.set("python_version", ".".join(map(str, sys.version_info[:3])))

@@ -5,7 +5,9 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only eve
 
     cell 0                   MAGIC: also says the byte order
     cell 1                   how many of the routes' rows are in use, written after the row's id
-    cells 2 to 9             running totals of the count fields, in the order of COUNTERS; the rest is zero
+    cells 2 to 8             running totals of the count fields, in the order of COUNTERS; the rest is zero
+    cell 9                   the first half of the anonymous id under which all this is counted; 0 where there was none
+                             yet. Another id says that consent was withdrawn meanwhile
     cell 10                  the producer's last word, as a place in ENDS; 0 until it has said one here
     cell 11                  the producer's process id
     cells 12 to 14           which session it belongs to, for a daemon that finds the memory by its name: 1 and the 16
@@ -28,6 +30,7 @@ VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
 USED_ROWS = 1
 FIRST_COUNTER = 2
+WHOSE = 9
 END = 10
 PID = 11
 KIND, ID = 12, 13
@@ -59,6 +62,11 @@ class Contents:  # noqa: PLW1641 (dicts have no hash)
         return isinstance(other, Contents) and all(
             getattr(self, name) == getattr(other, name) for name in self.__slots__
         )
+
+
+def whose(anonymous_id: str | None) -> int:
+    """What the cell WHOSE says of it, a UUID."""
+    return int(anonymous_id.replace("-", "")[:16], 16) if anonymous_id else 0
 
 
 def row_cell(row: int) -> int:
@@ -97,5 +105,5 @@ def value_at(memory: bytes, cell: int) -> int:
     return int.from_bytes(memory[cell * CELL : (cell + 1) * CELL], sys.byteorder)
 
 
-# To add a count field: its name at the end of COUNTERS; its cell was zero so far.
+# To add a count field: its name at the end of COUNTERS; its cell was zero so far. There is room for one more.
 # To change the layout: a new VERSION and MAGIC; the daemon reads every version that it ever knew.

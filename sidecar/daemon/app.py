@@ -68,8 +68,8 @@ class Daemon:
         self.refused: Counter[Refusal] = Counter()
         self._whose: str | None = None
         self._has_gone_on = False
-        self.journal = Journal(paths.journal_dir(socket_path), self._whose_now)
-        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists, self._whose_now)
+        self.journal = Journal(paths.journal_dir(socket_path), self.whose)
+        self.sessions = Sessions(self._wake, self._keep, process.boot_id(), process.exists, self.whose)
         self.delivery = Delivery(os.environ, self.journal)
         self.reporter = Reporter(os.environ, self.delivery.put)
         self.control = Control(self)
@@ -204,7 +204,7 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 (what a dead daemon left behind may not end the living one)
             debug("not all could be recovered", error)
 
-    def _whose_now(self) -> str | None:
+    def whose(self) -> str | None:
         """The anonymous id as of now, or as of when the config could be read last: whoever withdraws consent gets
         another one, and with an old one nothing is sent.
         """

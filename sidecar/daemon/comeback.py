@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from sidecar.core import slab
 from sidecar.core.schema import SESSION
 from sidecar.daemon import receipts, records
 from sidecar.daemon.memories import left_behind
@@ -55,9 +56,10 @@ def _take_up(daemon: Daemon, session: Session, now: float) -> None:
 
 def _take_in(daemon: Daemon, producer: str, memory: WorkersMemory, now: float) -> None:
     """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
-    is_alive, pid = memory.is_in_use, memory.origin.pid
+    is_alive, pid, whose = memory.is_in_use, memory.origin.pid, memory.origin.whose
+    is_anothers = daemon.journal.found_anothers or whose not in (0, slab.whose(daemon.whose()))
     session = None
-    if not daemon.journal.found_anothers:  # else consent was withdrawn meanwhile
+    if not is_anothers:  # else consent was withdrawn meanwhile
         session = daemon.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
     if session is None:
         daemon.let_go_of_memory(producer, memory)

@@ -24,6 +24,7 @@ class Origin(NamedTuple):
     pid: int
     session: str | None
     group: str | None
+    whose: int  # 0 where that was not known
     is_retired: bool
 
 
@@ -55,6 +56,7 @@ class WorkersMemory:
             pid=slab.value_at(head, slab.PID),
             session=ids.spelled(named) if kind == slab.OF_SESSION else None,
             group=ids.spelled(named) if kind == slab.OF_GROUP else None,
+            whose=slab.value_at(head, slab.WHOSE),
             is_retired=slab.value_at(head, slab.RETIRED) != 0,
         )
 

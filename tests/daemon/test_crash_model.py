@@ -42,7 +42,7 @@ class File:
 
     def __init__(self, session: str, step: Callable[[], None]) -> None:
         self._step = step
-        self.origin = Origin(1, session, None, is_retired=False)
+        self.origin = Origin(1, session, None, 0, is_retired=False)
         self.is_in_use = True
         self.has_name = True
         self.counts: Counter[str] = Counter()

@@ -37,10 +37,20 @@ for line in sys.stdin:
 """
 
 
+# One that counts by memory alone, and so sees after no daemon.
+COUNTER = """
+import sys, sidecar
+requests = sidecar.connect().counter("request_count")
+for line in sys.stdin:
+    requests.inc()
+    print(flush=True)
+"""
+
+
 class Worker:
-    def __init__(self, place: Place, **environ: str) -> None:
+    def __init__(self, place: Place, code: str = WORKER, **environ: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            [sys.executable, "-c", code],
             env={**place.environ, **environ},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -105,6 +115,23 @@ def test_what_was_counted_where_no_daemon_ran_is_nobodys(
         on(place)
         served = place.serve()
         worker.counts_after_a_look()
+    say_one_event(place, endpoint)
+    end_process(served)
+    assert [body["event"] for body in endpoint.bodies] == ["cli_invoked"]
+
+
+@each_way_out
+def test_what_a_memory_alone_says_is_nobodys(
+    withdraw: Callable[[Place], None], endpoint: Endpoint, place: Place
+) -> None:
+    """No journal says under which id that was: the daemon that died had no session yet."""
+    end_process(place.serve(), signal.SIGKILL)
+    with Worker(place, COUNTER, BRAKIT_SESSION_ID=new_id()) as worker:
+        withdraw(place)
+        worker.counts()
+        on(place)
+        served = place.serve()
+        assert place.status()["sessions"] == []
     say_one_event(place, endpoint)
     end_process(served)
     assert [body["event"] for body in endpoint.bodies] == ["cli_invoked"]
