@@ -21,7 +21,6 @@ from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
 from sidecar.host import consent, paths, process
 from sidecar.host.debug import debug
-from sidecar.host.launch import BACKLOG
 
 if TYPE_CHECKING:
     import socket
@@ -228,11 +227,16 @@ class Daemon:
         return taken
 
     def _take_in_all(self) -> bool:
-        """Who waits is accepted, and what waits is read. Nothing here gives another task a turn. False where somebody
-        has to wait on, as no connection can be had.
+        """Who waits is accepted, and what waits is read. A few at once: what comes with a hello takes descriptors
+        too, and one that cannot be taken is lost. Nothing here gives another task a turn. False where somebody has to
+        wait on, as no connection can be had.
         """
         while True:
-            self._take_in_connections(BACKLOG)
+            taken = self._take_in_connections(ACCEPT_AT_ONCE)
+            for connection in taken:
+                self._drain(connection)
+            if taken and not self.listener.is_starved:
+                continue
             for connection in list(self._connections):
                 self._drain(connection)
             if not self.listener.is_starved:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 ACCEPT_AT_ONCE = 16  # then the readers have their turn: a flood of connects starves nobody
 OUT_OF_DESCRIPTORS_S = 0.1
-RESERVE = 24  # descriptors that connections do not get: the config, the receipts, and what sending takes
+# Descriptors that connections do not get: for the memories of as many as are accepted at once, which come when they are
+# read, and for the config, the receipts, and what sending takes.
+RESERVE = ACCEPT_AT_ONCE + 8
 
 
 class Listener:

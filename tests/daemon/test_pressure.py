@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
+from sidecar.client import memory
+from sidecar.core import slab
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,11 +34,20 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds workers b
 @pytest.fixture
 def short(place: Place) -> Iterator[Place]:
     """A place whose daemon has few descriptors."""
+    with served_short(place):
+        yield place
+
+
+@contextmanager
+def served_short(place: Place) -> Iterator[int]:
+    """A daemon with few descriptors; its process."""
     command = f'ulimit -n {DESCRIPTORS}; exec "$0" -m sidecar serve'
     with place.popen("sh", "-c", command, sys.executable) as served:
-        wait_until(place.accepts, "a daemon that accepts")
-        yield place
-        end_process(served)
+        try:
+            wait_until(place.accepts, "a daemon that accepts")
+            yield served.pid
+        finally:
+            end_process(served)
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
@@ -131,9 +144,8 @@ def test_a_next_daemon_with_64_descriptors_finds_all_hundred_again(place: Place,
     served.kill()
     served.wait(PATIENCE_S)
     crowd.die()
-    with place.popen("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" -m sidecar serve', sys.executable) as served:
+    with served_short(place):
         assert endpoint.end_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
-        end_process(served)
 
 
 def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, endpoint: Endpoint) -> None:
@@ -146,6 +158,29 @@ def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, e
         with Wire(short.socket_path).hello(session) as worker:
             worker.say(incr={"request_count": 4}).sync()
     assert sorted(body["properties"]["request_count"] for body in endpoint.wait_for("session", 2)) == [3, 4]
+
+
+@needs_proc
+def test_all_memories_that_wait_with_their_hellos_are_taken_where_descriptors_are_short(
+    place: Place, endpoint: Endpoint
+) -> None:
+    """Also by a seal, which takes in all at once."""
+    session, many = new_id(), DESCRIPTORS
+    with served_short(place) as daemon, Wire(place.socket_path).hello(session, role="owner") as owner:
+        owner.sync()
+        with stopped(daemon), ExitStack() as stack:
+            for _ in range(many):
+                made = memory.shared(os.path.dirname(place.socket_path))
+                assert made is not None
+                stack.callback(made.close)
+                made.cells[slab.COUNTER_CELLS["request_count"]] = 3
+                worker = stack.enter_context(Wire(place.socket_path))
+                hello = {"protocol": 1, "session": session, "producer": new_id(), "sdk": "python", "slab": slab.VERSION}
+                assert made.fd is not None
+                socket.send_fds(worker.stream, [json.dumps({"hello": hello}).encode() + b"\n"], [made.fd])
+                worker.say(end={"exit_reason": "clean"})
+            owner.say(end={"exit_reason": "clean"})
+        assert endpoint.end_of(session)["request_count"] == 3 * many
 
 
 @contextmanager
