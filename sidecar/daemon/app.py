@@ -137,7 +137,8 @@ class Daemon:
                 self._seal(session)
             self._take_snapshots(now)
             self._look_after_awaited(now)
-            self.sessions.merge_departed(self._take_in_all)
+            for producer, memory in self.sessions.merge_departed(self._take_in_all).items():
+                self.let_go_of_memory(producer, memory)
             busy = self.sessions.open or self._connections
             leave_at = float("inf") if busy or self._linger_s is None else self._busy_until + self._linger_s
             if now >= leave_at and self._leave():

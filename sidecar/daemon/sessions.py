@@ -365,19 +365,22 @@ class Sessions:
             self._keep(session, [records.left(producer, now)])
             session.departures += 1
 
-    def merge_departed(self, take_in_all: Callable[[], bool]) -> None:
+    def merge_departed(self, take_in_all: Callable[[], bool]) -> dict[str, Memory]:
         """Where many have left. A producer belongs to one process: once that has ended, and all that it wrote is taken
-        in, nobody can come back as it. ``take_in_all``: whether it could be.
+        in, nobody can come back as it. ``take_in_all``: whether it could be. Returns the memories that nobody needs any
+        more, by producer.
         """
+        needless: dict[str, Memory] = {}
         for session in [session for session in self.open.values() if session.departures >= MANY_DEPARTED]:
             session.departures = 0
             assert session.parted is not None
             left = session.workers - session.departed - session.present - {session.parted[0]}
             gone = [producer for producer in left if self._is_gone(session, producer)]
             if gone and take_in_all():
-                self._merge(session, [producer for producer in gone if producer not in session.present])
+                needless |= self._merge(session, [producer for producer in gone if producer not in session.present])
+        return needless
 
-    def _merge(self, session: Session, gone: list[str]) -> None:
+    def _merge(self, session: Session, gone: list[str]) -> dict[str, Memory]:
         for producer in gone:
             session.gather_from(producer)
             self._keep_news(session, producer)
@@ -386,8 +389,7 @@ class Sessions:
         for producer in gone:
             session.last_words.pop(producer, None)
             session.pids.pop(producer, None)
-            if (memory := session.memories.pop(producer, None)) is not None:
-                memory.retire()
+        return {producer: session.memories.pop(producer) for producer in gone if producer in session.memories}
 
     def _is_gone(self, session: Session, producer: str) -> bool:
         if (memory := session.memories.get(producer)) is not None:

@@ -230,7 +230,8 @@ class Killed(RuleBasedStateMachine):
             if goodbye:
                 self.daemon.part(self.session, producer, "clean", self.now)
             self.daemon.leave(self.session, producer, self.now)
-            self.daemon.merge_departed(lambda: True)
+            for memory in self.daemon.merge_departed(lambda: True).values():
+                memory.retire()
         except DaemonKilled:
             self.daemon = None
         self.writes_left = None

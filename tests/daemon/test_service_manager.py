@@ -20,6 +20,7 @@ import pytest
 from sidecar.client import memory
 from sidecar.core import slab
 from sidecar.daemon import start
+from sidecar.daemon.sessions import MANY_DEPARTED
 from sidecar.host import launch, paths
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
 
@@ -305,6 +306,22 @@ def test_a_workers_memory_is_kept_while_its_session_lasts(manager: Manager) -> N
         worker.say(end={"exit_reason": "clean"})
         manager.hear_until("FDSTOREREMOVE=1")
     assert manager.store == {}
+
+
+def test_the_memories_of_many_that_are_gone_do_not_fill_its_store(manager: Manager) -> None:
+    """Their session goes on."""
+    manager.listen()
+    manager.start()
+    session = new_id()
+    with Wire(manager.place.socket_path).hello(session, role="owner") as owner:
+        for _ in range(MANY_DEPARTED):
+            with Wire(manager.place.socket_path) as worker:
+                join(worker, session, shared())
+            manager.hear_until("FDSTORE=1")
+        manager.hear_until("FDSTOREREMOVE=1")
+        while len(manager.store) > 1:  # the last one that left may have the last word
+            manager.hear_until("FDSTOREREMOVE=1")
+        assert owner.ask()[0]["sessions"][0]["producers"]["gone"] == MANY_DEPARTED
 
 
 def test_what_the_store_kept_is_counted_by_the_next_daemon(killed: Manager) -> None:
