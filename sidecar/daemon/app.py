@@ -15,7 +15,7 @@ from sidecar.daemon import comeback, records
 from sidecar.daemon.connection import Connection
 from sidecar.daemon.control import Control
 from sidecar.daemon.delivery import Delivery
-from sidecar.daemon.journal import Journal
+from sidecar.daemon.journal import Journal, sync
 from sidecar.daemon.listener import ACCEPT_AT_ONCE, OUT_OF_DESCRIPTORS_S, Listener
 from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
@@ -77,6 +77,7 @@ class Daemon:
         self._connections: dict[Connection, None] = {}  # the oldest first
         self._watches: dict[str, anyio.CancelScope] = {}  # of owners and awaited producers, by session or producer
         self._snapshot_at = self._look_at = float("inf")
+        self._is_syncing = False  # one at a time: while a disk hangs, there is no use in another
         self._tasks: TaskGroup
         self._changed = anyio.Event()
         self._stopping = anyio.Event()
@@ -373,8 +374,17 @@ class Daemon:
             self._snapshot_at = now + SNAPSHOT_S
             for session in self.sessions.open.values():
                 self.sessions.snapshot(session)
-            if self.journal.is_ahead_of_disk:
-                self._tasks.start_soon(to_thread.run_sync, self.journal.sync)
+            if not self._is_syncing and (unsynced := self.journal.take_unsynced()):
+                self._is_syncing = True
+                self._tasks.start_soon(self._sync, unsynced)
+
+    async def _sync(self, unsynced: list[str]) -> None:
+        """In a thread, which a disk may hold up for as long as it likes: not us, who may be about to leave."""
+        try:
+            await to_thread.run_sync(sync, unsynced, abandon_on_cancel=True)
+        except RuntimeError as error:  # there is no thread to be had
+            debug("nothing is synced", error)
+        self._is_syncing = False
 
     def _look_after_awaited(self, now: float) -> None:
         """Now and then, whether those still live whose end no descriptor tells."""

@@ -86,16 +86,13 @@ class Journal:
         self._sealed.add(session)
         self._forget_if_done(session)
 
-    @property
-    def is_ahead_of_disk(self) -> bool:
-        return bool(self._unsynced)
-
-    def sync(self) -> None:
-        """Has the disk keep what was written until now. Blocks, and may be called in a thread."""
-        unsynced, self._unsynced = self._unsynced, set()  # in one step: the loop goes on meanwhile
-        for session in unsynced:
-            _sync(self._path(session))
-        _sync(self._directory)
+    def take_unsynced(self) -> list[str]:
+        """What the disk may not have yet, for ``sync``, which needs nothing else of what the loop goes on to change."""
+        if not self._unsynced:
+            return []
+        unsynced = [*map(self._path, self._unsynced), self._directory]
+        self._unsynced.clear()
+        return unsynced
 
     # --- what is read ----------------------------------------------------------------------------------------------
 
@@ -182,6 +179,17 @@ class Journal:
         return {"journal": VERSION, "of": session, "for": self._whose()}
 
 
+def sync(unsynced: Iterable[str]) -> None:
+    """Has the disk keep what was written there until now. Blocks, for as long as the disk likes: for a thread."""
+    for path in unsynced:
+        with suppress(OSError):  # gone meanwhile, or a disk that cannot
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
 def discard(directory: str) -> None:
     """Removes the journal of a daemon that does not run."""
     with suppress(OSError):
@@ -215,12 +223,3 @@ def _parsed(line: bytes) -> Record | None:
     except orjson.JSONDecodeError:  # of a daemon that died while it wrote
         return None
     return record if isinstance(record, dict) else None
-
-
-def _sync(path: str) -> None:
-    with suppress(OSError):  # gone meanwhile, or a disk that cannot
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -367,6 +367,61 @@ def test_a_full_disk_costs_the_receipt_and_nothing_else(place: Place, endpoint: 
         assert place.run("stop").returncode == 0
 
 
+# A daemon that takes a snapshot at once, and has its disk, or its threads, from the test.
+WITHOUT = """
+import os, sys, threading, time
+from sidecar.daemon import app, start
+
+def hang(fd):
+    if threading.current_thread() is threading.main_thread():  # the config's
+        return
+    with open(sys.argv[1], "a") as file:
+        file.write("fsync\\n")
+    time.sleep(3600)
+
+def refuse(thread):
+    with open(sys.argv[1], "a") as file:
+        file.write("start\\n")
+    raise RuntimeError("can't start new thread")
+
+app.SNAPSHOT_S = 0.05
+if sys.argv[2] == "disk":
+    os.fsync = hang
+else:
+    threading.Thread.start = refuse
+start.foreground()
+"""
+
+
+@contextmanager
+def served_without(what: str, place: Place) -> Iterator[str]:
+    """Such a daemon; where it writes down each try."""
+    log = os.path.join(place.root, "tries")
+    served = place.popen(sys.executable, "-c", WITHOUT, log, what)
+    try:
+        wait_until(place.accepts, "a daemon that accepts")
+        yield log
+    finally:
+        assert end_process(served) == 0
+
+
+def test_a_disk_that_hangs_is_not_asked_again_and_keeps_no_daemon(place: Place) -> None:
+    with served_without("disk", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
+        wait_until(lambda: os.path.exists(log), "the first try")
+        for _ in range(5):  # of them several are in snapshots of their own
+            worker.say(incr={"request_count": 1}).sync()
+            time.sleep(0.1)
+        assert lines_of(log) == ["fsync\n"]
+
+
+def test_where_no_thread_can_be_started_the_daemon_goes_on(place: Place) -> None:
+    with served_without("threads", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
+        wait_until(lambda: os.path.exists(log), "the first try")
+        worker.say(incr={"request_count": 5}).sync()
+        wait_until(lambda: len(lines_of(log)) >= 2, "another try")
+        assert worker.ask()[0]["sessions"][0]["fields"]["request_count"] == 5
+
+
 def test_a_full_runtime_directory_costs_no_more_than_the_memory(place: Place, endpoint: Endpoint) -> None:
     with mounted(os.path.join(place.runtime, "brakit"), "size=12k"):
         ran = place.run("run", "--", *WORKER)
