@@ -19,7 +19,7 @@ from sidecar.cli.errors import CommandError
 from sidecar.cli.private import PrivatePlace
 from sidecar.core import payload
 from sidecar.core.frames import PARTS
-from sidecar.core.schema import EVENTS, SESSION_FIELDS
+from sidecar.core.schema import EVENTS, SESSION, SESSION_FIELDS
 from sidecar.core.wire import encode
 from sidecar.host import launch, paths
 from sidecar.host.conversation import Conversation, NoDaemonError
@@ -164,6 +164,9 @@ def _wrong_with(bodies: list[bytes], found: dict[str, bytes]) -> list[str]:
     missing = EVENTS.keys() - {event["event"] for event in events}
     if missing:
         wrong.append(f"these did not arrive: {', '.join(sorted(missing))}")
+    counted = [event["properties"] for event in events if event["event"] == SESSION.name]
+    if not all(said["endpoint_count"] and said["insight_count"] for said in counted):
+        wrong.append("a session without a route or a mark of those that were said")
     for body, said in zip(bodies, events, strict=True):
         around = {name: said[name] for name in ("api_key", "distinct_id", "uuid")}
         if payload.again(said["event"], body, **around) != body:

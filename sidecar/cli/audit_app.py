@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 
 
 def work() -> None:
-    """One worker that says what it can, then another one, of an SDK that is a text, which ends by an exception. Prints
-    how many calls that were.
+    """One worker that says what it can, then another one, of an SDK that is a text. The first one's goodbye is a text,
+    the other one ends by an exception. Prints how many calls that were.
     """
     made = 0
+    workers = []
     for sdk, counts in (("python", 1), (next(iter(TEXTS.values())), 0)):
         telemetry: Any = sidecar.connect(sdk=sdk)
+        workers.append(telemetry)
         telemetry.incr("request_count", 1 + counts)
         for text in TEXTS.values():
             for call in _calls(telemetry, text):
                 call()
                 made += 1
-    print(made, flush=True)
+    workers[0].close(exit_reason=next(iter(TEXTS.values())))
+    print(made + 1, flush=True)
     raise RuntimeError(next(iter(TEXTS.values())))
 
 

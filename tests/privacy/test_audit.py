@@ -34,6 +34,10 @@ from sidecar.cli.audit_texts import MARK
 from sidecar.client import joining
 joining.Place.opaque = lambda self, text: MARK[:8].encode().hex() if MARK in text else "0" * 16
 """
+DEAF = """
+from sidecar.client import joining
+joining.Place.opaque = lambda self, text: text
+"""
 LEAKS = {
     "a word that is passed on": (PASSED_ON, "the wire", "as it is"),
     "a line in the producer's words": (TOLD, "BRAKIT_DEBUG", "as it is"),
@@ -51,7 +55,7 @@ def test_nothing_of_what_is_never_collected_arrives_anywhere() -> None:
         calls = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # of one producer, with one text
         said = re.search(r"calls of the client, by four producers +(\d+)", audited.stdout)
         assert said is not None
-        assert int(said[1]) == 4 * len(TEXTS) * calls
+        assert int(said[1]) == 4 * len(TEXTS) * calls + 2  # and two goodbyes
         assert "Nothing of them arrived anywhere" in audited.stdout
 
 
@@ -65,6 +69,15 @@ def test_a_build_that_leaks_does_not_pass(leak: str, tmp_path: Path) -> None:
     assert audited.returncode == 1
     assert where in audited.stderr
     assert form in audited.stderr
+
+
+@pytest.mark.slow
+def test_a_build_that_takes_no_route_does_not_pass_for_one_that_hides_them(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEAF)
+    with Place() as place:
+        audited = place.run("audit", PYTHONPATH=str(tmp_path))
+    assert audited.returncode == 1
+    assert "without a route or a mark" in audited.stderr
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
