@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import sys
+import threading
 import uuid
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -16,11 +17,12 @@ import pytest
 from sidecar import __version__
 from tests import faults
 from tests.core import page
-from tests.faults import FaultyEndpoint
+from tests.faults import Certificate, FaultyEndpoint
 from tests.harness import Endpoint, Place, Wire, fate, new_id, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def say_a_session(place: Place, session: str) -> None:
@@ -265,6 +267,33 @@ def test_nothing_arrives_after_telemetry_off_of_what_was_still_connecting() -> N
         assert received == b""
         (receipt,) = place.receipts()
         assert receipt["outcome"] == "dropped"
+
+
+@pytest.mark.parametrize("way", ["the handshake", "the proxy"])
+def test_nothing_arrives_after_telemetry_off_where_something_before_the_request_is_slow(
+    way: str, tmp_path: Path
+) -> None:
+    """It goes on once consent is gone, and would be fast enough."""
+    may_go_on = threading.Event()
+    by_proxy = way == "the proxy"
+    answers = faults.under_tls(faults.answers(200), Certificate("telemetry.invalid" if by_proxy else "localhost"))
+    behave = faults.waits_and(faults.tunnels_to(answers) if by_proxy else answers, may_go_on)
+    faults.authority().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with FaultyEndpoint(behave) as slow:
+        url, proxy = f"https://localhost:{slow.port}", ""
+        if by_proxy:
+            url, proxy = faults.ELSEWHERE, f"http://127.0.0.1:{slow.port}"
+        with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=str(tmp_path / "ca.pem")) as place:
+            place.start()
+            say_numbered(place, 1)
+            wait_until(lambda: slow.callers, "the connection")
+            assert place.run("telemetry", "off").returncode == 0
+            may_go_on.set()
+            wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
+            place.run("stop")
+            (receipt,) = place.receipts()
+            assert receipt["reason"] in ("consent", "timeout")  # on a slow machine
+        assert b"POST" not in slow.callers[0].received
 
 
 def test_telemetry_off_replaces_the_id_before_anything_is_sent_again(endpoint: Endpoint, place: Place) -> None:

@@ -264,17 +264,27 @@ def test_a_daemon_that_cannot_read_the_config_lets_a_session_that_runs_go_on(end
 # --- what decided, and who is told ----------------------------------------------------------------------
 
 
-def test_the_one_that_decided_is_pointed_at() -> None:
+def test_each_source_is_shown_with_what_it_said_and_an_arrow_points_at_the_one_that_decided() -> None:
     with Place() as place:
-        for environ, source in (
-            ({}, "config"),
-            ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY"),
-            ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards"),
-            ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK"),
-        ):
-            shown = place.run("telemetry", **environ).stdout
-            (pointed,) = (line for line in shown.splitlines() if line.startswith("->"))
-            assert pointed.split("->")[1].strip().startswith(source)
+        assert place.run("telemetry", "on").returncode == 0
+        awake, told = "awake: no production, CI or cloud here", f"telemetry: true ({place.config_path})"
+        cases: tuple[tuple[dict[str, str], str, tuple[str, ...]], ...] = (
+            ({}, "config", ("not set", awake, "not set", told)),
+            ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY", ("not set", awake, "on", told)),
+            ({"BRAKIT_TELEMETRY": "Off"}, "BRAKIT_TELEMETRY", ("not set", awake, "Off", told)),
+            ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards", ("not set", "CI is set", "on", told)),
+            ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK", ("1", "CI is set", "not set", told)),
+        )
+        for environ, decided, said in cases:
+            shown = place.run("telemetry", **environ).stdout.splitlines()[-4:]
+            sources = ("DO_NOT_TRACK", "brakit's guards", "BRAKIT_TELEMETRY", "config")
+            for line, source, word in zip(shown, sources, said, strict=True):
+                assert line == f"{'->' if source == decided else '  '} {source:18} {word}"
+        with open(place.config_path, "w", encoding="utf-8") as file:
+            file.write("{")
+        shown = place.run("telemetry", BRAKIT_TELEMETRY="on").stdout.splitlines()
+        assert shown[0].startswith("telemetry is off")
+        assert shown[-1].startswith("-> config ")
 
 
 # --- the notice ---------------------------------------------------------------------------------------
