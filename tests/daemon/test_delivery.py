@@ -18,7 +18,7 @@ from sidecar import __version__
 from tests import faults
 from tests.core import page
 from tests.faults import Certificate, FaultyEndpoint
-from tests.harness import Endpoint, Place, Wire, fate, new_id, wait_until
+from tests.harness import Endpoint, Place, Wire, fate, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,6 +236,21 @@ def test_nothing_arrives_after_telemetry_off_though_the_endpoint_is_slow(endpoin
     assert len(endpoint.requests) == 4
     reasons = [receipt["reason"] for receipt in place.receipts() if receipt["outcome"] == "dropped"]
     assert reasons.count("consent") >= 8
+
+
+def test_consent_is_asked_again_right_before_each_request(endpoint: Endpoint, place: Place) -> None:
+    """Nobody tells the daemon, and what waits gets its turn in the moment in which it could know."""
+    endpoint.may_answer.clear()
+    daemon = place.start()["pid"]
+    say_numbered(place, 12)
+    wait_until(lambda: len(endpoint.requests) == 4, "the first four, which are under way")
+    with stopped(daemon):
+        assert place.run("run", "true", BRAKIT_TELEMETRY="off").returncode == 0
+        endpoint.may_answer.set()
+    wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
+    assert len(endpoint.requests) == 4
+    place.run("stop")
+    assert [receipt["reason"] for receipt in place.receipts()].count("consent") >= 8
 
 
 @pytest.mark.slow
