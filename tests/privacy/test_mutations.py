@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
-GATE = ("sidecar.core.payload", "sidecar.core.domains")
+# The gate's files; of the last one what the others use, as the rest is not its.
+GATE: dict[str, tuple[str, ...]] = {
+    "sidecar.core.payload": (),
+    "sidecar.core.domains": (),
+    "sidecar.core.limits": ("COUNT_MAX", "MAX_DURATION_MS", "BUCKETS", "admit_duration"),
+}
 TESTS = "tests.privacy.test_gate"
 SURVIVED, KILLED, BROKEN = 0, 1, 2
 
@@ -98,6 +103,16 @@ class Spots(ast.NodeVisitor):
         super().generic_visit(node)
 
 
+def spots(tree: ast.Module, names: tuple[str, ...]) -> list[ast.AST]:
+    """In the definitions of these names; in all where none are given."""
+    found = Spots()
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        if not names or any(getattr(one, "id", getattr(one, "name", "")) in names for one in targets):
+            found.visit(node)
+    return found.found
+
+
 class Change(ast.NodeTransformer):
     def __init__(self, spot: ast.AST, put: ast.AST) -> None:
         self._spot, self._put = spot, put
@@ -113,15 +128,10 @@ def mutants(name: str) -> Iterator[tuple[str, str]]:
     assert spec.origin is not None
     with open(spec.origin, encoding="utf-8") as file:
         source = file.read()
-    tree = ast.parse(source)
-    spots = Spots()
-    spots.visit(tree)
-    for number, spot in enumerate(spots.found):
+    for number, spot in enumerate(spots(ast.parse(source), GATE[name])):
         for put in changes(spot):
             again = ast.parse(source)
-            same = Spots()
-            same.visit(again)
-            changed = ast.fix_missing_locations(Change(same.found[number], put).visit(again))
+            changed = ast.fix_missing_locations(Change(spots(again, GATE[name])[number], put).visit(again))
             line = source.splitlines()[getattr(spot, "lineno", 1) - 1].strip()
             before, after = (ast.unparse(node).partition("\n")[0] for node in (spot, put))
             yield f"{line}: {before} -> {after}", ast.unparse(changed)
@@ -168,13 +178,13 @@ def test_what_is_not_changed_passes() -> None:
         assert spec is not None
         assert spec.origin is not None
         with open(spec.origin, encoding="utf-8") as file:
-            assert verdict(name, file.read()) == SURVIVED
+            assert verdict(name, ast.unparse(ast.parse(file.read()))) == SURVIVED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GATE)
 def test_every_mutant_of_the_gate_is_killed(name: str) -> None:
     found = list(mutants(name))
-    assert len(found) > 40
+    assert len(found) > 25
     survived = [label for label, source in found if verdict(name, source) != KILLED]
     assert survived == []
