@@ -86,7 +86,7 @@ def test_a_worker_of_another_version_than_its_run_counts_nothing_and_runs_on(pla
         ran = beside.run("run", "--", sys.executable, "-c", COUNT)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
         assert endpoint.only_session()["request_count"] == 0
-        assert json.loads(beside.run("status", "--json").stdout)["refused"] == {"bad_hello": 1}
+        assert json.loads(beside.run("status", "--json").stdout)["refused"].keys() == {"bad_hello"}
 
 
 # --- a daemon of ours in name only -------------------------------------------------------------------------
