@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -11,36 +12,59 @@ from sidecar.daemon import receipts, records
 from sidecar.daemon.memories import left_behind
 from sidecar.daemon.recovery import recovered
 from sidecar.host import process
+from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from sidecar.daemon.app import Daemon
     from sidecar.daemon.memories import WorkersMemory
+    from sidecar.daemon.records import Record
     from sidecar.daemon.sessions import Session
 
 
 def go_on(daemon: Daemon, now: float) -> None:
-    """Before anybody is accepted. Sessions and events first, as memories belong to them."""
+    """Before anybody is accepted. Sessions and events first, as memories belong to them. What a dead daemon left behind
+    may be anything by now: whatever of it cannot be used costs itself, and nothing else.
+    """
     written = receipts.written()
     for uuid, event_name in written.items():
         if event_name == SESSION.name:
             daemon.sessions.remember_end(uuid)
     for session_id, journal in daemon.journal.left_behind():
-        session, events = recovered(session_id, journal, now, process.boot_id(), daemon.reporter.api_key)
-        for event in events:
-            if event.name == SESSION.name:  # frozen is over, whether it has a receipt or not
-                daemon.sessions.remember_end(event.uuid)
-            if event.uuid in written:
-                daemon.journal.settle(event)
-            else:
-                daemon.delivery.put(event)
-        if session is None or daemon.sessions.has_ended(session.id):
-            daemon.journal.seal(session_id)
-        else:
-            _take_up(daemon, session, now)
+        with _at_its_own_cost("a session"):
+            _recover(daemon, session_id, journal, written, now)
     for producer, memory in left_behind(daemon.socket_path, daemon.manager.kept()):
-        _take_in(daemon, producer, memory, now)
-        if daemon.listener.is_near_the_limit():
-            memory.let_go()
+        with _at_its_own_cost("a memory"):
+            _take_in(daemon, producer, memory, now)
+            if daemon.listener.is_near_the_limit():
+                memory.let_go()
+
+
+@contextmanager
+def _at_its_own_cost(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (whatever is wrong with one, the others are to be recovered)
+        debug(f"{what} cannot be recovered", error)
+
+
+def _recover(daemon: Daemon, session_id: str, journal: list[Record], written: Mapping[str, str], now: float) -> None:
+    """An event whose receipt cannot be read is sent again: it is the same frozen body with the same uuid, which the
+    endpoint takes once, and not sent it might be lost.
+    """
+    session, events = recovered(session_id, journal, now, process.boot_id(), daemon.reporter.api_key)
+    for event in events:
+        if event.name == SESSION.name:  # frozen is over, whether it has a receipt or not
+            daemon.sessions.remember_end(event.uuid)
+        if event.uuid in written:
+            daemon.journal.settle(event)
+        else:
+            daemon.delivery.put(event)
+    if session is None or daemon.sessions.has_ended(session.id):
+        daemon.journal.seal(session_id)
+    else:
+        _take_up(daemon, session, now)
 
 
 def _take_up(daemon: Daemon, session: Session, now: float) -> None:

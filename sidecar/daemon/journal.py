@@ -102,7 +102,12 @@ class Journal:
         names = sorted(_names_in(self._directory))
         self._has_directory = bool(names)
         for name in names:
-            if name.endswith(_SUFFIX) and (records := self._read(name)):
+            try:
+                records = self._read(name) if name.endswith(_SUFFIX) else []
+            except OSError as error:  # left for a daemon that can: this one may be out of descriptors
+                debug("a journal cannot be read", error)
+                continue
+            if records:
                 found.append((name.removesuffix(_SUFFIX), records))
             else:  # of another version, of another id, or a rewriting that was broken off
                 with suppress(OSError):
@@ -112,12 +117,9 @@ class Journal:
         return found
 
     def _read(self, name: str) -> list[Record]:
-        try:
-            with open(paths.open_private(os.path.join(self._directory, name), os.O_RDONLY), "rb") as file:
-                records = [record for record in map(_parsed, file) if record is not None]
-        except OSError as error:
-            debug("a journal cannot be read", error)
-            return []
+        """Raises OSError."""
+        with open(paths.open_private(os.path.join(self._directory, name), os.O_RDONLY), "rb") as file:
+            records = [record for record in map(_parsed, file) if record is not None]
         first = self._first_line(name.removesuffix(_SUFFIX))
         if records[:1] == [first]:
             return records[1:]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sidecar.core.frames import UUID
 from sidecar.host import paths
+from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,11 +69,20 @@ def read() -> Iterator[dict[str, Any]]:
 
 
 def written() -> dict[str, str]:
-    """The events that have receipts, as far as they can be read: their names by uuid."""
-    found: dict[str, str] = {}
-    with suppress(OSError):
-        found.update((receipt["uuid"], receipt["event"]) for receipt in read() if UUID.fullmatch(str(receipt["uuid"])))
-    return found
+    """The events that have receipts, as far as these can be read: their names by uuid."""
+    return {**_written(_OLDER), **_written(_NEWER)}
+
+
+def _written(name: str) -> dict[str, str]:
+    try:
+        file = _open_to_read(name)
+        if file is None:
+            return {}
+        with file:
+            return {one["uuid"]: one["event"] for one in _whole(file) if UUID.fullmatch(str(one["uuid"]))}
+    except OSError as error:
+        debug("receipts cannot be read", error)
+        return {}
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
@@ -126,7 +136,7 @@ def _whole(file: BinaryIO) -> Iterator[dict[str, Any]]:
         if not line.endswith(b"\n"):
             file.seek(-len(line), os.SEEK_CUR)
             return
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             receipt = json.loads(line)
             if isinstance(receipt, dict) and receipt.keys() >= _KEYS:
                 yield receipt

@@ -90,7 +90,7 @@ class _Heard:
         session = self._session
         session.opened_at, session.boot = float(record["opened"]), str(record["boot"])
         session.group = record["group"] if UUID.fullmatch(record["group"] or "") else None
-        session.owner_pid = record["owner_pid"]
+        session.owner_pid = record["owner_pid"] if type(record["owner_pid"]) is int else None
         self._is_open = UUID.fullmatch(session.id) is not None
 
     def _joined(self, record: Record) -> None:
@@ -123,7 +123,7 @@ class _Heard:
         session.state.merge_departed(record["departed"])
 
     def _ends(self, record: Record) -> None:
-        self._ending = SESSION_FIELDS["exit_reason"].domain.own(record["ending"]), record["ended_at"]
+        self._ending = SESSION_FIELDS["exit_reason"].domain.own(record["ending"]), float(record["ended_at"])
 
     def _occurred(self, record: Record) -> None:
         self._session.state.occurred.add(EVENTS[record["occurred"]].name)

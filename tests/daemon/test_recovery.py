@@ -232,6 +232,12 @@ def test_how_a_session_ended_is_a_word_of_the_schema_whatever_the_journal_says()
     assert found.session.ending.exit_reason == "unknown"
 
 
+def test_an_end_without_a_time_is_none() -> None:
+    found = recovered(new_id(), [OPENED, {"ending": "clean", "ended_at": "now"}], 2.0, "", KEY)
+    assert found.session is not None
+    assert found.session.ending is None
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
