@@ -140,8 +140,11 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
 
 def take_first_session() -> bool:
     """Whether the session that ends now is the first under a config of our making. True once."""
+    path = os.path.join(paths.state_dir(), _FRESH_NAME)
     try:
-        os.unlink(os.path.join(paths.state_dir(), _FRESH_NAME))
+        if not paths.is_own_file(path):
+            return False
+        os.unlink(path)
     except OSError:
         return False
     return True
@@ -155,6 +158,8 @@ def read_config(path: str) -> Config:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
+        if os.path.lexists(path):
+            return Config(None, problem="is a link to nothing")
         return Config(None, missing=True)
     except OSError as error:
         return Config(None, problem=f"cannot be read ({error.strerror})")
@@ -196,8 +201,7 @@ def _mark_fresh() -> None:
     """Where that cannot be kept, the first session passes for a later one; consent does not depend on it."""
     try:
         paths.ensure_private(paths.state_dir())
-        fd = os.open(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(fd)
+        os.close(paths.open_private(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT))
     except OSError:
         pass
 

@@ -102,7 +102,7 @@ def test_in_place_of_files_of_ours_it_is_left_and_the_session_arrives(
 ) -> None:
     target = os.path.join(place.root, "target")
     a_file(target, "")
-    names = ["receipts.jsonl", "receipts.old.jsonl", "notice-shown"]
+    names = ["receipts.jsonl", "receipts.old.jsonl", "notice-shown", "first-session"]
     at = [os.path.join(state_of(place), name) for name in names]
     at += [os.path.join(journal_of(place), f"{name}.jsonl") for name in ("events", new_id())]
     at += [paths.memory_path(place.socket_path, new_id())]

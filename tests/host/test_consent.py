@@ -212,6 +212,13 @@ def test_a_config_that_is_a_loop_of_links_means_off(home: Home) -> None:
     assert not home.settled().on
 
 
+def test_a_config_that_is_a_link_to_nothing_means_off(home: Home) -> None:
+    home.config_path.parent.mkdir(parents=True)
+    home.config_path.symlink_to(home.path / "elsewhere.json")
+    assert not consent.settled(home.environ).on
+    assert not (home.path / "elsewhere.json").exists()
+
+
 def test_a_config_that_may_not_be_read_means_off(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
     really_open = os.open
