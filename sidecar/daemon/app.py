@@ -21,6 +21,7 @@ from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
 from sidecar.host import consent, paths, process
 from sidecar.host.debug import debug
+from sidecar.host.launch import BACKLOG
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +45,7 @@ STOP_GOODBYE_S = 0.3
 SNAPSHOT_S = 25.0
 LOOK_S = 1.0
 DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood
+MAY_WAIT = BACKLOG + 1  # the kernel lets one more wait than it was told
 MANAGER_READS_S = 0.1  # a service manager that has not read what it was told by now is told again
 
 
@@ -230,14 +232,16 @@ class Daemon:
 
     def _take_in_all(self) -> bool:
         """Who waits is accepted, and what waits is read. A few at once: what comes with a hello takes descriptors
-        too, and one that cannot be taken is lost. Nothing here gives another task a turn. False where somebody has to
-        wait on, as no connection can be had.
+        too, and one that cannot be taken is lost. As many in all as can have waited by now, since a flood has no end.
+        Nothing here gives another task a turn. False where somebody has to wait on, as no connection can be had.
         """
+        left = MAY_WAIT
         while True:
-            taken = self._take_in_connections(ACCEPT_AT_ONCE)
+            taken = self._take_in_connections(min(ACCEPT_AT_ONCE, left))
+            left -= len(taken)
             for connection in taken:
                 self._drain(connection)
-            if taken and not self.listener.is_starved:
+            if taken and left and not self.listener.is_starved:
                 continue
             for connection in list(self._connections):
                 self._drain(connection)

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -181,6 +182,32 @@ def test_all_memories_that_wait_with_their_hellos_are_taken_where_descriptors_ar
                 worker.say(end={"exit_reason": "clean"})
             owner.say(end={"exit_reason": "clean"})
         assert endpoint.end_of(session)["request_count"] == 3 * many
+
+
+FLOOD = """
+import socket, sys
+while True:
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.setblocking(False)
+        try:
+            stream.connect(sys.argv[1])
+        except OSError:
+            pass
+"""
+
+
+def test_a_flood_of_connections_without_an_end_holds_up_no_seal(place: Place, endpoint: Endpoint) -> None:
+    place.serve()
+    session = new_id()
+    with ExitStack() as stack:
+        owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
+        owner.say(incr={"request_count": 4}).sync()
+        for _ in range(3):
+            flood = stack.enter_context(place.popen(sys.executable, "-c", FLOOD, place.socket_path))
+            stack.callback(end_process, flood, signal.SIGKILL)
+        time.sleep(0.5)  # it is under way
+        owner.say(end={"exit_reason": "clean"})
+        assert endpoint.only_session()["request_count"] == 4
 
 
 @contextmanager
