@@ -158,7 +158,7 @@ def read_config(path: str) -> Config:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        if os.path.lexists(path):
+        if os.path.islink(path):  # whoever makes the config just now makes no link
             return Config(None, problem="is a link to nothing")
         return Config(None, missing=True)
     except OSError as error:
