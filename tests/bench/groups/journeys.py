@@ -16,6 +16,7 @@ PAUSE_S = (
     0.002  # events are rare: when the next one comes, the last one's work is over and the caches hold other things
 )
 EVENT, AT_ONCE = "sidecar `t.event`, after a pause", "sidecar `t.event`, many in a row"
+SEND = "one bare `send` to the daemon, after a pause"  # below which nobody comes who tells it anything
 POPEN = "`subprocess.Popen` of `python -c pass`"
 SPAWN = "Node's `child_process.spawn` of `node -e 0`"
 
@@ -52,12 +53,14 @@ def run(effort: Effort) -> Report:
             return _median_us(worker, effort.times(EVENTS), pause_s)
 
         worker = stack.enter_context(Child.worker("journey", "event", environ=session.environ))
+        send = stack.enter_context(Child.worker("journey", "send", environ=session.environ))
         popen = stack.enter_context(Child.worker("journey", "popen"))
         spawn = stack.enter_context(Child(node, "-e", NODE)) if node else None
         absent = "not here" if effort.with_peers else "left out"
         contestants = [
             Contestant(EVENT, partial(events, PAUSE_S)),
             Contestant(AT_ONCE, partial(events, 0)),
+            Contestant(SEND, partial(_median_us, send, effort.times(EVENTS), PAUSE_S)),
             Contestant(POPEN, partial(_median_us, popen, effort.times(SPAWNS))),
             Contestant(SPAWN, partial(_median_us, spawn, effort.times(SPAWNS)) if spawn else None, absent),
         ]
@@ -66,6 +69,7 @@ def run(effort: Effort) -> Report:
         lines = [
             *(Line(name, POPEN, at_most=1 / 15) for name in (EVENT, AT_ONCE)),
             *(Line(name, SPAWN, at_most=1 / 50) for name in (EVENT, AT_ONCE)),
+            Line(SEND, POPEN),
             Line(POPEN),
             Line(SPAWN, POPEN),
         ]
