@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sidecar.daemon.memories import WorkersMemory
     from sidecar.daemon.records import Record
     from sidecar.daemon.service_manager import ServiceManager
-    from sidecar.daemon.sessions import Memory, Session
+    from sidecar.daemon.session import Memory, Session
 
 # A daemon that leaves because it is idle waits this long for a last answer of the endpoint's, also where the endpoint
 # never answers: with the linger it is gone within four seconds after the last session's end.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sidecar.daemon.app import Daemon
     from sidecar.daemon.memories import WorkersMemory
     from sidecar.daemon.records import Record
-    from sidecar.daemon.sessions import Session
+    from sidecar.daemon.session import Session
 
 
 def go_on(daemon: Daemon, now: float) -> None:

@@ -26,7 +26,7 @@ from sidecar.host import peer, process
 if TYPE_CHECKING:
     from sidecar.core.frames import Frame, Hello
     from sidecar.daemon.app import Daemon
-    from sidecar.daemon.sessions import Session
+    from sidecar.daemon.session import Session
 
 READ_SIZE = 256 * 1024  # a Unix socket holds 208 KiB
 _FD = 4  # an int, as SCM_RIGHTS carries it

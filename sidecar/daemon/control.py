@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.daemon.app import Daemon
-    from sidecar.daemon.sessions import Session
+    from sidecar.daemon.session import Session
 
 
 class Control:

@@ -12,7 +12,7 @@ from sidecar.core.state import DEPARTED
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sidecar.daemon.sessions import Session
+    from sidecar.daemon.session import Session
 
     Record = dict[str, Any]
 

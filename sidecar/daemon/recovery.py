@@ -14,7 +14,7 @@ from sidecar.core.frames import UUID, parse
 from sidecar.core.outbox import Event
 from sidecar.core.schema import EVENTS, SESSION, SESSION_FIELDS
 from sidecar.daemon.records import NS_PER_S
-from sidecar.daemon.sessions import GOODBYE_S, Ending, Session
+from sidecar.daemon.session import GOODBYE_S, Ending, Session
 from sidecar.host.debug import debug
 
 if TYPE_CHECKING:

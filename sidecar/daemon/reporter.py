@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sidecar.core.frames import Occurred
     from sidecar.core.schema import Event
-    from sidecar.daemon.sessions import Session
+    from sidecar.daemon.session import Session
 
 
 class Reporter:

@@ -22,11 +22,13 @@ from sidecar.core.slab import Contents
 from sidecar.daemon import records, sessions
 from sidecar.daemon.memories import Origin
 from sidecar.daemon.recovery import recovered
-from sidecar.daemon.sessions import Session, Sessions
+from sidecar.daemon.sessions import Sessions
 from tests.harness import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sidecar.daemon.session import Session
 
 BOOT = "this boot"
 MANY_DEPARTED = 2  # so that few are many

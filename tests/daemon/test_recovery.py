@@ -12,7 +12,8 @@ from sidecar.core.frames import Hello, parse
 from sidecar.core.schema import EVENTS, SESSION
 from sidecar.daemon import records
 from sidecar.daemon.recovery import recovered
-from sidecar.daemon.sessions import GOODBYE_S, Session, Sessions
+from sidecar.daemon.session import GOODBYE_S, Session
+from sidecar.daemon.sessions import Sessions
 from tests.harness import new_id
 
 BOOT, NEXT_BOOT = "this boot", "the next"

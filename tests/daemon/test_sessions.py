@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sidecar.core.frames import Hello, parse
 from sidecar.core.schema import SESSION
 from sidecar.daemon import sessions as module
-from sidecar.daemon.sessions import GOODBYE_S, GRACE_S, MANY_DEPARTED, REMEMBERED, UNJOINED_S, Session, Sessions
+from sidecar.daemon.session import GOODBYE_S, GRACE_S, UNJOINED_S, Session
+from sidecar.daemon.sessions import MANY_DEPARTED, REMEMBERED, Sessions
 from tests.harness import new_id
 
 if TYPE_CHECKING:
