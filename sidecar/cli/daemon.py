@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.cli import connecting, notice
 from sidecar.cli.errors import CommandError
 from sidecar.core.version import __version__
-from sidecar.host import consent, launch, paths
+from sidecar.host import choice, consent, launch, private
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _STOP_TIMEOUT_S = 10.0  # five times what a stop may take
 
 
 def start(arguments: Namespace) -> int:
-    decision = consent.settled(os.environ)
+    decision = choice.settled(os.environ)
     if not decision.on:
         print(f"brakit-sidecar: nothing started, as telemetry is off: {decision.why}", file=sys.stderr)
         if arguments.json:
@@ -83,7 +83,7 @@ def status(arguments: Namespace) -> int:
 def _ask_status() -> dict[str, Any] | None:
     try:
         conversation = connecting.to_running()
-    except paths.UnsafePathError as error:
+    except private.UnsafePathError as error:
         raise CommandError(str(error)) from error
     if conversation is None:
         return None

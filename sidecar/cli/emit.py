@@ -11,7 +11,7 @@ from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError, UsageError
 from sidecar.core.frames import admit_event_fields
 from sidecar.core.schema import JOURNEY, said_in_event
-from sidecar.host import consent
+from sidecar.host import choice
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def emit(arguments: Namespace) -> int:
             raise UsageError(f"{name} is {event.fields[name].domain.text}")
         sayable = [field.name for field in event.fields.values() if said_in_event(field)]
         raise UsageError(f"{event.name} has no field {name}; it has {', '.join(sayable)}")
-    if not consent.settled(os.environ).on:
+    if not choice.settled(os.environ).on:
         return 0
     emission: dict[str, Any] = {"event": event.name, "fields": admitted}
     if session := _session():

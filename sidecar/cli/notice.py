@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sidecar.host import paths
+from sidecar.host import paths, private
 
 _NAME = "notice-shown"
 _TEXT = """\
@@ -34,7 +34,7 @@ def _is_first_time() -> bool:
     """Of several at once, one. Where that cannot be kept, each time: better told twice than never."""
     directory = paths.state_dir()
     try:
-        paths.ensure_private(directory)
+        private.ensure_directory(directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         os.close(os.open(os.path.join(directory, _NAME), flags, 0o600))
     except FileExistsError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from sidecar.cli import notice
 from sidecar.cli.errors import UsageError
 from sidecar.cli.owning import OwnedSession
-from sidecar.host import consent
+from sidecar.host import choice
 from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run(arguments: Namespace) -> int:
 def _open_session() -> OwnedSession | None:
     """None where nothing may or can be counted."""
     try:
-        decision = consent.settled(os.environ)
+        decision = choice.settled(os.environ)
         if decision.on:
             notice.say_once()
             return OwnedSession(os.environ)

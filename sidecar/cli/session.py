@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError, UsageError
 from sidecar.core.schema import EXIT_REASONS
-from sidecar.host import consent
+from sidecar.host import choice
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def start(arguments: Namespace) -> int:
-    if not consent.settled(os.environ).on:
+    if not choice.settled(os.environ).on:
         if arguments.json:
             print(json.dumps({"session": None, "socket": None}))
         return 0

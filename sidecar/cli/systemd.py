@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.cli import connecting, daemon
 from sidecar.cli.errors import CommandError
-from sidecar.host import launch, paths
+from sidecar.host import launch, paths, private
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ def install(_arguments: Namespace) -> int:
     _ask_systemd("show-environment")
     _check_that_files_are_ours()
     _stop_the_running_daemon(_arguments)
-    paths.ensure_private(os.path.dirname(paths.config_path(os.environ)))  # the sandbox lets it write in these alone,
-    paths.ensure_private(paths.state_dir())  # and only where they are there
+    private.ensure_directory(
+        os.path.dirname(paths.config_path(os.environ))
+    )  # the sandbox lets it write in these alone,
+    private.ensure_directory(paths.state_dir())  # and only where they are there
     for name in (SOCKET, SERVICE, _SANDBOX):
         with open(os.path.join(_units(), name), encoding="utf-8") as unit:
             _write(name, unit.read())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sidecar.cli import connecting
 from sidecar.cli.errors import CommandError
 from sidecar.daemon import journal, memories
-from sidecar.host import consent, guards, launch, paths
+from sidecar.host import choice, consent, guards, launch, paths
 from sidecar.host.conversation import NoDaemonError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def telemetry(arguments: Namespace) -> int:
     if arguments.action != "status":
         try:
-            consent.switch(os.environ, on=arguments.action == "on")
-        except consent.ConfigError as error:
+            choice.switch(os.environ, on=arguments.action == "on")
+        except choice.ConfigError as error:
             raise CommandError(str(error)) from error
         if not _tell_daemon() and arguments.action == "off":
             _forget_what_waits()

@@ -64,7 +64,9 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
     decision = consent.current(environ)
     if not decision.on:
         if decision.by_environment:
-            consent.settled(environ)  # so that the config says what the environment does
+            from sidecar.host import choice  # noqa: PLC0415 (a config is hardly ever written by a worker)
+
+            choice.settled(environ)  # so that the config says what the environment does
         debug(f"telemetry is off: {decision.why}")
         return Telemetry()
     place = _place(environ, decision.anonymous_id)
@@ -76,7 +78,9 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
 
         launch.start(environ)
 
-    paths.ensure_private(os.path.dirname(place.socket_path))  # there our memory has its place, and then its name
+    from sidecar.host import private  # noqa: PLC0415 (as above)
+
+    private.ensure_directory(os.path.dirname(place.socket_path))  # there our memory has its place, and then its name
     return Producer(place, sdk, start_daemon)
 
 

@@ -352,8 +352,10 @@ class Producer(Telemetry):
         """None listens. One that was killed left its socket, as one that ended in order did not; the next one finds our
         memory by its name, whatever becomes of us meanwhile. Whether it is there by now.
         """
+        from sidecar.host import private  # noqa: PLC0415 (where a daemon listens nobody needs it)
+
         path = self._place.socket_path
-        has_died = paths.is_own_socket(path)
+        has_died = private.is_own_socket(path)
         if not (has_died or self._start_daemon):
             return False  # nobody says that there will be one, and what we leave behind would stay
         account.memory.keep_as(self._memory_path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sidecar.host import paths
+from sidecar.host import private
 from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Journal:
         first = self._first_lines.setdefault(session, self._first_line(session))
         if self._write(path + _NEW, os.O_TRUNC, _encoded([first, *whole, *events])):
             with suppress(OSError):  # then the longer one stays
-                paths.replace(path, by=path + _NEW)
+                private.replace(path, by=path + _NEW)
         self._sizes[session] = 0
         self._unsynced.add(session)
 
@@ -118,7 +118,7 @@ class Journal:
 
     def _read(self, name: str) -> list[Record]:
         """Raises OSError."""
-        with open(paths.open_private(os.path.join(self._directory, name), os.O_RDONLY), "rb") as file:
+        with open(private.open_file(os.path.join(self._directory, name), os.O_RDONLY), "rb") as file:
             records = [record for record in map(_parsed, file) if record is not None]
         first = self._first_line(name.removesuffix(_SUFFIX))
         if records[:1] == [first]:
@@ -139,14 +139,14 @@ class Journal:
             self._sealed.discard(session)
         if self._has_directory:
             with suppress(OSError):
-                if paths.is_own_file(self._path(session)):
+                if private.is_own_file(self._path(session)):
                     os.unlink(self._path(session))
             self._remove_if_empty()
         return True
 
     def _remove_if_empty(self) -> None:
         with suppress(OSError):  # others are in it, or it is not ours
-            paths.check_private(self._directory)
+            private.check_directory(self._directory)
             os.rmdir(self._directory)
 
     def _write(self, path: str, flag: int, data: bytes) -> bool:
@@ -166,13 +166,13 @@ class Journal:
     def _open(self, path: str, flags: int) -> int:
         if self._has_directory:
             with suppress(FileNotFoundError):
-                return paths.open_private(path, flags)
+                return private.open_file(path, flags)
         # The first line, or the first one since the last session.
         self._has_directory = False
-        paths.ensure_private(os.path.dirname(self._directory))
-        paths.ensure_private(self._directory)
+        private.ensure_directory(os.path.dirname(self._directory))
+        private.ensure_directory(self._directory)
         self._has_directory = True
-        return paths.open_private(path, flags)
+        return private.open_file(path, flags)
 
     def _path(self, session: str) -> str:
         return os.path.join(self._directory, session + _SUFFIX)
@@ -203,12 +203,12 @@ def discard(directory: str) -> None:
 def _names_in(directory: str) -> list[str]:
     """Of the files that a daemon of ours wrote there, whole or not; whatever else is there is left as it is."""
     try:
-        paths.check_private(directory)
+        private.check_directory(directory)
         names = os.listdir(directory)
     except OSError:
         return []
     written = (name for name in names if name.removesuffix(_NEW).endswith(_SUFFIX))
-    return [name for name in written if paths.is_own_file(os.path.join(directory, name))]
+    return [name for name in written if private.is_own_file(os.path.join(directory, name))]
 
 
 def _encoded(records: Iterable[Record]) -> bytes:

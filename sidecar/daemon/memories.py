@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.core import slab
 from sidecar.core.frames import UUID
-from sidecar.host import ids, paths, process
+from sidecar.host import ids, paths, private, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -163,6 +163,6 @@ def _link(fd: int, path: str) -> None:
     with suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(fd)):
             return  # the producer came back
-        if paths.is_own_file(path):
+        if private.is_own_file(path):
             os.unlink(path)  # with another memory
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sidecar.core.frames import UUID
-from sidecar.host import paths
+from sidecar.host import paths, private
 from sidecar.host.debug import debug
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _KEYS = {"at", "event", "uuid", "outcome", "reason", "body"}
 def write(event: Event, verdict: Verdict) -> None:
     """Appends one receipt. Raises OSError, after which the log still holds whole lines only."""
     directory = paths.state_dir()
-    paths.ensure_private(directory)
+    private.ensure_directory(directory)
     newer = os.path.join(directory, _NEWER)
     line = json.dumps(
         {
@@ -45,7 +45,7 @@ def write(event: Event, verdict: Verdict) -> None:
     try:
         before = os.fstat(fd).st_size
         if before + len(data) > MAX_BYTES // 2:
-            paths.replace(os.path.join(directory, _OLDER), by=newer)
+            private.replace(os.path.join(directory, _OLDER), by=newer)
             os.close(fd)
             fd, before = _open(newer), 0
         if before and os.pread(fd, 1, before - 1) != b"\n":  # half a line, from a power cut: it must not spoil this one
@@ -57,7 +57,7 @@ def write(event: Event, verdict: Verdict) -> None:
 
 
 def _open(path: str) -> int:
-    return paths.open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    return private.open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
 
 
 def read() -> Iterator[dict[str, Any]]:
@@ -118,7 +118,7 @@ def _open_both() -> tuple[BinaryIO | None, BinaryIO | None]:
 
 def _open_to_read(name: str) -> BinaryIO | None:
     try:
-        return open(paths.open_private(os.path.join(paths.state_dir(), name), os.O_RDONLY), "rb")
+        return open(private.open_file(os.path.join(paths.state_dir(), name), os.O_RDONLY), "rb")
     except FileNotFoundError:
         return None
 

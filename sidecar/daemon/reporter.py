@@ -11,7 +11,7 @@ from uuid import uuid4
 from sidecar.core import outbox, payload
 from sidecar.core.schema import SESSION
 from sidecar.core.state import SessionState
-from sidecar.host import consent, machine
+from sidecar.host import choice, machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ class Reporter:
 
     def session(self, session: Session, now: float) -> None:
         """The one event of a session that is being sealed."""
-        values = self.session_values(session, now, first_session=consent.take_first_session())
+        values = self.session_values(session, now, first_session=choice.take_first_session())
         self._report(SESSION, values, session)
 
     def session_values(self, session: Session, now: float, *, first_session: bool = False) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Reporter:
         """A session is of the id under which it was opened: where consent was withdrawn and came back, it came with
         another one, and what was counted meanwhile is nobody's.
         """
-        decision = consent.settled(self._environ)
+        decision = choice.settled(self._environ)
         if not decision.on or decision.anonymous_id is None or (session and session.whose != decision.anonymous_id):
             self.withheld[outbox.Reason.CONSENT] += 1
             return

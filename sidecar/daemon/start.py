@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.core.version import __version__
 from sidecar.daemon.service_manager import ServiceManager
-from sidecar.host import consent, launch, paths, process
+from sidecar.host import choice, launch, paths, private, process
 
 if TYPE_CHECKING:
     import socket
@@ -55,11 +55,11 @@ def foreground() -> None:
 def _serve(manager: ServiceManager, *, announce: Callable[[dict[str, object]], None], linger_s: float | None) -> None:
     if os.getuid() == NOBODY:
         raise OSError("it does not run as the user nobody; run it as a user of its own")
-    decision = consent.settled(os.environ)
+    decision = choice.settled(os.environ)
     if not decision.on and manager.listening is None:  # who waits in an inherited socket is told so
         raise TelemetryOffError(f"telemetry is off: {decision.why}")
     socket_path = manager.listening.getsockname() if manager.listening else paths.socket_path(os.environ)
-    paths.ensure_private(os.path.dirname(socket_path))
+    private.ensure_directory(os.path.dirname(socket_path))
     # A daemon that listened there before the service manager did may hold the lock, until its sessions are over. Who
     # connects meanwhile waits with us, in the inherited socket, and loses nothing.
     lock = launch.acquire_lock(socket_path, wait=manager.listening is not None)

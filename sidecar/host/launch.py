@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from sidecar.host import paths, peer
+from sidecar.host import paths, peer, private
 from sidecar.host.conversation import (
     ANSWER_TIMEOUT_S,
     Conversation,
@@ -57,8 +57,8 @@ def acquire_lock(socket_path: str, *, wait: bool = False) -> int | None:
     Raises UnsafePathError, OSError.
     """
     path = paths.lock_path(socket_path)
-    paths.check_private(os.path.dirname(path))
-    fd = paths.open_private(path, os.O_RDWR | os.O_CREAT)
+    private.check_directory(os.path.dirname(path))
+    fd = private.open_file(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -118,8 +118,8 @@ def listen(socket_path: str) -> socket.socket:
     daemon's. Raises OSError.
     """
     if os.path.lexists(socket_path):
-        if not paths.is_own_socket(socket_path):
-            raise paths.UnsafePathError(f"{socket_path} is not a socket of ours; remove it")
+        if not private.is_own_socket(socket_path):
+            raise private.UnsafePathError(f"{socket_path} is not a socket of ours; remove it")
         os.unlink(socket_path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -145,8 +145,8 @@ def ensure_running(
     """
     try:
         socket_path = paths.socket_path(environ)
-        paths.ensure_private(os.path.dirname(socket_path))
-    except paths.UnsafePathError as error:
+        private.ensure_directory(os.path.dirname(socket_path))
+    except private.UnsafePathError as error:
         raise LaunchError(str(error)) from error
     deadline = time.monotonic() + within_s
     pause_s = RETRY_S
@@ -179,7 +179,7 @@ def start(environ: Mapping[str, str]) -> None:
     Raises OSError.
     """
     socket_path = paths.socket_path(environ)
-    paths.ensure_private(os.path.dirname(socket_path))
+    private.ensure_directory(os.path.dirname(socket_path))
     _spawn(environ, socket_path, subprocess.DEVNULL)
 
 

@@ -21,7 +21,7 @@ from sidecar.client import memory
 from sidecar.core import slab
 from sidecar.daemon import start
 from sidecar.daemon.sessions import MANY_DEPARTED
-from sidecar.host import launch, paths
+from sidecar.host import launch, paths, private
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Manager:
 
     def listen(self) -> Manager:
         """As systemd does: what is found at the path is removed, dead or alive."""
-        paths.ensure_private(os.path.dirname(self.place.socket_path))
+        private.ensure_directory(os.path.dirname(self.place.socket_path))
         with suppress(FileNotFoundError):
             os.unlink(self.place.socket_path)
         self.listening.bind(self.place.socket_path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.host import launch
-from sidecar.host.paths import UnsafePathError
+from sidecar.host.private import UnsafePathError
 from tests.harness import PATIENCE_S, Place, Wire, end_process, wait_until
 
 if TYPE_CHECKING:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar.host import paths
-from sidecar.host.paths import MAX_SOCKET_PATH, UnsafePathError
+from sidecar.host.paths import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,59 +88,6 @@ def test_two_long_runtime_directories_have_two_fallbacks(runtime: Path, monkeypa
 
 
 # --- ours alone ---------------------------------------------------------------------------------------
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def test_a_directory_is_made_for_us_alone(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        paths.ensure_private(str(tmp_path / "above" / "ours"))
-    finally:
-        os.umask(before)
-    assert mode(tmp_path / "above" / "ours") == 0o700
-
-
-def test_a_laxer_mode_of_ours_is_mended(tmp_path: Path) -> None:
-    (tmp_path / "ours").mkdir(mode=0o755)
-    paths.ensure_private(str(tmp_path / "ours"))
-    assert mode(tmp_path / "ours") == 0o700
-
-
-def test_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "target").mkdir(mode=0o755)
-    (tmp_path / "ours").symlink_to(tmp_path / "target")
-    with pytest.raises(UnsafePathError, match=r"ours .*remove it"):
-        paths.ensure_private(str(tmp_path / "ours"))
-    assert (tmp_path / "ours").is_symlink()
-    assert mode(tmp_path / "target") == 0o755
-
-
-def test_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "ours").write_text("somebody's")
-    with pytest.raises(UnsafePathError, match=r"ours .*remove it"):
-        paths.ensure_private(str(tmp_path / "ours"))
-    assert (tmp_path / "ours").read_text() == "somebody's"
-
-
-def test_a_directory_that_cannot_be_made_says_which(tmp_path: Path) -> None:
-    (tmp_path / "above").write_text("")
-    with pytest.raises(UnsafePathError, match=r"above/ours"):
-        paths.ensure_private(str(tmp_path / "above" / "ours"))
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
-def test_another_users_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ours").mkdir(mode=0o700)
-    os.chown(tmp_path / "ours", 12345, 12345)
-    with pytest.raises(UnsafePathError, match="another user"):
-        paths.ensure_private(str(tmp_path / "ours"))
-    assert mode(tmp_path / "ours") == 0o700
-
-
-# --- the others ---------------------------------------------------------------------------------------
 
 
 def test_the_config_is_brakits_own(tmp_path: Path) -> None:
