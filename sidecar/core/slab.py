@@ -1,5 +1,5 @@
-"""The layout of a worker's memory, version 1, and how the daemon reads it. A worker counts by writing cells; the daemon
-has the same pages and trusts nothing in them.
+"""The layout of a worker's memory, version 1. A worker counts by writing cells; the daemon has the same pages, and
+trusts nothing in them (``contents``).
 
 All cells are unsigned 64-bit integers in the machine's byte order, and only ever grow, until the file is SIZE bytes:
 
@@ -22,9 +22,7 @@ The worker's side loads this file, so it imports little: neither the schema nor 
 
 from __future__ import annotations
 
-import sys
-
-from sidecar.core.limits import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
+from sidecar.core.limits import BUCKETS
 
 VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
@@ -48,22 +46,6 @@ ENDS = (None, "clean", "sigint", "crash")  # how an interpreter can end that sti
 COUNTER_CELLS = {name: FIRST_COUNTER + position for position, name in enumerate(COUNTERS)}
 
 
-class Contents:  # noqa: PLW1641 (dicts have no hash)
-    """A producer's running totals and rows, and its last word, as its memory says."""
-
-    __slots__ = ("counts", "end", "rows")
-
-    def __init__(self, counts: dict[str, int], rows: dict[str, tuple[int, ...]], end: str | None = None) -> None:
-        self.counts = counts
-        self.rows = rows
-        self.end = end
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Contents) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__slots__
-        )
-
-
 def whose(anonymous_id: str | None) -> int:
     """What the cell WHOSE says of it, a UUID."""
     return int(anonymous_id.replace("-", "")[:16], 16) if anonymous_id else 0
@@ -72,37 +54,6 @@ def whose(anonymous_id: str | None) -> int:
 def row_cell(row: int) -> int:
     """The first cell of a row: its id."""
     return FIRST_ROW + ROW * row
-
-
-def used_rows(head: bytes) -> int | None:
-    """How many rows are in use, the overflow among them, by the memory's first FIRST_ROW cells; None where this is no
-    slab of ours.
-    """
-    if len(head) < CELL * FIRST_ROW or value_at(head, 0) != MAGIC:
-        return None
-    return min(value_at(head, USED_ROWS), 1 + MAX_ROUTES)
-
-
-def read(memory: bytes) -> Contents | None:
-    """What is in the memory's beginning, as much of it as there is; None where this is no slab of ours."""
-    used = used_rows(memory)
-    if used is None:
-        return None
-    cells = memoryview(memory)[: len(memory) // CELL * CELL].cast("Q").tolist()
-    counts = {name: min(cells[cell], COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
-    rows: dict[str, tuple[int, ...]] = {}
-    for number in range(min(used, (len(cells) - FIRST_ROW) // ROW)):
-        route, *row = cells[row_cell(number) : row_cell(number + 1)]
-        if any(row[1:]):
-            if max(row) > NS_MAX:
-                row = [min(cell, NS_MAX) for cell in row]
-            rows[f"{route:016x}" if number else OVERFLOW_ROUTE] = tuple(row)
-    end = ENDS[cells[END]] if cells[END] < len(ENDS) else None
-    return Contents({name: count for name, count in counts.items() if count}, rows, end)
-
-
-def value_at(memory: bytes, cell: int) -> int:
-    return int.from_bytes(memory[cell * CELL : (cell + 1) * CELL], sys.byteorder)
 
 
 # To add a count field: its name at the end of COUNTERS; its cell was zero so far. There is room for one more.

@@ -18,8 +18,8 @@ from sidecar.core.schema import SESSION_FIELDS, Event, Field
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from sidecar.core.contents import Contents
     from sidecar.core.frames import Frame
-    from sidecar.core.slab import Contents
 
 MAX_ROUTES = 4096  # per producer, some 1 MiB; a route is a pattern, and no application has so many. The rest overflows
 DEPARTED = "departed"  # the account of producers that are gone for good; no producer's, as it is no UUID

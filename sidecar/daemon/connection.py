@@ -18,8 +18,9 @@ from anyio.lowlevel import checkpoint
 
 from sidecar.core import slab
 from sidecar.core.frames import parse
+from sidecar.core.lines import FrameReader
 from sidecar.core.refusal import CLOSING, Refusal
-from sidecar.core.wire import MAX_LINE, FrameReader
+from sidecar.core.wire import MAX_LINE
 from sidecar.daemon.memories import WorkersMemory
 from sidecar.host import peer, process
 

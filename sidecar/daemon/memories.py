@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.core import slab
+from sidecar.core.contents import Contents, used_rows, value_at
 from sidecar.core.frames import UUID
 from sidecar.host import ids, paths, private, process
 
@@ -51,13 +52,13 @@ class WorkersMemory:
     def origin(self) -> Origin:
         with self._opened() as fd:
             head = _head(fd)
-        kind, named = slab.value_at(head, slab.KIND), head[slab.CELL * slab.ID : slab.CELL * (slab.ID + 2)]
+        kind, named = value_at(head, slab.KIND), head[slab.CELL * slab.ID : slab.CELL * (slab.ID + 2)]
         return Origin(
-            pid=slab.value_at(head, slab.PID),
+            pid=value_at(head, slab.PID),
             session=ids.spelled(named) if kind == slab.OF_SESSION else None,
             group=ids.spelled(named) if kind == slab.OF_GROUP else None,
-            whose=slab.value_at(head, slab.WHOSE),
-            is_retired=slab.value_at(head, slab.RETIRED) != 0,
+            whose=value_at(head, slab.WHOSE),
+            is_retired=value_at(head, slab.RETIRED) != 0,
         )
 
     @property
@@ -68,12 +69,12 @@ class WorkersMemory:
         except OSError:  # who knows
             return True
 
-    def read(self) -> slab.Contents | None:
+    def read(self) -> Contents | None:
         """What is counted in it by now; None where it is no longer what it was."""
         try:
             with self._opened() as fd:
-                used = slab.used_rows(_head(fd))
-                return None if used is None else slab.read(os.pread(fd, slab.CELL * slab.row_cell(used), 0))
+                used = used_rows(_head(fd))
+                return None if used is None else Contents.of(os.pread(fd, slab.CELL * slab.row_cell(used), 0))
         except OSError:
             return None
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from sidecar.core.bursts import Burst
-    from sidecar.core.slab import Contents
+    from sidecar.core.contents import Contents
     from sidecar.daemon.memories import Origin
 
 GRACE_S = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import sidecar
 from sidecar.core import slab
+from sidecar.core.contents import Contents
 from tests.harness import (
     _CLEARED,
     PATIENCE_S,
@@ -502,7 +503,7 @@ class Listening:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def hear(self) -> tuple[bytes, slab.Contents | None]:
+    def hear(self) -> tuple[bytes, Contents | None]:
         """What the next producer said until it hung up, and what its memory holds."""
         said, contents = b"", None
         connection, _ = self._listener.accept()
@@ -511,7 +512,7 @@ class Listening:
             while True:
                 chunk, fds, _flags, _address = socket.recv_fds(connection, 65536, 1)
                 for fd in fds:
-                    contents = slab.read(os.pread(fd, slab.SIZE, 0))
+                    contents = Contents.of(os.pread(fd, slab.SIZE, 0))
                     os.close(fd)
                 if not chunk:
                     return said, contents

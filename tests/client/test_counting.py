@@ -17,6 +17,7 @@ from sidecar.client.counting import HAS_GIL, CellCounter
 from sidecar.client.joining import Place
 from sidecar.client.producer import Producer
 from sidecar.core import slab
+from sidecar.core.contents import Contents
 from tests.harness import PATIENCE_S, new_id
 
 if TYPE_CHECKING:
@@ -201,9 +202,9 @@ def producer_without_daemon(directory: Path) -> Producer:
     return Producer(Place(str(directory / "none.sock"), {"session": session}, session.encode()[:16]), "python")
 
 
-def counted_by(producer: Producer) -> slab.Contents:
+def counted_by(producer: Producer) -> Contents:
     assert producer._account is not None
-    contents = slab.read(bytes(producer._account.memory.cells))
+    contents = Contents.of(bytes(producer._account.memory.cells))
     assert contents is not None
     return contents
 

@@ -14,7 +14,8 @@ import pytest
 
 from sidecar.client import memory
 from sidecar.core import limits, slab
-from sidecar.core.slab import COUNTER_CELLS, MAX_ROUTES, SIZE, Contents
+from sidecar.core.contents import Contents
+from sidecar.core.slab import COUNTER_CELLS, MAX_ROUTES, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ def descriptors() -> list[str]:
 
 def seen_by(fd: int) -> Contents | None:
     """What whoever holds a duplicate of the descriptor reads."""
-    return slab.read(os.pread(fd, SIZE, 0))
+    return Contents.of(os.pread(fd, SIZE, 0))
 
 
 def shared(directory: Path) -> Memory:
@@ -110,7 +111,7 @@ def test_whoever_holds_a_nameless_file_can_give_it_a_name(tmp_path: Path) -> Non
     found.cells[COUNTER_CELLS["request_count"]] = 7
     found.close()
     os.close(here)
-    assert slab.read((tmp_path / "named").read_bytes()) == Contents({"request_count": 7}, {})
+    assert Contents.of((tmp_path / "named").read_bytes()) == Contents({"request_count": 7}, {})
 
 
 @linux_only
@@ -142,7 +143,7 @@ def test_private_memory_has_the_same_cells_and_no_descriptor() -> None:
     found = memory.private()
     found.cells[COUNTER_CELLS["request_count"]] = 7
     assert (found.fd, found.cells.nbytes, found.cells.itemsize) == (None, SIZE, slab.CELL)
-    assert slab.read(bytes(found.cells)) == Contents({"request_count": 7}, {})
+    assert Contents.of(bytes(found.cells)) == Contents({"request_count": 7}, {})
 
 
 # --- how it ends ----------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_a_memory_that_is_forgotten_gives_up_its_descriptors(tmp_path: Path) -> 
 
 
 def test_a_fresh_memory_is_the_daemons_with_nothing_counted() -> None:
-    assert slab.read(bytes(memory.private().cells)) == Contents({}, {})
+    assert Contents.of(bytes(memory.private().cells)) == Contents({}, {})
 
 
 def test_the_first_route_has_the_row_after_the_overflow_and_the_next_ones_follow() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sidecar.core import bursts
 from sidecar.core.bursts import Burst
 from sidecar.core.frames import parse
+from sidecar.core.lines import FrameReader
 from sidecar.core.state import ProducerState
-from sidecar.core.wire import FrameReader
 from tests.core import page, strategies
 
 ONE = b'{"incr":{"request_count":1}}'

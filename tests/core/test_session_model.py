@@ -20,9 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sidecar.core import payload
 from sidecar.core.frames import parse
+from sidecar.core.lines import FrameReader
 from sidecar.core.schema import EVENTS, SESSION
 from sidecar.core.state import SessionState
-from sidecar.core.wire import FrameReader, encode
+from sidecar.core.wire import encode
 from tests.core import page, strategies
 
 if TYPE_CHECKING:

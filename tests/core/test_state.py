@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import limits, state
+from sidecar.core.contents import Contents
 from sidecar.core.frames import Frame, Occurred, parse
 from sidecar.core.refusal import Refusal
 from sidecar.core.schema import JOURNEY, SESSION, SESSION_FIELDS
-from sidecar.core.slab import Contents
 from sidecar.core.state import ProducerState, SessionState
 from tests.core import page, strategies
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import transcript
+from sidecar.core.contents import Contents
 from sidecar.core.frames import parse
 from sidecar.core.schema import SESSION
-from sidecar.core.slab import Contents
 from sidecar.core.state import ProducerState, SessionState
 from tests.core import strategies
 

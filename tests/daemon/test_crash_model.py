@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sidecar.core import payload
+from sidecar.core.contents import Contents
 from sidecar.core.frames import Hello, parse
 from sidecar.core.schema import SESSION
-from sidecar.core.slab import Contents
 from sidecar.daemon import records, sessions
 from sidecar.daemon.memories import Origin
 from sidecar.daemon.recovery import recovered

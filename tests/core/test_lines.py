@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core import lines as module
+from sidecar.core.lines import FrameReader, LineTooLong
+from sidecar.core.wire import MAX_LINE
+
+LONGEST = b"x" * (MAX_LINE - 1)  # with its newline, exactly the limit
+
+
+def read(*chunks: bytes) -> tuple[list[bytes], bool]:
+    """The lines in these chunks, and whether one was too long."""
+    reader = FrameReader()
+    lines: list[bytes] = []
+    try:
+        for chunk in chunks:
+            for line in reader.feed(chunk):
+                lines.append(line)  # noqa: PERF402 (extend would lose the lines before a LineTooLong)
+    except LineTooLong:
+        return lines, True
+    return lines, False
+
+
+def read_naively(stream: bytes, limit: int) -> tuple[list[bytes], bool]:
+    *whole, unfinished = stream.split(b"\n")
+    lines: list[bytes] = []
+    for line in whole:
+        if len(line) >= limit:
+            return lines, True
+        lines.append(line)
+    return lines, len(unfinished) >= limit
+
+
+@st.composite
+def split_streams(draw: st.DrawFn) -> list[bytes]:
+    """A stream in chunks, with newlines and overlong lines in any place (the limit is 8)."""
+    stream = b"".join(draw(st.lists(st.sampled_from([b"\n", b"a", b"bcd", b"\r", b"\xff\x00", b"seven77"]))))
+    cuts = sorted(draw(st.lists(st.integers(0, len(stream)))))
+    return [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "lines"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b"unfinished"], []),
+        ([b"one\n"], [b"one"]),
+        ([b"one\ntwo\nthr"], [b"one", b"two"]),
+        ([b"o", b"", b"ne", b"\n", b"two\n"], [b"one", b"two"]),
+        ([b"\n\n"], [b"", b""]),
+        ([b"dos\r\n"], [b"dos\r"]),
+        ([b"\xff\x00\xfe\n"], [b"\xff\x00\xfe"]),
+    ],
+)
+def test_lines_end_at_newlines_and_nowhere_else(chunks: list[bytes], lines: list[bytes]) -> None:
+    assert read(*chunks) == (lines, False)
+
+
+def test_the_longest_line_counts_its_newline() -> None:
+    assert read(LONGEST + b"\n") == ([LONGEST], False)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [LONGEST + b"x\n"],
+        [LONGEST, b"x\n"],
+        [LONGEST + b"x"],
+        [LONGEST, b"x"],
+        [b"x"] * MAX_LINE,
+    ],
+    ids=["whole", "newline later", "no newline", "grown", "dripped"],
+)
+def test_one_byte_more_is_too_long_with_or_without_its_newline(chunks: list[bytes]) -> None:
+    assert read(*chunks) == ([], True)
+
+
+@pytest.mark.parametrize("overlong", [LONGEST + b"x\nlater\n", LONGEST + b"x"], ids=["finished", "unfinished"])
+def test_lines_before_an_overlong_one_are_read_even_from_the_same_chunk(overlong: bytes) -> None:
+    assert read(b"one\ntwo\n" + overlong) == ([b"one", b"two"], True)
+
+
+def test_a_connection_never_holds_a_whole_overlong_line_while_it_waits() -> None:
+    reader = FrameReader()
+    assert list(reader.feed(LONGEST)) == []
+    with pytest.raises(LineTooLong):
+        list(reader.feed(LONGEST))
+    assert sum(map(len, reader._pieces)) < MAX_LINE
+
+
+@given(split_streams())
+def test_the_split_of_a_stream_changes_neither_its_lines_nor_its_end(chunks: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_LINE", 8)
+        assert read(*chunks) == read_naively(b"".join(chunks), limit=8)
+
+
+@given(st.lists(st.binary()))
+def test_any_bytes_make_lines_and_no_error(chunks: list[bytes]) -> None:
+    assert read(*chunks) == read_naively(b"".join(chunks), limit=MAX_LINE)
+
+
+# --- cut: lines of any length, for whoever counts them first ----------------------------------------------------
+
+
+@given(split_streams())
+def test_cutting_finds_the_same_lines_and_says_when_the_unfinished_one_is_too_long(chunks: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_LINE", 8)
+        reader, lines = FrameReader(), []
+        for chunk in chunks:
+            lines += reader.cut(chunk)
+            if reader.is_overlong:
+                break
+        else:
+            assert lines == b"".join(chunks).split(b"\n")[:-1]
+        good, too_long = read_naively(b"".join(chunks), limit=8)
+        assert lines[: len(good)] == good
+        assert too_long == (reader.is_overlong or any(len(line) >= 8 for line in lines))
