@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import domains, limits
+from sidecar.core import domains
 from sidecar.core.domains import BOOL, BUCKET, COUNT, MS, MS_OR_NULL, PORT, OsRelease, Version, Word, Words
 from tests.core import page
 from tests.core.strategies import json_values
@@ -139,35 +139,14 @@ def test_a_port_is_1_to_65535(raw: int, admitted: int | None) -> None:
     assert PORT.admit(raw) == admitted
 
 
-@pytest.mark.parametrize(
-    ("raw", "admitted"),
-    [
-        (1, 1),
-        (page.COUNT_MAX, page.COUNT_MAX),
-        (page.COUNT_MAX + 1, None),
-        (0, None),
-        (-1, None),
-        (1.0, None),
-        (True, None),
-        ("1", None),
-        (None, None),
-    ],
-)
-def test_an_increment_is_1_to_2_to_the_53_less_1_and_no_bool(raw: object, admitted: int | None) -> None:
-    assert limits.admit_increment(raw) == admitted
-
-
-@pytest.mark.parametrize("raw", [0, 0.0, 0.25, 12.5, 86_400_000, 86_400_000.0])
-def test_a_duration_is_taken_as_it_is_said(raw: float) -> None:
-    assert limits.admit_duration(raw) == raw
-
-
-@pytest.mark.parametrize(
-    "raw", [-1, -0.001, 86_400_000.001, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None, [1]]
-)
-def test_a_duration_beyond_a_day_below_zero_or_without_a_number_is_none(raw: object) -> None:
-    assert limits.admit_duration(raw) is None
+@pytest.mark.parametrize("raw", [-1, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None])
+def test_milliseconds_are_those_of_a_duration(raw: object) -> None:
     assert MS.admit(raw) is None
+
+
+@each_domain
+def test_what_is_none_of_a_domains_values_is_its_neutral_one(domain: Domain) -> None:
+    assert domain.own(object()) == domain.neutral
 
 
 @pytest.mark.parametrize(

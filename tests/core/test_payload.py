@@ -17,15 +17,22 @@ def neutral(event: Event) -> dict[str, object]:
     return {name: promise.neutral for name, promise in page.EVENTS[event.name].items()}
 
 
-def body(event: Event, values: dict[str, object]) -> bytes:
-    return payload.body(
-        event,
-        values,
-        api_key="phc_key",
-        distinct_id="d15719c7-0000-4000-8000-000000000001",
-        uuid="e7e47000-0000-4000-8000-000000000002",
-        timestamp="2026-11-22T14:08:28.998Z",
-    )
+AROUND = {
+    "api_key": "phc_key",
+    "distinct_id": "d15719c7-0000-4000-8000-000000000001",
+    "uuid": "e7e47000-0000-4000-8000-000000000002",
+    "timestamp": "2026-11-22T14:08:28.998Z",
+}
+
+
+def body(event: Event, values: dict[str, object], **around: str) -> bytes:
+    return payload.body(event, values, **{**AROUND, **around})
+
+
+def again(frozen: bytes, **around: str) -> bytes | None:
+    """As a daemon makes it again that has these now; its timestamp is what it says itself."""
+    now = {**AROUND, **around}
+    return payload.again("session", frozen, api_key=now["api_key"], distinct_id=now["distinct_id"], uuid=now["uuid"])
 
 
 def test_the_body_of_an_event_byte_for_byte() -> None:
@@ -70,3 +77,21 @@ def test_each_event_of_a_session_has_a_uuid_of_its_own() -> None:
 
 def test_the_same_event_of_another_session_has_another_uuid() -> None:
     assert payload.event_uuid(SESSION_ID.replace("2", "3"), SESSION) != payload.event_uuid(SESSION_ID, SESSION)
+
+
+@pytest.mark.parametrize("around", ["distinct_id", "uuid", "timestamp"])
+def test_what_stands_around_the_properties_has_its_shape_or_there_is_no_body(around: str) -> None:
+    with pytest.raises(payload.InadmissibleError):
+        body(SESSION, neutral(SESSION), **{around: "GET /users"})
+
+
+def test_a_body_that_comes_back_from_a_disk_is_made_again_under_the_key_of_now() -> None:
+    frozen = body(SESSION, neutral(SESSION))
+    assert again(frozen) == frozen
+    assert again(frozen, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"[]", b'{"properties":{}}', b"of another session"])
+def test_of_what_is_no_body_of_that_event_nothing_comes_again(spoilt: bytes) -> None:
+    frozen = body(SESSION, neutral(SESSION), uuid=payload.event_uuid(SESSION_ID, SESSION))
+    assert again(frozen if spoilt == b"of another session" else spoilt) is None

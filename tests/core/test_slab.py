@@ -40,3 +40,8 @@ def test_a_row_is_an_id_a_sum_and_six_buckets_in_one_line_of_the_processors_cach
 
 def test_every_last_word_is_an_exit_reason() -> None:
     assert {end for end in slab.ENDS if end} <= set(EXIT_REASONS)
+
+
+def test_whose_a_memory_is_says_the_first_half_of_the_id() -> None:
+    assert slab.whose("0123abcd-89ef-4000-8000-000000000001") == 0x0123ABCD89EF4000
+    assert slab.whose(None) == 0

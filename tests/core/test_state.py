@@ -238,6 +238,36 @@ def test_one_producers_overflow_takes_no_room_from_another(monkeypatch: pytest.M
     assert told["endpoint_count"] == 2
 
 
+# --- what was said before -------------------------------------------------------------------------------------
+
+
+def test_what_is_recalled_stands_beside_what_was_said_since() -> None:
+    told = Told().says("q", set={"framework": "django"}, incr={"request_count": 1})
+    told.state.recall("p", frame(set={"framework": "flask"}, total={"request_count": 2}), 0, sdk="node")
+    assert (told["framework"], told["request_count"], told["sdk"]) == ("flask", 3, "node")
+    told.state.recall("p", frame(total={"request_count": 2}), 0)
+    assert told["request_count"] == 3
+
+
+# --- producers that are gone for good -----------------------------------------------------------------------
+
+
+def test_accounts_that_become_one_change_nothing_of_what_is_reported() -> None:
+    told = Told().greets("p", "python").greets("q", "python")
+    for producer, framework in (("p", "flask"), ("q", "django"), ("r", "fastapi")):
+        told.says(
+            producer, incr={"request_count": 2}, set={"framework": framework}, add={"insight_types": ["n1", "slow"]}
+        )
+        told.says(producer, mark={"insight_count": [ID_A]}, observe={ID_B: [1, 600], ID_C: [3]})
+    before = told.state.report(SESSION, {}, {})
+    told.state.merge_departed(["p", "q", "never seen"])
+    assert told.state.report(SESSION, {}, {}) == before
+    assert len(told.state.producers) == 2
+    told.state.merge_departed(["r"])
+    assert told.state.report(SESSION, {}, {}) == before
+    assert len(told.state.producers) == 1
+
+
 # --- events -------------------------------------------------------------------------------------------------
 
 

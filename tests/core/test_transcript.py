@@ -128,3 +128,11 @@ def test_the_hellos_word_is_heard_with_the_hello() -> None:
     assert transcript.news(session.producers["p"]) == []
     again.recall("p", parse(b"{}"), 3, sdk="node")
     assert summary(again)["sdk"] == "node"
+
+
+def test_a_mark_is_news_once() -> None:
+    session, again = SessionState(), SessionState()
+    session.apply("p", parse(b'{"mark":{"insight_count":["00000000000000aa","00000000000000bb"]}}'), 1, 1)
+    hear(again, "p", transcript.news(session.producers["p"]))
+    assert summary(again)["insight_count"] == 2
+    assert transcript.news(session.producers["p"]) == []

@@ -6,27 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.refusal import CLOSING, Refusal
 from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from tests.core import strategies
 
 
 def test_protocol_and_limit_are_those_of_version_1() -> None:
     assert (PROTOCOL, MAX_LINE) == (1, 65_536)
-
-
-def test_exactly_four_refusals_close_a_connection() -> None:
-    assert {refusal.value for refusal in CLOSING} == {"oversize", "no_hello", "bad_hello", "foreign_user"}
-
-
-@pytest.mark.parametrize("refusal", Refusal)
-def test_a_refusals_label_is_its_name_in_small_letters(refusal: Refusal) -> None:
-    assert refusal.value == refusal.name.lower()
-
-
-@pytest.mark.parametrize("label", ["unknown_field", "session_ended"])
-def test_labels_that_producers_rely_on_exist(label: str) -> None:
-    assert Refusal(label) is Refusal[label.upper()]
 
 
 def test_a_frame_is_encoded_as_one_compact_line() -> None:
