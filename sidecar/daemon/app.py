@@ -19,6 +19,7 @@ from sidecar.daemon.journal import Journal, sync
 from sidecar.daemon.listener import ACCEPT_AT_ONCE, OUT_OF_DESCRIPTORS_S, Listener
 from sidecar.daemon.reporter import Reporter
 from sidecar.daemon.sessions import Sessions
+from sidecar.daemon.watches import Watches
 from sidecar.host import consent, paths, process
 from sidecar.host.debug import debug
 from sidecar.host.launch import BACKLOG
@@ -77,7 +78,7 @@ class Daemon:
         self.listener = listener
         self._linger_s = linger_s
         self._connections: dict[Connection, None] = {}  # the oldest first
-        self._watches: dict[str, anyio.CancelScope] = {}  # of owners and awaited producers, by session or producer
+        self._watches = Watches()  # of owners and awaited producers, by session or producer
         self._snapshot_at = self._look_at = float("inf")
         self._is_syncing = False  # one at a time: while a disk hangs, there is no use in another
         self._tasks: TaskGroup
@@ -282,21 +283,7 @@ class Daemon:
         self.watch(session.id, end_of_owner, lambda: self.sessions.owner_ended(session, monotonic()))
 
     def watch(self, name: str, end_of_process: int, then: Callable[[], None]) -> None:
-        self._stop_watching(name)  # an owner that came back
-        watch = self._watches[name] = anyio.CancelScope()
-        self._tasks.start_soon(self._await_end, end_of_process, watch, then)
-
-    async def _await_end(self, end_of_process: int, watch: anyio.CancelScope, then: Callable[[], None]) -> None:
-        try:
-            with watch:
-                await anyio.wait_readable(end_of_process)
-                then()
-        finally:
-            os.close(end_of_process)
-
-    def _stop_watching(self, name: str) -> None:
-        if watch := self._watches.pop(name, None):
-            watch.cancel()
+        self._watches.start(self._tasks, name, end_of_process, then)
 
     def _seal(self, session: Session) -> None:
         """Everything that was written before the end is in the event: who still waits is accepted, what still waits is
@@ -331,7 +318,7 @@ class Daemon:
         self.sessions.seal(session)
         self._busy_until = monotonic()
         for name in (session.id, *session.awaited):
-            self._stop_watching(name)
+            self._watches.stop(name)
 
     def _let_go(self, session: Session) -> None:
         """Only once its event is frozen: until then the next daemon would need all of it."""
