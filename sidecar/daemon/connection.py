@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from sidecar.daemon.app import Daemon
     from sidecar.daemon.session import Session
 
-READ_SIZE = 256 * 1024  # a Unix socket holds 208 KiB
+READ_SIZE = 128 * 1024  # in one turn: ten thousand lines of garbage take a tenth of a second
 _FD = 4  # an int, as SCM_RIGHTS carries it
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 SILENT_S = 1.0  # producers say hello at once
-READ_AT_ONCE = 128 * 1024  # then the others have their turn: ten thousand lines of garbage take a tenth of a second
 TO_THE_END = 1024 * 1024  # more than any Unix socket holds
 MAX_PUT_OFF = 16  # questions; who waits for answers asks one at a time
 MAX_UNREAD_REFUSALS = 4096  # bytes that may wait for a producer which does not read
@@ -121,33 +120,42 @@ class Connection:
             return hello.session is not None or hello.group is not None
         return session.id not in sessions.open or sessions.counts_by_name(session, self)
 
-    def pump(self, most: int = READ_AT_ONCE) -> bool:
-        """Takes in what the producer has written by now, about ``most`` bytes of it at most. False for none."""
-        left, waited = most, bool(self._waiting)
+    def pump(self) -> bool:
+        """Takes in what the producer has written by now, READ_SIZE bytes of it at most. False for none. Then the others
+        have their turn, and more piles up: one read of much costs less than many of little.
+        """
+        waited = bool(self._waiting)
         self._take_lines(self._waiting)
-        while left > 0 and not self._closing and (self._draining or not self._owes_answer):
-            try:
-                chunk = self._stream.recv(READ_SIZE) if self._hello else self._receive_hello()
-            except BlockingIOError:
-                break
-            except OSError:  # reset: as good as closed, and what came before it has been read
-                chunk = b""
-            if not chunk:
-                self._closing = True
-                break
-            left -= len(chunk)
-            self._take(chunk)
-        return waited or left < most
+        return self._read() > 0 or waited
 
     def drain(self, most: int) -> None:
-        """As ``pump``, before a session is sealed: what was written counts, also behind a question whose answer nobody
-        reads. The first question is answered; the others, in their turn, by the task that serves.
+        """Takes in all of it, or about ``most`` bytes, before a session is sealed: what was written counts, also behind
+        a question whose answer nobody reads. The first question is answered; the others, in their turn, by the task
+        that serves.
         """
         self._draining = True
-        self.pump(most)
+        self._take_lines(self._waiting)
+        while most > 0 and (read := self._read()):
+            most -= read
         self._draining = False
         if self._owes_answer:
             anyio.notify_closing(self._stream)  # wakes that task, which may be waiting for something to read
+
+    def _read(self) -> int:
+        """How many bytes were there, and are taken in. At the end of them the connection is closing."""
+        if self._closing or (self._owes_answer and not self._draining):
+            return 0
+        try:
+            chunk = self._stream.recv(READ_SIZE) if self._hello else self._receive_hello()
+        except BlockingIOError:
+            return 0
+        except OSError:  # reset: as good as closed, and what came before it has been read
+            chunk = b""
+        if chunk:
+            self._take(chunk)
+        else:
+            self._closing = True
+        return len(chunk)
 
     # --- from bytes to the session -------------------------------------------------------------------------
 
