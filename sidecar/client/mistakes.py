@@ -73,14 +73,14 @@ def word_of(word: object, refusable: dict[str, Any]) -> str:
 def event_value(value: object) -> Any:
     """A list of words, or a scalar; anything else becomes what the daemon refuses."""
     if isinstance(value, (list, tuple)):
-        return [_or_null(word) for word in value[:_MAX_WORDS]]
+        return [word_or_null(word) for word in value[:_MAX_WORDS]]
     try:
         return scalar(value, {})
     except Mistake:
         return [None]
 
 
-def _or_null(word: object) -> str | None:
+def word_or_null(word: object) -> str | None:
     try:
         return word_of(word, {})
     except Mistake:

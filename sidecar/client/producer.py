@@ -48,7 +48,7 @@ class Producer(Telemetry):
     def __init__(self, place: Place, sdk: str, start_daemon: Callable[[], None] | None = None) -> None:
         """``start_daemon`` starts one where none runs, and again where it dies; it may raise OSError."""
         self._place = place
-        self._sdk = sdk
+        self._sdk = mistakes.word_or_null(sdk)  # the daemon refuses a null, and the hello stands
         self._start_daemon = start_daemon
         self._may_start_at = 0.0
         self._hashes: dict[str, str] = {}

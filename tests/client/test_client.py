@@ -300,6 +300,17 @@ def test_connect_never_raises_whatever_it_is_given(nowhere: Place, sdk: Any) -> 
         telemetry.close(sdk)
 
 
+@pytest.mark.parametrize(
+    "sdk", ["x" * 70_000, "\ud800", b"python", float("nan"), object()], ids=lambda it: repr(it)[:9]
+)
+def test_a_wrong_sdk_costs_no_count(home: Place, sdk: Any) -> None:
+    session = new_id()
+    with joined(home, session, sdk=sdk) as telemetry, Wire(home.socket_path).hello(session) as other:
+        telemetry.incr("request_count", 3)
+        found = next(one for one in other.ask()[0]["sessions"] if one["id"] == session)
+    assert (found["fields"]["request_count"], found["fields"]["sdk"]) == (3, "python")
+
+
 @pytest.mark.parametrize("name", ["name", "self", "field", "n"])
 def test_a_field_may_be_called_anything(home: Place, name: str) -> None:
     with joined(home, new_id()) as telemetry:
