@@ -45,7 +45,6 @@ STOP_GOODBYE_S = 0.3
 # What a power cut may cost is half a minute: this long between two looks, and some seconds for the disk.
 SNAPSHOT_S = 25.0
 LOOK_S = 1.0
-DRAIN_BYTES = 1024 * 1024  # more than any Unix socket holds: all that was written before the end, and no endless flood
 MAY_WAIT = BACKLOG + 1  # the kernel lets one more wait than it was told
 MANAGER_READS_S = 0.1  # a service manager that has not read what it was told by now is told again
 
@@ -310,7 +309,7 @@ class Daemon:
 
     def _drain(self, connection: Connection) -> None:
         try:
-            connection.drain(DRAIN_BYTES)
+            connection.drain()
         except Exception as error:  # noqa: BLE001 (one connection's fault must not cost a session)
             debug("a connection failed", error)
 

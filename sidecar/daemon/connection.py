@@ -7,8 +7,10 @@ session is sealed; only waiting for it is not.
 from __future__ import annotations
 
 import socket
+import termios
 from array import array
 from contextlib import suppress
+from fcntl import ioctl
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from sidecar.daemon.app import Daemon
     from sidecar.daemon.session import Session
 
-READ_SIZE = 128 * 1024  # in one turn: ten thousand lines of garbage take a tenth of a second
+READ_SIZE = 128 * 1024  # in one turn, of which
+LINES_AT_ONCE = 4096  # are taken one by one: a hundred thousand empty ones, each refused, take most of a second
 _FD = 4  # an int, as SCM_RIGHTS carries it
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 SILENT_S = 1.0  # producers say hello at once
@@ -98,7 +101,7 @@ class Connection:
                 return False
             with suppress(OSError):
                 self._stream.shutdown(socket.SHUT_RD)
-            self.drain(TO_THE_END)
+            self.drain()
             if self._session is not None:
                 self._daemon.sessions.hang_up(self._session, self)
         self.end()
@@ -125,28 +128,31 @@ class Connection:
         have their turn, and more piles up: one read of much costs less than many of little.
         """
         waited = bool(self._waiting)
-        self._take_lines(self._waiting)
-        return self._read() > 0 or waited
+        self._take_waiting()
+        return self._read(READ_SIZE) > 0 or waited
 
-    def drain(self, most: int) -> None:
-        """Takes in all of it, or about ``most`` bytes, before a session is sealed: what was written counts, also behind
-        a question whose answer nobody reads. The first question is answered; the others, in their turn, by the task
-        that serves.
+    def drain(self) -> None:
+        """Takes in all of it, before a session is sealed: what was written counts, also behind a question whose answer
+        nobody reads. The first question is answered; the others, in their turn, by the task that serves. What is
+        written meanwhile is not waited for: a flood has no end.
         """
+        if self._closing:
+            return
+        left = _written(self._stream) + 1  # the end is found behind the last byte
         self._draining = True
-        self._take_lines(self._waiting)
-        while most > 0 and (read := self._read()):
-            most -= read
+        self._take_waiting()
+        while left > 0 and (read := self._read(min(left, READ_SIZE))):
+            left -= read
         self._draining = False
         if self._owes_answer:
             anyio.notify_closing(self._stream)  # wakes that task, which may be waiting for something to read
 
-    def _read(self) -> int:
+    def _read(self, most: int) -> int:
         """How many bytes were there, and are taken in. At the end of them the connection is closing."""
-        if self._closing or (self._owes_answer and not self._draining):
+        if self._closing or self._waiting or (self._owes_answer and not self._draining):
             return 0
         try:
-            chunk = self._stream.recv(READ_SIZE) if self._hello else self._receive_hello()
+            chunk = self._stream.recv(most) if self._hello else self._receive_hello(most)
         except BlockingIOError:
             return 0
         except OSError:  # reset: as good as closed, and what came before it has been read
@@ -159,9 +165,9 @@ class Connection:
 
     # --- from bytes to the session -------------------------------------------------------------------------
 
-    def _receive_hello(self) -> bytes:
+    def _receive_hello(self, most: int) -> bytes:
         """Until the hello a worker's memory may come with the bytes; descriptors of later ones the kernel drops."""
-        chunk, ancillary, _flags, _address = self._stream.recvmsg(READ_SIZE, socket.CMSG_SPACE(_FD), _CLOEXEC)
+        chunk, ancillary, _flags, _address = self._stream.recvmsg(most, socket.CMSG_SPACE(_FD), _CLOEXEC)
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 for fd in reversed(array("i", data)):  # the room for one is rounded up to two; the first one is kept
@@ -182,13 +188,22 @@ class Connection:
             self._lines += len(lines)
         elif lines:
             self._take_lines(lines)
+        self._refuse_overlong()
+
+    def _take_waiting(self) -> None:
+        if self._waiting:
+            self._take_lines(self._waiting)
+            self._refuse_overlong()
+
+    def _refuse_overlong(self) -> None:
+        """The unfinished line, once all before it are taken."""
         if self._reader.is_overlong and not (self._closing or self._waiting):
             self._lines += 1
             self._refuse(Refusal.OVERSIZE)
 
     def _take_lines(self, lines: list[bytes]) -> None:
         """One by one, and in order. Behind a question the rest waits until the answer is on its way: whoever asks
-        without reading costs one answer.
+        without reading costs one answer. Behind many lines it waits for the next turn.
         """
         self._waiting = []
         for position, line in enumerate(lines, start=1):
@@ -199,7 +214,7 @@ class Connection:
                 self._apply(parse(line))
             if self._closing:
                 return
-            if self._owes_answer and not self._draining:
+            if (self._owes_answer or position == LINES_AT_ONCE) and not self._draining:
                 self._waiting = lines[position:]
                 return
 
@@ -331,3 +346,10 @@ class Connection:
         except OSError:  # it is gone; reading will find that out
             sent = len(self._unsent)
         del self._unsent[:sent]
+
+
+def _written(stream: socket.socket) -> int:
+    """How many bytes wait to be read."""
+    waiting = array("i", [0])
+    ioctl(stream, termios.FIONREAD, waiting)
+    return waiting[0]

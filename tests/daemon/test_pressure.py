@@ -318,6 +318,61 @@ def test_who_drips_who_never_reads_and_who_says_garbage_cost_nobody_a_count(plac
     assert peak_mib(daemon.pid) - before_mib < 64
 
 
+EMPTY_LINES = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as stream:
+    stream.connect(sys.argv[1])
+    stream.sendall(b'{"hello":{"protocol":1}}\\n')
+    while True:
+        stream.sendall(b"\\n" * 65_536)
+"""
+
+
+def refused_lines(wire: Wire) -> int:
+    status, _ = wire.ask()
+    return int(status["refused"].get("bad_json", 0))
+
+
+def test_others_have_their_turn_amid_the_lines_that_one_has_written(place: Place) -> None:
+    daemon, many = place.serve(), 100_000
+    with Wire(place.socket_path).hello() as loud, Wire(place.socket_path).hello() as other:
+        loud.sync()
+        other.sync()
+        with stopped(daemon.pid):
+            loud.write(b"\n" * many)
+            other.say(ask="status")
+        answer = next(line["answer"] for line in other.lines() if "answer" in line)
+        assert answer["refused"].get("bad_json", 0) < many / 2
+        loud.sync()
+        assert refused_lines(other) == many
+
+
+def test_an_unfinished_line_that_is_too_long_is_refused_after_all_that_came_before_it(place: Place) -> None:
+    daemon, many = place.serve(), 10_000
+    with Wire(place.socket_path).hello() as loud:
+        loud.sync()
+        with stopped(daemon.pid):
+            loud.write(b"\n" * many + b"x" * 65_536)
+        refusals = [(said["refused"]["reason"], said["refused"]["line"]) for said in loud.lines()]
+    assert refusals == [("bad_json", 3), ("oversize", 3 + many)]
+
+
+def test_a_seal_takes_in_what_a_flood_had_written_and_not_what_it_goes_on_to_write(place: Place) -> None:
+    place.serve()
+    session = new_id()
+    with ExitStack() as stack:
+        owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
+        owner.sync()
+        other = stack.enter_context(Wire(place.socket_path)).hello()
+        flood = stack.enter_context(place.popen(sys.executable, "-c", EMPTY_LINES, place.socket_path))
+        stack.callback(end_process, flood, signal.SIGKILL)
+        wait_until(lambda: refused_lines(other), "the flood")
+        before = refused_lines(other)
+        owner.say(end={"exit_reason": "clean"})
+        wait_until(lambda: not other.ask()[0]["sessions"], "the seal")
+        assert refused_lines(other) - before < MIB  # each a byte; a socket holds a fifth of it
+
+
 # So much of each that it would be seen, were it kept. Of short lines less: each of them is a refusal.
 GARBAGE = {
     "no newline": (64, b"x" * MIB),
