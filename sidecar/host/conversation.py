@@ -113,6 +113,7 @@ def _connect(socket_path: str, timeout_s: float) -> socket.socket:
             if time.monotonic() > deadline:
                 raise SilentDaemonError("it is too busy") from error
             time.sleep(_RETRY_S)
+            continue
         except OSError as error:
             connection.close()
             raise NoDaemonError(str(error)) from error
