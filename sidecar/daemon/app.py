@@ -316,7 +316,7 @@ class Daemon:
     def _close(self, session: Session) -> None:
         self.sessions.seal(session)
         self._busy_until = monotonic()
-        for name in (session.id, *session.awaited):
+        for name in (session.id, *session.workers):  # some came back, and nobody need be told of their end
             self._watches.stop(name)
 
     def _let_go(self, session: Session) -> None:

@@ -113,6 +113,8 @@ class Control:
                 return Refusal.BAD_VALUE
         opened = self._daemon.sessions.open_session(session, monotonic())
         if opened is None:
+            if end_of_owner is not None:
+                os.close(end_of_owner)
             return Refusal.SESSION_ENDED
         if end_of_owner is not None:
             assert type(owner_pid) is int
