@@ -66,7 +66,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
         if decision.by_environment:
             from sidecar.host import choice  # noqa: PLC0415 (a config is hardly ever written by a worker)
 
-            choice.settled(environ)  # so that the config says what the environment does
+            choice.settled(environ, wait=False)  # so that the config says what the environment does
         debug(f"telemetry is off: {decision.why}")
         return Telemetry()
     place = _place(environ, decision.anonymous_id)

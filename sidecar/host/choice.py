@@ -23,9 +23,10 @@ class ConfigError(OSError):
     """The config could not be written. Says why."""
 
 
-def settled(environ: Mapping[str, str]) -> Consent:
+def settled(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
     """The decision, with the config made to agree with it: an environment's opt-out is written down, and where
-    telemetry is on there is an id. A config that cannot be written means off.
+    telemetry is on there is an id. A config that cannot be written means off; also one that another is just writing,
+    unless we ``wait`` for that.
     """
     decision = current(environ)
     path = paths.config_path(environ)
@@ -33,9 +34,9 @@ def settled(environ: Mapping[str, str]) -> Consent:
         return decision
     try:
         if decision.by_environment:
-            _opt_out(path)
+            _opt_out(path, wait=wait)
         elif decision.on and decision.anonymous_id is None:
-            _give_id(path)
+            _give_id(path, wait=wait)
             return current(environ)
     except OSError as error:
         return Consent(on=False, why=f"the config cannot be written ({error})")
@@ -69,14 +70,14 @@ def take_first_session() -> bool:
     return True
 
 
-def _opt_out(path: str) -> None:
+def _opt_out(path: str, *, wait: bool) -> None:
     config = read_config(path)
     already = config.content is not None and config.content.get("telemetry") is False and config.anonymous_id
     if not already:
-        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()})
+        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()}, wait=wait)
 
 
-def _give_id(path: str) -> None:
+def _give_id(path: str, *, wait: bool) -> None:
     """Makes the config, or completes one that has no id. Several may try at once; the first one's id stands."""
     config = read_config(path)
     if config.missing:
@@ -84,7 +85,9 @@ def _give_id(path: str) -> None:
             _mark_fresh()
     else:
         _update(
-            path, lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": ids.new()}
+            path,
+            lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": ids.new()},
+            wait=wait,
         )
 
 
@@ -97,7 +100,7 @@ def _mark_fresh() -> None:
         pass
 
 
-def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]], *, wait: bool = True) -> None:
     """Rewrites the config; its other keys are kept. What was unreadable is replaced, since a person asked for it.
 
     One at a time, so that nobody writes back what another has just changed. ``change`` may give its argument back.
@@ -105,7 +108,7 @@ def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> No
     private.ensure_directory(os.path.dirname(path))
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = read_config(path).content
         changed = change(found or {})
         if changed != found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -430,6 +431,19 @@ def test_a_config_that_says_no_means_the_stand_in(nowhere: Place) -> None:
     nowhere.run("telemetry", "off")
     with inside(nowhere):
         assert type(sidecar.connect()) is sidecar.Telemetry
+
+
+def test_an_opt_out_does_not_wait_for_who_writes_the_config(nowhere: Place) -> None:
+    """Who writes it may be stopped, and the next worker writes it down."""
+    connects = "import sidecar; sidecar.connect()"
+    os.makedirs(os.path.dirname(nowhere.config_path), mode=0o700)
+    writes = os.open(os.path.dirname(nowhere.config_path), os.O_RDONLY)
+    fcntl.flock(writes, fcntl.LOCK_EX)
+    assert nowhere.python(connects, BRAKIT_TELEMETRY="off").returncode == 0
+    assert not os.path.exists(nowhere.config_path)
+    os.close(writes)
+    nowhere.python(connects, BRAKIT_TELEMETRY="off")
+    assert nowhere.config["telemetry"] is False
 
 
 def test_inside_the_daemon_nothing_is_counted(nowhere: Place) -> None:
