@@ -46,8 +46,8 @@ def write(event: Event, verdict: Verdict) -> None:
         before = os.fstat(fd).st_size
         if before + len(data) > MAX_BYTES // 2:
             private.replace(os.path.join(directory, _OLDER), by=newer)
-            os.close(fd)
-            fd, before = _open(newer), 0
+            full, fd, before = fd, _open(newer), 0
+            os.close(full)
         if before and os.pread(fd, 1, before - 1) != b"\n":  # half a line, from a power cut: it must not spoil this one
             data = b"\n" + data
         if os.write(fd, data) < len(data):  # the disk is full

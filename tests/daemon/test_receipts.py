@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -101,6 +102,26 @@ def test_a_full_disk_leaves_whole_lines(state: Path, monkeypatch: pytest.MonkeyP
     write(2)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_STATE_HOME", str(state.parent))
+    write(3)
+    assert numbers() == [1, 3]
+
+
+def test_a_full_disk_when_the_files_are_exchanged_costs_one_receipt(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(1)
+    os.truncate(state / "receipts.jsonl", receipts.MAX_BYTES // 2)
+    really_open = os.open
+
+    def has_no_room(path: str, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT and not os.path.exists(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really_open(path, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", has_no_room)
+        with pytest.raises(OSError, match="No space"):  # and not that a descriptor was closed twice
+            write(2)
     write(3)
     assert numbers() == [1, 3]
 
