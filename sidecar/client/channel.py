@@ -98,9 +98,12 @@ class Channel:
         return said
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._socket, self._rest = None, b""
+        stream, self._socket, self._rest = self._socket, None, b""
+        if stream is not None:
+            try:
+                stream.close()
+            except OSError:  # the application has closed all that was open, as who becomes a daemon does
+                pass
 
     def __del__(self) -> None:
         try:

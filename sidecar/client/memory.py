@@ -51,9 +51,12 @@ class Memory:
 
     def close(self) -> None:
         """Gives up the descriptor; the cells stay as long as anyone holds them."""
-        if self.fd is not None:
-            os.close(self.fd)
-        self.fd = None
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            try:
+                os.close(fd)
+            except OSError:  # the application has closed all that was open, as who becomes a daemon does
+                pass
 
     def __del__(self) -> None:
         try:

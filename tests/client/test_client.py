@@ -312,6 +312,38 @@ def test_a_wrong_sdk_costs_no_count(home: Place, sdk: Any) -> None:
     assert (found["fields"]["request_count"], found["fields"]["sdk"]) == (3, "python")
 
 
+CLOSES_ALL = """
+import os
+import sidecar
+telemetry = sidecar.connect()
+telemetry.incr("request_count", 2)
+os.closerange(3, 256)
+if os.environ["THEN"] == "forks":
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+telemetry.incr("request_count", 3)
+telemetry.add("tabs_viewed", "logs")
+if os.environ["THEN"] == "closes":
+    telemetry.close()
+"""
+
+
+@pytest.mark.parametrize("then", ["exits", "forks", "closes"])
+def test_an_application_may_close_all_that_is_open(home: Place, then: str) -> None:
+    session = new_id()
+    with Wire(home.socket_path).hello(session, role="owner") as owner:
+        ran = home.python(CLOSES_ALL, BRAKIT_SESSION_ID=session, THEN=then)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+        def counted() -> tuple[int, list[str]]:
+            (fields,) = [found["fields"] for found in owner.ask()[0]["sessions"] if found["id"] == session]
+            return fields["request_count"], fields["tabs_viewed"]
+
+        wait_until(lambda: counted() == (5, ["logs"]), "all that was counted")
+
+
 @pytest.mark.parametrize("name", ["name", "self", "field", "n"])
 def test_a_field_may_be_called_anything(home: Place, name: str) -> None:
     with joined(home, new_id()) as telemetry:
