@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from sidecar.client import descriptors
 from sidecar.host import peer
 
 try:
@@ -20,10 +21,11 @@ _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)  # an application may have given SIG
 
 
 class Channel:
-    __slots__ = ("_rest", "_socket")
+    __slots__ = ("_identity", "_rest", "_socket")
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
+        self._identity: tuple[int, int] | None = None
         self._rest = b""
 
     @property
@@ -50,7 +52,7 @@ class Channel:
         if not peer.is_own_user(stream):
             stream.close()
             return False
-        self._socket = stream
+        self._socket, self._identity = stream, descriptors.identity(stream.fileno())
         return True
 
     def is_ready(self) -> bool:
@@ -85,10 +87,11 @@ class Channel:
 
     def receive(self) -> bytes:
         """What the daemon has said by now, up to 4 KiB of it. Closes where the daemon is gone."""
-        if self._socket is None:
+        stream = self._ours()
+        if stream is None:
             return b""
         try:
-            said = self._socket.recv(4096)
+            said = stream.recv(4096)
         except BlockingIOError:
             return b""
         except OSError:
@@ -98,12 +101,10 @@ class Channel:
         return said
 
     def close(self) -> None:
-        stream, self._socket, self._rest = self._socket, None, b""
+        stream = self._ours()
+        self._socket, self._rest = None, b""
         if stream is not None:
-            try:
-                stream.close()
-            except OSError:  # the application has closed all that was open, as who becomes a daemon does
-                pass
+            stream.close()
 
     def __del__(self) -> None:
         try:
@@ -111,11 +112,19 @@ class Channel:
         except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
             pass
 
+    def _ours(self) -> socket.socket | None:
+        """The socket; none, from here on, where its number is another's by now."""
+        if self._socket is not None and descriptors.identity(self._socket.fileno()) != self._identity:
+            self._socket.detach()
+            self._socket, self._rest = None, b""
+        return self._socket
+
     def _write(self, data: bytes) -> None:
-        if self._socket is None:
+        stream = self._ours()
+        if stream is None:
             return
         try:
-            sent = self._socket.send(data, _QUIET)
+            sent = stream.send(data, _QUIET)
         except BlockingIOError:
             sent = 0
         except OSError:  # the daemon is gone

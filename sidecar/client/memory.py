@@ -6,18 +6,22 @@ import mmap
 import os
 import sys
 
+from sidecar.client import descriptors
 from sidecar.core import slab
 from sidecar.core.limits import OVERFLOW_ROUTE
+
+_kept: list[memoryview] = []  # a mapping closes a descriptor of its own, which by now may be the application's
 
 
 class Memory:
     """``cells`` are 64-bit integers laid out as ``core.slab`` says. ``fd`` is None where nobody else can see them."""
 
-    __slots__ = ("cells", "fd", "routes")
+    __slots__ = ("_identity", "cells", "fd", "routes")
 
     def __init__(self, cells: memoryview, fd: int | None) -> None:
         self.cells = cells
         self.fd = fd
+        self._identity = None if fd is None else descriptors.identity(fd)
         self.routes = {OVERFLOW_ROUTE: slab.row_cell(0)}  # by opaque id, the first cell of the route's row
         cells[0] = slab.MAGIC
         cells[slab.USED_ROWS] = 1
@@ -49,14 +53,18 @@ class Memory:
         """The id under which a route's durations are kept: its own, or the overflow's."""
         return route if route in self.routes else OVERFLOW_ROUTE
 
+    def look(self) -> None:
+        """Forgets the descriptor where its number is another's by now. The cells are there nevertheless."""
+        if self.fd is not None and descriptors.identity(self.fd) != self._identity:
+            self.fd = None
+            _kept.append(self.cells)
+
     def close(self) -> None:
         """Gives up the descriptor; the cells stay as long as anyone holds them."""
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            try:
-                os.close(fd)
-            except OSError:  # the application has closed all that was open, as who becomes a daemon does
-                pass
+        self.look()
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = None
 
     def __del__(self) -> None:
         try:

@@ -333,6 +333,7 @@ class Producer(Telemetry):
         account.owe_everything()
         self._slab_taken = False
         self._connected_at = monotonic()
+        account.memory.look()
         if not self._channel.open(self._place.socket_path) and not self._waits_for_daemon(account):
             return
         account.memory.keep_as(self._memory_path)  # before the daemon can know of it, as it may die before it does

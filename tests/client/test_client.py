@@ -314,10 +314,12 @@ def test_a_wrong_sdk_costs_no_count(home: Place, sdk: Any) -> None:
 
 CLOSES_ALL = """
 import os
+import socket
 import sidecar
 telemetry = sidecar.connect()
 telemetry.incr("request_count", 2)
 os.closerange(3, 256)
+its_own = [stream for _ in range(4) for stream in socket.socketpair()]  # with the numbers that were ours
 if os.environ["THEN"] == "forks":
     child = os.fork()
     if child == 0:
@@ -327,6 +329,12 @@ telemetry.incr("request_count", 3)
 telemetry.add("tabs_viewed", "logs")
 if os.environ["THEN"] == "closes":
     telemetry.close()
+for stream in its_own:
+    stream.setblocking(False)
+    try:
+        print(stream.recv(4096))
+    except BlockingIOError:
+        pass
 """
 
 
