@@ -255,7 +255,7 @@ class Sessions:
             assert session.parted is not None
             left = session.workers - session.departed - session.present - {session.parted[0]}
             gone = [producer for producer in left if self._is_gone(session, producer)]
-            if gone and take_in_all():
+            if gone and take_in_all() and session.id in self.open:  # it may say that consent is gone
                 needless |= self._merge(session, [producer for producer in gone if producer not in session.present])
         return needless
 

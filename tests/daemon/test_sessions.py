@@ -372,6 +372,24 @@ def test_the_accounts_of_many_whose_processes_have_ended_are_one() -> None:
     assert len(session.workers) == 10 * MANY_DEPARTED
 
 
+def test_nothing_is_kept_of_a_session_that_is_over_when_accounts_are_to_be_merged() -> None:
+    kept: list[Session] = []
+    table = Sessions(exists=lambda _pid: False, keep=lambda session, _records: kept.append(session))
+    joined = table.open_session(SESSION_ID, 1000.0)
+    assert joined is not None
+    for number in range(MANY_DEPARTED):
+        table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
+        table.leave(joined, number, 1000.0)
+
+    def read_that_consent_is_withdrawn() -> bool:
+        table.seal(joined)
+        kept.clear()
+        return True
+
+    assert table.merge_departed(read_that_consent_is_withdrawn) == {}
+    assert kept == []
+
+
 def test_a_producer_whose_process_lives_may_come_back_however_many_left(story: Story) -> None:
     for number in range(3 * MANY_DEPARTED):
         story.comes(f"p{number}")
