@@ -21,6 +21,8 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # users have it not: it would hide what is written out too late
+
 settings.register_profile("sidecar", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("sidecar")
 

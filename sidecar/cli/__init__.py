@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -15,6 +16,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         command = import_module(f"sidecar.cli.{arguments.module}")
         code: int = getattr(command, arguments.function)(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it is known what to do about a reader that is gone
     except UsageError as error:
         print(f"brakit-sidecar: {error}", file=sys.stderr)
         return 2
@@ -22,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"brakit-sidecar: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `brakit-sidecar log | head`: the reader has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter writes out the rest at its end
         return 0
     except OSError as error:  # a path that is not ours, a disk that is full: the message says which
         print(f"brakit-sidecar: {error}", file=sys.stderr)

@@ -175,7 +175,7 @@ own_calls = [
 for _ in range({CALLS} // 2):
     rng.choice(calls)()
     rng.choice(own_calls)()
-print("called")
+print("called", flush=True)
 sys.stdin.read()
 telemetry.close(rng.choice(texts))
 """
