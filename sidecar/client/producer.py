@@ -176,22 +176,23 @@ class Producer(Telemetry):
                     self._channel.close()  # all is said, and what is counted after this is in the memory
 
     def _leaves_with_memory(self, exit_reason: str) -> bool:
-        """Where all else is said, the last word is a cell that the daemon reads when the process is gone: a line would
-        wake it to work beside the interpreter, which is still taking itself apart.
+        """The last word is a cell that the daemon reads when the process is gone, also where the socket is full. Where
+        all else is said that is enough: a line would wake the daemon to work beside the interpreter, which is still
+        taking itself apart.
         """
         try:
             with self._lock:
                 account = self._account
-                if account is None or not account.has_said_all or not self._channel.is_ready():
+                if account is None:
+                    return False
+                account.memory.cells[slab.END] = slab.ENDS.index(exit_reason)
+                if not account.has_said_all or not self._channel.is_ready():
                     return False
                 if self._slab_taken:
                     self._channel.look()
                 else:
                     self._slab_taken = SLAB_TAKEN in self._channel.receive()
-                if not (self._slab_taken and self._channel.is_open):
-                    return False
-                account.memory.cells[slab.END] = slab.ENDS.index(exit_reason)
-                return True
+                return self._slab_taken and self._channel.is_open
         except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
             debug("no goodbye by memory", error)
             return False

@@ -855,6 +855,35 @@ def test_who_counts_in_shared_memory_says_its_last_word_there(home: Place, remot
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
 
 
+FILLS_THE_SOCKET_BEFORE_ITS_EXIT = """
+import sys
+import sidecar
+telemetry = sidecar.connect()
+telemetry.incr("request_count", 3)
+print("counted", flush=True)
+sys.stdin.readline()
+while telemetry._channel.is_ready():
+    telemetry.event("cli_invoked", command="install")
+"""
+
+
+def test_a_last_word_that_the_socket_does_not_take_is_in_the_memory(place: Place, endpoint: Endpoint) -> None:
+    session, daemon = new_id(), place.serve()
+    with subprocess.Popen(
+        [sys.executable, "-c", FILLS_THE_SOCKET_BEFORE_ITS_EXIT],
+        env={**place.environ, "BRAKIT_SESSION_ID": session},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        wait_until(lambda: place.status()["sessions"], "the worker")
+        with stopped(daemon.pid):
+            worker.communicate(b"\n", timeout=PATIENCE_S)
+    found = endpoint.end_of(session)
+    assert (found["request_count"], found["exit_reason"]) == (3, "clean")
+
+
 ENDINGS = {
     "returns": ("pass", "clean"),
     "exits with a code": ("raise SystemExit(3)", "clean"),
