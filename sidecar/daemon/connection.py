@@ -81,7 +81,7 @@ class Connection:
                 self._answer(self._put_off.pop(0))
         if took_in:
             await checkpoint()  # the others' turn; whoever writes much is not waited for each time
-        else:
+        elif not self._closing:
             await anyio.wait_readable(self._stream)
 
     def end(self) -> None:

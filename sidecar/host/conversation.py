@@ -6,6 +6,7 @@ import json
 import select
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sidecar.core.wire import PROTOCOL, encode
@@ -77,10 +78,13 @@ class Conversation:
         return identity
 
     def wait_for_hangup(self) -> None:
-        """Until the daemon has closed the connection. Reads nothing, so another thread may go on with it."""
+        """Until the daemon has closed the connection. Reads nothing, so another thread may go on with it, and close it
+        before we wait.
+        """
         hung_up = select.poll()
-        hung_up.register(self._socket, 0)  # that alone is always told
-        hung_up.poll()
+        with suppress(ValueError):  # it was closed here
+            hung_up.register(self._socket, 0)  # that alone is always told
+            hung_up.poll()
 
     def close(self) -> None:
         self._socket.close()

@@ -49,3 +49,9 @@ def test_one_that_stays_full_is_too_busy(busy: tuple[str, socket.socket]) -> Non
     path, _listener = busy
     with pytest.raises(SilentDaemonError):
         Conversation(path, 0.05)
+
+
+def test_the_end_of_a_conversation_that_another_thread_closed_is_not_waited_for(home: Place) -> None:
+    conversation = Conversation(home.socket_path)
+    conversation.close()
+    conversation.wait_for_hangup()
