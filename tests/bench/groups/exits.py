@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.bench.measuring import Samples
 
 COUNTS, REQUESTS = 1000, 10
+EXITS = 4  # in a round: three milliseconds, of which a machine's noise is a third
 EVENTS = 2  # of each worker: first_request, and its session's
 NS_PER_MS = 1e6
 
@@ -76,7 +77,7 @@ def run(effort: Effort) -> Report:
                 for where, imports in (("", ""), (IN_HOST, APPLICATION))
             ),
         ]
-        samples = interleave(contestants, 2 * effort.rounds)
+        samples = interleave(contestants, EXITS * effort.rounds)
         wrong = [problem for name, site in places.items() for problem in site.problems(name)]
         remarks = {name: f"{site.arrived:,} of {site.counted:,}" for name, site in places.items()}
         at_endpoint = {name: site.at_endpoint() for name, site in places.items() if name in (ANSWERS, STOPPED)}
