@@ -31,10 +31,9 @@ def install(_arguments: Namespace) -> int:
     _ask_systemd("show-environment")
     _check_that_files_are_ours()
     _stop_the_running_daemon(_arguments)
-    private.ensure_directory(
-        os.path.dirname(paths.config_path(os.environ))
-    )  # the sandbox lets it write in these alone,
-    private.ensure_directory(paths.state_dir())  # and only where they are there
+    # The sandbox lets it write in these alone, and only where they are there.
+    private.ensure_directory(os.path.dirname(paths.config_path(os.environ)))
+    private.ensure_directory(paths.state_dir())
     for name in (SOCKET, SERVICE, _SANDBOX):
         with open(os.path.join(_units(), name), encoding="utf-8") as unit:
             _write(name, unit.read())

@@ -372,14 +372,19 @@ def test_the_accounts_of_many_whose_processes_have_ended_are_one() -> None:
     assert len(session.workers) == 10 * MANY_DEPARTED
 
 
-def test_nothing_is_kept_of_a_session_that_is_over_when_accounts_are_to_be_merged() -> None:
-    kept: list[Session] = []
-    table = Sessions(exists=lambda _pid: False, keep=lambda session, _records: kept.append(session))
+def session_that_many_left(table: Sessions) -> Session:
     joined = table.open_session(SESSION_ID, 1000.0)
     assert joined is not None
     for number in range(MANY_DEPARTED):
         table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
         table.leave(joined, number, 1000.0)
+    return joined
+
+
+def test_nothing_is_kept_of_a_session_that_is_over_when_accounts_are_to_be_merged() -> None:
+    kept: list[Session] = []
+    table = Sessions(exists=lambda _pid: False, keep=lambda session, _records: kept.append(session))
+    joined = session_that_many_left(table)
 
     def read_that_consent_is_withdrawn() -> bool:
         table.seal(joined)
@@ -403,11 +408,7 @@ def test_a_producer_whose_process_lives_may_come_back_however_many_left(story: S
 
 def test_what_a_producer_wrote_before_its_process_ended_is_taken_in_before_its_account_is_merged() -> None:
     table = Sessions(exists=lambda _pid: False)
-    joined = table.open_session(SESSION_ID, 1000.0)
-    assert joined is not None
-    for number in range(MANY_DEPARTED):
-        table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
-        table.leave(joined, number, 1000.0)
+    joined = session_that_many_left(table)
 
     def read_what_waits() -> bool:
         assert table.join(hello("p0"), "late", 1000.0, pid=4711) is joined
