@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from sidecar.host import guards, launch
+from brakit_sidecar.host import guards, launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -168,7 +168,7 @@ class Place:
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """One command, as a user types it, to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "sidecar", *arguments],
+            [sys.executable, "-m", "brakit_sidecar", *arguments],
             env={**self.environ, **environ},
             capture_output=True,
             text=True,
@@ -200,7 +200,7 @@ class Place:
 
     def serve(self) -> subprocess.Popen[bytes]:
         """A daemon in the foreground, which has no linger, once it accepts."""
-        served = self.popen(sys.executable, "-m", "sidecar", "serve")
+        served = self.popen(sys.executable, "-m", "brakit_sidecar", "serve")
         self._served.append(served)
         wait_until(lambda: self.accepts() or served.poll() is not None, "a daemon that accepts")
         assert served.poll() is None

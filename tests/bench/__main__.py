@@ -15,7 +15,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-import sidecar
+import brakit_sidecar
+
 from tests.bench.groups import exits, faults, increments, ingest, journeys, sealing, starting, syscalls
 from tests.bench.measuring import Effort, Report
 
@@ -44,7 +45,7 @@ def main() -> int:
     )
     # As an installer leaves it: what a checkout's interpreter may not write, it compiles at each start, and takes the
     # compiler's types apart at each end.
-    compileall.compile_dir(os.path.dirname(sidecar.__file__), quiet=1)
+    compileall.compile_dir(os.path.dirname(brakit_sidecar.__file__), quiet=1)
     begun, load = time.monotonic(), os.getloadavg()[0]
     missed: list[str] = []
     wrong: list[str] = []

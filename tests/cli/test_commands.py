@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar import __version__
 
-from sidecar import __version__
 from tests.core import page
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
 
@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "sidecar", *command, "--help"],
+        [sys.executable, "-m", "brakit_sidecar", *command, "--help"],
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -214,7 +214,7 @@ def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> Non
     started = json.loads(home.run("session", "start", "--json").stdout)
     assert started == {"session": started["session"], "socket": home.socket_path}
     home.python(
-        "import sidecar; sidecar.connect().incr('request_count', 2)",
+        "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 2)",
         BRAKIT_SESSION_ID=started["session"], BRAKIT_SIDECAR_SOCKET=started["socket"],
     )  # fmt: skip
     assert home.run("session", "end", started["session"], "--reason", "sigterm").returncode == 0
@@ -442,7 +442,7 @@ def test_log_may_be_cut_off_by_its_reader(place: Place) -> None:
     place.run("emit", "cli_invoked")
     wait_until(place.receipts, "a receipt")
     ran = subprocess.run(
-        ["sh", "-c", f'"{sys.executable}" -m sidecar log | true'],
+        ["sh", "-c", f'"{sys.executable}" -m brakit_sidecar log | true'],
         env=place.environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert ran.stderr == ""
@@ -452,7 +452,7 @@ def test_log_follow_goes_on_with_what_comes(place: Place) -> None:
     place.start()
     place.run("emit", "cli_invoked", "command=install")
     wait_until(place.receipts, "a receipt")
-    command = [sys.executable, "-m", "sidecar", "log", "--json", "--follow"]
+    command = [sys.executable, "-m", "brakit_sidecar", "log", "--json", "--follow"]
     with subprocess.Popen(command, env=place.environ, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdout is not None
         first = json.loads(following.stdout.readline())

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.host import launch
 
-from sidecar.host import launch
 from tests.harness import PATIENCE_S, Endpoint, Place, end_process, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RUN = (sys.executable, "-m", "sidecar", "run")
+RUN = (sys.executable, "-m", "brakit_sidecar", "run")
 PYTHON = sys.executable
 
 
@@ -256,7 +256,7 @@ def test_the_command_has_session_and_socket_in_its_environment(home: Place) -> N
 
 
 def test_the_workers_of_the_command_are_its_session(home: Place, session: Session) -> None:
-    worker = "import sidecar; sidecar.connect().incr('request_count', 4)"
+    worker = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 4)"
     home.run("run", "--", "sh", "-c", f'"{PYTHON}" -c "{worker}" & "{PYTHON}" -c "{worker}"; wait')
     assert session.properties["request_count"] == 8
 
@@ -407,7 +407,7 @@ def test_the_first_session_is_the_first_once(endpoint: Endpoint, place: Place) -
 
 
 def test_two_runs_at_once_are_two_sessions_of_one_daemon(endpoint: Endpoint, place: Place) -> None:
-    worker = "import sidecar; sidecar.connect().incr('request_count', {})"
+    worker = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', {})"
     commands = [[*RUN, "--", PYTHON, "-c", worker.format(count)] for count in (3, 5)]
     running = [subprocess.Popen(command, env=place.environ) for command in commands]
     assert [process.wait(PATIENCE_S) for process in running] == [0, 0]

@@ -11,8 +11,8 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.client.channel import Channel
 
-from sidecar.client.channel import Channel
 from tests.e2e.serving import REPOSITORY
 from tests.harness import PATIENCE_S
 
@@ -205,7 +205,7 @@ def test_a_daemon_that_is_gone_closes_the_channel_and_fails_nobody(
 def test_a_daemon_that_is_gone_does_not_kill_a_worker_with_a_default_sigpipe(daemon: Daemon, say: str) -> None:
     code = f"""
 import signal
-from sidecar.client.channel import Channel
+from brakit_sidecar.client.channel import Channel
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 channel = Channel()
 assert channel.open({daemon.path!r})
@@ -280,8 +280,8 @@ def test_a_daemon_that_says_nothing_is_not_waited_for(channel: Channel, stream: 
 
 
 def test_what_the_daemon_said_is_heard(channel: Channel, stream: socket.socket) -> None:
-    stream.sendall(b'{"slab":1}\n')
-    assert channel.receive() == b'{"slab":1}\n'
+    stream.sendall(b'{"counter_file":1}\n')
+    assert channel.receive() == b'{"counter_file":1}\n'
     assert channel.is_open
 
 

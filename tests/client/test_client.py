@@ -15,13 +15,13 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import brakit_sidecar
 import pytest
+from brakit_sidecar.core import counter_layout
+from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import sidecar
-from sidecar.core import slab
-from sidecar.core.contents import Contents
 from tests.harness import (
     _CLEARED,
     PATIENCE_S,
@@ -52,10 +52,10 @@ def inside(place: Place, **settings: str) -> Iterator[None]:
 
 
 @contextmanager
-def joined(place: Place, session: str, **arguments: Any) -> Iterator[sidecar.Telemetry]:
+def joined(place: Place, session: str, **arguments: Any) -> Iterator[brakit_sidecar.Telemetry]:
     """A producer in this process."""
     with inside(place, BRAKIT_SESSION_ID=session):
-        telemetry = sidecar.connect(**arguments)
+        telemetry = brakit_sidecar.connect(**arguments)
         try:
             yield telemetry
         finally:
@@ -78,7 +78,7 @@ def refused(place: Place) -> dict[str, int]:
     return counted
 
 
-def until_shown(place: Place, session: str, telemetry: sidecar.Telemetry | None = None, **expected: Any) -> None:
+def until_shown(place: Place, session: str, telemetry: brakit_sidecar.Telemetry | None = None, **expected: Any) -> None:
     """Returns when the daemon shows the expected fields; the producer makes calls that count nothing meanwhile."""
     found: dict[str, Any] = {}
 
@@ -235,7 +235,7 @@ calls = st.one_of(
 )
 
 
-def call(telemetry: sidecar.Telemetry, method: str, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
+def call(telemetry: brakit_sidecar.Telemetry, method: str, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
     answer = getattr(telemetry, method)(*arguments, **fields)
     if method == "counter":
         answer.inc()
@@ -246,7 +246,7 @@ def call(telemetry: sidecar.Telemetry, method: str, arguments: tuple[Any, ...], 
 
 
 @pytest.fixture(scope="module")
-def abused(home: Place) -> Iterator[tuple[str, sidecar.Telemetry]]:
+def abused(home: Place) -> Iterator[tuple[str, brakit_sidecar.Telemetry]]:
     session = new_id()
     with joined(home, session) as telemetry:
         yield session, telemetry
@@ -254,13 +254,13 @@ def abused(home: Place) -> Iterator[tuple[str, sidecar.Telemetry]]:
 
 @given(st.lists(calls, max_size=6))
 def test_no_call_raises_whatever_it_is_given(
-    abused: tuple[str, sidecar.Telemetry], said: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+    abused: tuple[str, brakit_sidecar.Telemetry], said: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 ) -> None:
     for one in said:
         call(abused[1], *one)
 
 
-def test_after_all_that_it_still_counts(home: Place, abused: tuple[str, sidecar.Telemetry]) -> None:
+def test_after_all_that_it_still_counts(home: Place, abused: tuple[str, brakit_sidecar.Telemetry]) -> None:
     session, telemetry = abused
     fields = shown(home, session)
     assert fields is not None
@@ -296,7 +296,7 @@ def nowhere() -> Iterator[Place]:
 @given(hostile)
 def test_connect_never_raises_whatever_it_is_given(nowhere: Place, sdk: Any) -> None:
     with inside(nowhere, BRAKIT_SESSION_ID=new_id()):
-        telemetry = sidecar.connect(sdk)
+        telemetry = brakit_sidecar.connect(sdk)
         telemetry.incr("request_count")
         telemetry.close(sdk)
 
@@ -315,8 +315,8 @@ def test_a_wrong_sdk_costs_no_count(home: Place, sdk: Any) -> None:
 CLOSES_ALL = """
 import os
 import socket
-import sidecar
-telemetry = sidecar.connect()
+import brakit_sidecar
+telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 2)
 os.closerange(3, 256)
 its_own = [stream for _ in range(4) for stream in socket.socketpair()]  # with the numbers that were ours
@@ -372,7 +372,7 @@ def test_a_field_may_be_called_anything(home: Place, name: str) -> None:
 )
 def test_a_strange_environment_does_not_matter(nowhere: Place, settings: dict[str, str]) -> None:
     with inside(nowhere, **settings):
-        telemetry = sidecar.connect()
+        telemetry = brakit_sidecar.connect()
         telemetry.request("GET /", 1)
         telemetry.event("first_request", port=1)
         telemetry.close()
@@ -449,9 +449,9 @@ def test_a_mistake_before_a_daemon_runs_costs_nothing_else(clumsy: Any) -> None:
 @pytest.mark.parametrize("start", [False, True])
 def test_where_telemetry_is_off_a_stand_in_does_nothing(nowhere: Place, off: dict[str, str], start: bool) -> None:
     with inside(nowhere, **off):
-        telemetry = sidecar.connect(start=start)
-        assert type(telemetry) is sidecar.Telemetry
-        assert type(telemetry.counter("request_count")) is sidecar.Counter
+        telemetry = brakit_sidecar.connect(start=start)
+        assert type(telemetry) is brakit_sidecar.Telemetry
+        assert type(telemetry.counter("request_count")) is brakit_sidecar.Counter
         telemetry.counter("request_count").inc()
         telemetry.incr("request_count", Worse())  # type: ignore[arg-type]
         telemetry.request("GET /", 1)
@@ -470,12 +470,12 @@ def test_where_telemetry_is_off_a_stand_in_does_nothing(nowhere: Place, off: dic
 def test_a_config_that_says_no_means_the_stand_in(nowhere: Place) -> None:
     nowhere.run("telemetry", "off")
     with inside(nowhere):
-        assert type(sidecar.connect()) is sidecar.Telemetry
+        assert type(brakit_sidecar.connect()) is brakit_sidecar.Telemetry
 
 
 def test_an_opt_out_does_not_wait_for_who_writes_the_config(nowhere: Place) -> None:
     """Who writes it may be stopped, and the next worker writes it down."""
-    connects = "import sidecar; sidecar.connect()"
+    connects = "import brakit_sidecar; brakit_sidecar.connect()"
     os.makedirs(os.path.dirname(nowhere.config_path), mode=0o700)
     writes = os.open(os.path.dirname(nowhere.config_path), os.O_RDONLY)
     fcntl.flock(writes, fcntl.LOCK_EX)
@@ -488,7 +488,7 @@ def test_an_opt_out_does_not_wait_for_who_writes_the_config(nowhere: Place) -> N
 
 def test_inside_the_daemon_nothing_is_counted(nowhere: Place) -> None:
     with inside(nowhere, BRAKIT_SIDECAR_DAEMON="1"):
-        assert type(sidecar.connect(start=True)) is sidecar.Telemetry
+        assert type(brakit_sidecar.connect(start=True)) is brakit_sidecar.Telemetry
 
 
 # --- light --------------------------------------------------------------------------------------------
@@ -498,14 +498,15 @@ NEVER = ["asyncio", "anyio", "aiohttp", "orjson", "ssl"]
 SELDOM = [
     "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "inspect", "json",
     "operator", "platformdirs", "random", "re", "select", "selectors", "signal", "socket", "struct", "subprocess",
-    "tempfile", "threading", "types", "typing", "uuid", "weakref", "_hashlib", "_weakrefset", "sidecar.core.domains",
-    "sidecar.core.refusal", "sidecar.core.rules", "sidecar.core.schema",
+    "tempfile", "threading", "types", "typing", "uuid", "weakref", "_hashlib", "_weakrefset",
+    "brakit_sidecar.core.domains", "brakit_sidecar.core.refusal", "brakit_sidecar.core.rules",
+    "brakit_sidecar.core.schema",
 ]  # fmt: skip
 LIGHT_WORKER = f"""
 import sys
 before = set(sys.modules)
-import sidecar
-t = sidecar.connect()
+import brakit_sidecar
+t = brakit_sidecar.connect()
 c = t.counter("request_count"); c.inc(); c.inc(3)
 t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
 t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
@@ -515,10 +516,10 @@ print(type(t).__name__, sorted(loaded & set({NEVER + SELDOM!r})))
 """
 LIGHT = f"""
 import sys, threading
-import sidecar
+import brakit_sidecar
 heavy = {NEVER!r}
 assert not [name for name in heavy if name in sys.modules], "after import"
-t = sidecar.connect(start=True)
+t = brakit_sidecar.connect(start=True)
 c = t.counter("request_count"); c.inc(); c.inc(3)
 t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
 t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
@@ -568,7 +569,7 @@ class Listening:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def hear(self) -> tuple[bytes, Contents | None]:
+    def hear(self) -> tuple[bytes, CounterSnapshot | None]:
         """What the next producer said until it hung up, and what its memory holds."""
         said, contents = b"", None
         connection, _ = self._listener.accept()
@@ -577,7 +578,7 @@ class Listening:
             while True:
                 chunk, fds, _flags, _address = socket.recv_fds(connection, 65536, 1)
                 for fd in fds:
-                    contents = Contents.of(os.pread(fd, slab.SIZE, 0))
+                    contents = CounterSnapshot.of(os.pread(fd, counter_layout.SIZE, 0))
                     os.close(fd)
                 if not chunk:
                     return said, contents
@@ -733,7 +734,7 @@ def test_connecting_to_a_daemon_that_stands_still_does_not_block(home: Place) ->
 
 def test_a_worker_killed_at_any_instant_has_lost_nothing(home: Place) -> None:
     code = (
-        "import os, signal, sidecar; t = sidecar.connect(); c = t.counter('request_count')\n"
+        "import os, signal, brakit_sidecar; t = brakit_sidecar.connect(); c = t.counter('request_count')\n"
         "for n in range(1000):\n"
         "  c.inc(); t.incr('query_count'); t.request('GET /', 1)\n"
         "  if n == {}: os.kill(os.getpid(), signal.SIGKILL)"
@@ -751,7 +752,7 @@ def test_a_worker_killed_at_any_instant_has_lost_nothing(home: Place) -> None:
 
 def test_a_forked_child_counts_for_itself_once(home: Place) -> None:
     code = (
-        "import os, sidecar; t = sidecar.connect(); c = t.counter('request_count')\n"
+        "import os, brakit_sidecar; t = brakit_sidecar.connect(); c = t.counter('request_count')\n"
         "c.inc(10); t.mark('insight_count', 'x')\n"
         "children = []\n"
         "for _ in range(3):\n"
@@ -813,7 +814,7 @@ def run_command_line(place: Place, command: str) -> None:
 
 @pytest.mark.slow
 def test_the_workers_of_one_command_line_are_one_session_without_run(endpoint: Endpoint, place: Place) -> None:
-    worker = f"{sys.executable} -c \"import sidecar; sidecar.connect().incr('request_count', %d)\""
+    worker = f"{sys.executable} -c \"import brakit_sidecar; brakit_sidecar.connect().incr('request_count', %d)\""
     place.serve()
     run_command_line(place, f"{worker % 2} & {worker % 3} & wait; {worker % 5}")
     run_command_line(place, f"{worker % 7} & {worker % 11}; wait")
@@ -833,13 +834,13 @@ def test_a_worker_may_start_the_daemon_and_does_not_wait_for_it(nowhere: Place) 
 
 SAYS_WHAT_IT_SENT_AT_EXIT = """
 import atexit
-from sidecar.client.channel import Channel
+from brakit_sidecar.client.channel import Channel
 sent = []
 atexit.register(lambda: print(sent))  # runs after what is registered after it
-import sidecar
-telemetry = sidecar.connect()
+import brakit_sidecar
+telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 3)
-while not telemetry._slab_taken:
+while not telemetry._counter_file_taken:
     telemetry._look_at = 0.0
     telemetry.set(framework="flask")
 send = Channel.send
@@ -857,8 +858,8 @@ def test_who_counts_in_shared_memory_says_its_last_word_there(home: Place, remot
 
 FILLS_THE_SOCKET_BEFORE_ITS_EXIT = """
 import sys
-import sidecar
-telemetry = sidecar.connect()
+import brakit_sidecar
+telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 3)
 print("counted", flush=True)
 sys.stdin.readline()
@@ -901,7 +902,8 @@ def endings(home: Place, remote: Endpoint) -> dict[str, str]:
     for how, (code, _reason) in ENDINGS.items():
         sessions[how] = new_id()
         home.python(
-            f"import sidecar; t = sidecar.connect(); t.incr('request_count'); {code}", BRAKIT_SESSION_ID=sessions[how]
+            f"import brakit_sidecar; t = brakit_sidecar.connect(); t.incr('request_count'); {code}",
+            BRAKIT_SESSION_ID=sessions[how],
         )
     return {how: remote.end_of(session)["exit_reason"] for how, session in sessions.items()}
 

@@ -11,13 +11,13 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.client import producer as producing
+from brakit_sidecar.client.counting import HAS_GIL, CellCounter
+from brakit_sidecar.client.joining import Place
+from brakit_sidecar.client.producer import Producer
+from brakit_sidecar.core import counter_layout
+from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 
-from sidecar.client import producer as producing
-from sidecar.client.counting import HAS_GIL, CellCounter
-from sidecar.client.joining import Place
-from sidecar.client.producer import Producer
-from sidecar.core import slab
-from sidecar.core.contents import Contents
 from tests.harness import PATIENCE_S, new_id
 
 if TYPE_CHECKING:
@@ -202,9 +202,9 @@ def producer_without_daemon(directory: Path) -> Producer:
     return Producer(Place(str(directory / "none.sock"), {"session": session}, session.encode()[:16]), "python")
 
 
-def counted_by(producer: Producer) -> Contents:
+def counted_by(producer: Producer) -> CounterSnapshot:
     assert producer._account is not None
-    contents = Contents.of(bytes(producer._account.memory.cells))
+    contents = CounterSnapshot.of(bytes(producer._account.memory.cells))
     assert contents is not None
     return contents
 
@@ -270,4 +270,4 @@ def test_counters_before_and_after_a_fork_are_one_count_each(producer: Producer)
     producer.incr("request_count", 2)
     producer.counter("request_count").inc()
     assert counted_by(producer).counts == {"request_count": 4}
-    assert parents[slab.COUNTER_CELLS["request_count"]] == 1
+    assert parents[counter_layout.COUNTER_CELLS["request_count"]] == 1

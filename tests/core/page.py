@@ -51,7 +51,7 @@ class Promise(NamedTuple):
     """What may stand in one field, and what stands there when nobody said anything."""
 
     rule: str
-    neutral: object
+    default: object
     holds: Callable[[object], bool]
 
 

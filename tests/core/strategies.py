@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from brakit_sidecar.core import limits, rules
 from hypothesis import strategies as st
 
-from sidecar.core import limits, rules
 from tests.core import page
 
 if TYPE_CHECKING:
-    from sidecar.core.rules import Rule
+    from brakit_sidecar.core.rules import Rule
 
 # --- values that honest producers say -----------------------------------------------------------------------
 

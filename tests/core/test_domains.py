@@ -5,16 +5,16 @@ from math import floor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.core import domains
+from brakit_sidecar.core.domains import BOOL, BUCKET, COUNT, MS, MS_OR_NULL, PORT, OsRelease, Version, Word, Words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import domains
-from sidecar.core.domains import BOOL, BUCKET, COUNT, MS, MS_OR_NULL, PORT, OsRelease, Version, Word, Words
 from tests.core import page
 from tests.core.strategies import json_values
 
 if TYPE_CHECKING:
-    from sidecar.core.domains import Domain
+    from brakit_sidecar.core.domains import Domain
 
 FRAMEWORK = Word(("flask", "unknown", "other"))
 EXIT = Word(("clean", "unknown"))
@@ -69,7 +69,7 @@ def test_a_null_is_no_value_of_any_domain(domain: Domain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("domain", "neutral"),
+    ("domain", "default"),
     [
         (BOOL, False),
         (COUNT, 0),
@@ -87,8 +87,8 @@ def test_a_null_is_no_value_of_any_domain(domain: Domain) -> None:
     ],
     ids=lambda case: type(case).__name__,
 )
-def test_the_neutral_value_of_each_domain(domain: Domain, neutral: object) -> None:
-    assert domain.neutral == neutral
+def test_the_default_value_of_each_domain(domain: Domain, default: object) -> None:
+    assert domain.default == default
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_milliseconds_are_those_of_a_duration(raw: object) -> None:
 
 
 @each_domain
-def test_what_is_none_of_a_domains_values_is_its_neutral_one(domain: Domain) -> None:
-    assert domain.own(object()) == domain.neutral
+def test_what_is_none_of_a_domains_values_is_its_default_one(domain: Domain) -> None:
+    assert domain.coerce(object()) == domain.default
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from brakit_sidecar.core import limits
+from brakit_sidecar.core.frames import PARTS, Frame, Hello, Occurred, parse
+from brakit_sidecar.core.refusal import Refusal
+from brakit_sidecar.core.schema import JOURNEY, SESSION_FIELDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import limits
-from sidecar.core.frames import PARTS, Frame, Hello, Occurred, parse
-from sidecar.core.refusal import Refusal
-from sidecar.core.schema import JOURNEY, SESSION_FIELDS
 from tests.core import page
 from tests.core.strategies import lines
 
@@ -229,10 +229,12 @@ def test_an_sdk_nobody_knows_is_unknown_and_no_refusal() -> None:
     }
 
 
-@pytest.mark.parametrize(("raw", "slab"), [(1, 1), (2, 2), (None, None), ("1", None), (True, None), (1.0, None)])
-def test_a_hello_says_the_layout_of_the_memory_that_comes_with_it(raw: object, slab: int | None) -> None:
-    hello = parse(json.dumps({"hello": {**HELLO, "slab": raw}}).encode()).hello
-    assert hello == Hello(SESSION, None, PRODUCER, "python", is_owner=False, slab=slab)
+@pytest.mark.parametrize(
+    ("raw", "counter_file"), [(1, 1), (2, 2), (None, None), ("1", None), (True, None), (1.0, None)]
+)
+def test_a_hello_says_the_layout_of_the_memory_that_comes_with_it(raw: object, counter_file: int | None) -> None:
+    hello = parse(json.dumps({"hello": {**HELLO, "counter_file": raw}}).encode()).hello
+    assert hello == Hello(SESSION, None, PRODUCER, "python", is_owner=False, counter_file=counter_file)
 
 
 # --- counts -------------------------------------------------------------------------------------------------

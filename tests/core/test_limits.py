@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from brakit_sidecar.core import limits
 
-from sidecar.core import limits
 from tests.core import page
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from brakit_sidecar.core import lines as module
+from brakit_sidecar.core.lines import FrameReader, LineTooLong
+from brakit_sidecar.core.wire import MAX_LINE
 from hypothesis import given
 from hypothesis import strategies as st
-
-from sidecar.core import lines as module
-from sidecar.core.lines import FrameReader, LineTooLong
-from sidecar.core.wire import MAX_LINE
 
 LONGEST = b"x" * (MAX_LINE - 1)  # with its newline, exactly the limit
 

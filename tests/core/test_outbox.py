@@ -3,25 +3,24 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from sidecar.core import outbox
-from sidecar.core.outbox import (
+from brakit_sidecar.core import outbox
+from brakit_sidecar.core.outbox import (
     AT_ONCE,
     BREAKER_FAILURES,
     BREAKER_REST_S,
     CAPACITY,
     SENT,
     Drop,
-    Event,
     Outbox,
     Outcome,
+    QueuedEvent,
     Reason,
     Send,
     Verdict,
     Wait,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ENDPOINT_IS_GONE = [
     Reason.NAME_RESOLUTION,
@@ -39,8 +38,8 @@ ABOUT_ONE_EVENT_OR_US = [reason for reason in Reason if reason not in ENDPOINT_I
 TIMED_OUT = Verdict.dropped(Reason.TIMEOUT)
 
 
-def event(number: int) -> Event:
-    return Event(name="session", uuid=str(number), distinct_id="anonymous", body=b"{}")
+def event(number: int) -> QueuedEvent:
+    return QueuedEvent(name="session", uuid=str(number), distinct_id="anonymous", body=b"{}")
 
 
 def holding(*numbers: int) -> Outbox:

@@ -4,17 +4,17 @@ import json
 from uuid import UUID, uuid5
 
 import pytest
+from brakit_sidecar.core import payload
+from brakit_sidecar.core.schema import EVENTS, JOURNEY, SESSION, EventSpec
 
-from sidecar.core import payload
-from sidecar.core.schema import EVENTS, JOURNEY, SESSION, Event
 from tests.core import page
 
 SESSION_ID = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
 each_event = pytest.mark.parametrize("event", EVENTS.values(), ids=lambda event: event.name)
 
 
-def neutral(event: Event) -> dict[str, object]:
-    return {name: promise.neutral for name, promise in page.EVENTS[event.name].items()}
+def neutral(event: EventSpec) -> dict[str, object]:
+    return {name: promise.default for name, promise in page.EVENTS[event.name].items()}
 
 
 AROUND = {
@@ -25,14 +25,14 @@ AROUND = {
 }
 
 
-def body(event: Event, values: dict[str, object], **around: str) -> bytes:
+def body(event: EventSpec, values: dict[str, object], **around: str) -> bytes:
     return payload.body(event, values, **{**AROUND, **around})
 
 
-def again(frozen: bytes, **around: str) -> bytes | None:
+def rebuilt(frozen: bytes, **around: str) -> bytes | None:
     """As a daemon makes it again that has these now; its timestamp is what it says itself."""
     now = {**AROUND, **around}
-    return payload.again("session", frozen, api_key=now["api_key"], distinct_id=now["distinct_id"], uuid=now["uuid"])
+    return payload.rebuild("session", frozen, api_key=now["api_key"], distinct_id=now["distinct_id"], uuid=now["uuid"])
 
 
 def test_the_body_of_an_event_byte_for_byte() -> None:
@@ -47,20 +47,20 @@ def test_the_body_of_an_event_byte_for_byte() -> None:
 
 
 @each_event
-def test_the_properties_are_the_events_fields_in_the_schemas_order_and_the_four_fixed_ones(event: Event) -> None:
+def test_the_properties_are_the_events_fields_in_the_schemas_order_and_the_four_fixed_ones(event: EventSpec) -> None:
     properties = json.loads(body(event, neutral(event)))["properties"]
     assert [*properties] == [*event.fields, *page.FIXED]
     assert properties == neutral(event) | page.FIXED
 
 
 @each_event
-def test_what_is_not_in_the_schema_cannot_leave_even_where_it_is_handed_in(event: Event) -> None:
+def test_what_is_not_in_the_schema_cannot_leave_even_where_it_is_handed_in(event: EventSpec) -> None:
     assert body(event, neutral(event) | {"route": "GET /users", "$ip": "192.0.2.7"}) == body(event, neutral(event))
 
 
 @each_event
 @pytest.mark.parametrize("field", page.COMMON)
-def test_no_field_may_be_missing(event: Event, field: str) -> None:
+def test_no_field_may_be_missing(event: EventSpec, field: str) -> None:
     values = neutral(event)
     del values[field]
     with pytest.raises(KeyError):
@@ -87,11 +87,11 @@ def test_what_stands_around_the_properties_has_its_shape_or_there_is_no_body(aro
 
 def test_a_body_that_comes_back_from_a_disk_is_made_again_under_the_key_of_now() -> None:
     frozen = body(SESSION, neutral(SESSION))
-    assert again(frozen) == frozen
-    assert again(frozen, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
+    assert rebuilt(frozen) == frozen
+    assert rebuilt(frozen, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"[]", b'{"properties":{}}', b"of another session"])
 def test_of_what_is_no_body_of_that_event_nothing_comes_again(spoilt: bytes) -> None:
     frozen = body(SESSION, neutral(SESSION), uuid=payload.event_uuid(SESSION_ID, SESSION))
-    assert again(frozen if spoilt == b"of another session" else spoilt) is None
+    assert rebuilt(frozen if spoilt == b"of another session" else spoilt) is None

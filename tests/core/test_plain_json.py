@@ -8,10 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.core import plain_json
 from hypothesis import given
 from hypothesis import strategies as st
-
-from sidecar.core import plain_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-
-from sidecar.core.refusal import CLOSING, Refusal
+from brakit_sidecar.core.refusal import CLOSING, Refusal
 
 
 def test_exactly_four_refusals_close_a_connection() -> None:

@@ -6,24 +6,24 @@ from math import ceil, floor
 from typing import Any
 
 import pytest
+from brakit_sidecar.core import rules
+from brakit_sidecar.core.limits import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
+from brakit_sidecar.core.rules import EMPTY_ROW, RULES, Row, Rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import rules
-from sidecar.core.limits import BUCKETS, COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
-from sidecar.core.rules import EMPTY_ROW, RULES, Row, Rule
 from tests.core import page
 from tests.core.strategies import ACCOUNTS, durations_ns
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 few = settings(max_examples=30)  # times thirteen rules, times two ways
 
-JOIN, MERGE = "join", "merge"
+JOIN, MERGE = "join", "aggregate"
 each_way = pytest.mark.parametrize("way", [JOIN, MERGE])
 
 
 def combined(rule: Rule[Any], way: str, a: Any, b: Any) -> Any:
-    return rule.join(a, b) if way == JOIN else rule.merge(a, b)
+    return rule.merge(a, b) if way == JOIN else rule.aggregate(a, b)
 
 
 # --- laws, for every rule in the table ----------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_one_who_said_nothing_changes_nothing(rule: Rule[Any], way: str, data: s
 @given(data=st.data())
 def test_what_a_producer_says_twice_counts_once(rule: Rule[Any], data: st.DataObject) -> None:
     a = data.draw(ACCOUNTS[rule])
-    assert rule.join(a, a) == a
+    assert rule.merge(a, a) == a
 
 
 @each_rule
@@ -83,8 +83,8 @@ def test_what_a_producer_says_twice_counts_once(rule: Rule[Any], data: st.DataOb
 @given(data=st.data())
 def test_a_join_loses_nothing_so_an_old_account_adds_nothing_to_it(rule: Rule[Any], data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
-    joined = rule.join(a, b)
-    assert rule.join(joined, a) == rule.join(joined, b) == joined
+    joined = rule.merge(a, b)
+    assert rule.merge(joined, a) == rule.merge(joined, b) == joined
 
 
 SUMMED_OVER_PRODUCERS = {rules.SUM, rules.DISTINCT, rules.DISTINCT_ROUTES, rules.MEAN, rules.SLOWEST_P95}
@@ -95,7 +95,7 @@ SUMMED_OVER_PRODUCERS = {rules.SUM, rules.DISTINCT, rules.DISTINCT_ROUTES, rules
 @given(data=st.data())
 def test_producers_that_agree_are_as_one_where_nothing_is_summed(rule: Rule[Any], data: st.DataObject) -> None:
     a = data.draw(ACCOUNTS[rule])
-    assert rule.merge(a, a) == a
+    assert rule.aggregate(a, a) == a
 
 
 @each_rule
@@ -104,8 +104,8 @@ def test_producers_that_agree_are_as_one_where_nothing_is_summed(rule: Rule[Any]
 def test_combining_leaves_both_accounts_as_they_were(rule: Rule[Any], data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
     before = repr((a, b))
-    rule.join(a, b)
     rule.merge(a, b)
+    rule.aggregate(a, b)
     assert repr((a, b)) == before
 
 
@@ -193,7 +193,7 @@ def test_each_rule_is_fed_by_its_own_keys_of_the_wire(rule: Rule[Any], keys: set
 def test_max_never_goes_down_whatever_order_workers_report_in(order: tuple[int, ...]) -> None:
     account = rules.MAX.identity()
     for word in order:
-        account = rules.MAX.merge(account, rules.MAX.account(word, 1, "p"))
+        account = rules.MAX.aggregate(account, rules.MAX.account(word, 1, "p"))
     assert rules.MAX.value(account) == 7
 
 
@@ -201,7 +201,7 @@ def test_max_never_goes_down_whatever_order_workers_report_in(order: tuple[int, 
 def test_min_is_the_least_whatever_order_workers_report_in(order: tuple[int, ...]) -> None:
     account = rules.MIN.identity()
     for word in order:
-        account = rules.MIN.merge(account, rules.MIN.account(word, 1, "p"))
+        account = rules.MIN.aggregate(account, rules.MIN.account(word, 1, "p"))
     assert rules.MIN.value(account) == 3
 
 
@@ -210,16 +210,16 @@ def test_min_is_the_least_whatever_order_workers_report_in(order: tuple[int, ...
     [([True, True], True, True), ([True, False], True, False), ([False, False], False, False)],
 )
 def test_any_and_all_read_booleans_as_booleans(words: list[bool], any_of: bool, all_of: bool) -> None:
-    assert rules.ANY.value(rules.ANY.merge(*words)) is any_of
-    assert rules.ALL.value(rules.ALL.merge(*words)) is all_of
+    assert rules.ANY.value(rules.ANY.aggregate(*words)) is any_of
+    assert rules.ALL.value(rules.ALL.aggregate(*words)) is all_of
 
 
 def test_a_running_total_is_the_larger_within_a_producer_and_the_sum_over_them() -> None:
-    assert (rules.SUM.join(5, 7), rules.SUM.merge(5, 7)) == (7, 12)
+    assert (rules.SUM.merge(5, 7), rules.SUM.aggregate(5, 7)) == (7, 12)
 
 
 def test_a_sum_stops_at_the_largest_integer_every_reader_holds_exactly() -> None:
-    assert rules.SUM.merge(COUNT_MAX, 1) == COUNT_MAX == 2**53 - 1
+    assert rules.SUM.aggregate(COUNT_MAX, 1) == COUNT_MAX == 2**53 - 1
 
 
 def test_five_ids_and_two_increments_are_seven() -> None:
@@ -227,11 +227,11 @@ def test_five_ids_and_two_increments_are_seven() -> None:
 
 
 def test_the_same_id_from_two_producers_counts_once_and_their_increments_add_up() -> None:
-    assert rules.DISTINCT.merge((frozenset("ab"), 1), (frozenset("bc"), 2)) == (frozenset("abc"), 3)
+    assert rules.DISTINCT.aggregate((frozenset("ab"), 1), (frozenset("bc"), 2)) == (frozenset("abc"), 3)
 
 
 def test_an_id_told_twice_by_one_producer_counts_once_and_so_does_its_total() -> None:
-    assert rules.DISTINCT.join((frozenset("ab"), 1), (frozenset("ab"), 2)) == (frozenset("ab"), 2)
+    assert rules.DISTINCT.merge((frozenset("ab"), 1), (frozenset("ab"), 2)) == (frozenset("ab"), 2)
 
 
 def test_distinct_ids_and_increments_saturate_together() -> None:
@@ -253,7 +253,7 @@ def test_a_union_is_reported_sorted() -> None:
     ids=["by time", "then by producer", "then by word"],
 )
 def test_first_is_the_least_by_time_producer_and_word(sooner: rules.Said, later: rules.Said) -> None:
-    assert rules.FIRST.join(later, sooner) == rules.FIRST.merge(sooner, later) == sooner
+    assert rules.FIRST.merge(later, sooner) == rules.FIRST.aggregate(sooner, later) == sooner
 
 
 def test_first_keeps_the_word_with_its_time_and_producer() -> None:
@@ -294,16 +294,16 @@ def test_no_cell_of_a_row_outgrows_a_signed_64_bit_integer() -> None:
 def test_running_rows_are_the_larger_within_a_producer_and_the_sum_over_them() -> None:
     a: rules.Histogram = {"r": (5, 1, 0, 0, 0, 0, 0)}
     b: rules.Histogram = {"r": (9, 1, 1, 0, 0, 0, 0)}
-    assert rules.MEAN.join(a, b) == {"r": (9, 1, 1, 0, 0, 0, 0)}
-    assert rules.MEAN.merge(a, b) == {"r": (14, 2, 1, 0, 0, 0, 0)}
+    assert rules.MEAN.merge(a, b) == {"r": (9, 1, 1, 0, 0, 0, 0)}
+    assert rules.MEAN.aggregate(a, b) == {"r": (14, 2, 1, 0, 0, 0, 0)}
 
 
 def test_rows_of_producers_saturate() -> None:
-    assert rules.MEAN.merge({"r": (NS_MAX,) * 7}, {"r": (1,) * 7}) == {"r": (NS_MAX,) * 7}
+    assert rules.MEAN.aggregate({"r": (NS_MAX,) * 7}, {"r": (1,) * 7}) == {"r": (NS_MAX,) * 7}
 
 
 def test_a_route_of_two_producers_is_one_endpoint() -> None:
-    merged = rules.DISTINCT_ROUTES.merge({"r": row_of([1]), "s": row_of([1])}, {"s": row_of([1])})
+    merged = rules.DISTINCT_ROUTES.aggregate({"r": row_of([1]), "s": row_of([1])}, {"s": row_of([1])})
     assert rules.DISTINCT_ROUTES.value(merged) == 2
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from brakit_sidecar.core import domains, limits, rules, schema
+from brakit_sidecar.core.limits import ONCE_A_SESSION
+from brakit_sidecar.core.schema import COMMON, EVENTS, FIXED, JOURNEY, SESSION, SESSION_FIELDS, EventSpec, Field
 
-from sidecar.core import domains, limits, rules, schema
-from sidecar.core.limits import ONCE_A_SESSION
-from sidecar.core.schema import COMMON, EVENTS, FIXED, JOURNEY, SESSION, SESSION_FIELDS, Event, Field
 from tests.core import page
 
 ALL_FIELDS = {(event.name, field.name): field for event in EVENTS.values() for field in event.fields.values()}
@@ -19,12 +19,12 @@ def test_there_is_every_event_of_the_page_and_no_other() -> None:
 
 
 @each_event
-def test_an_event_has_every_field_of_the_page_and_no_other(event: Event) -> None:
+def test_an_event_has_every_field_of_the_page_and_no_other(event: EventSpec) -> None:
     assert set(event.fields) == set(page.EVENTS[event.name])
 
 
 @each_event
-def test_an_event_opens_with_the_common_properties(event: Event) -> None:
+def test_an_event_opens_with_the_common_properties(event: EventSpec) -> None:
     assert tuple(event.fields.values())[: len(COMMON)] == COMMON
 
 
@@ -40,8 +40,8 @@ def test_a_field_merges_as_the_page_needs(event: str, field: str) -> None:
 
 @each_field
 def test_a_fields_neutral_value_is_the_pages(event: str, field: str) -> None:
-    neutral = ALL_FIELDS[event, field].domain.neutral
-    assert (type(neutral), neutral) == (type(page.EVENTS[event][field].neutral), page.EVENTS[event][field].neutral)
+    default = ALL_FIELDS[event, field].domain.default
+    assert (type(default), default) == (type(page.EVENTS[event][field].default), page.EVENTS[event][field].default)
 
 
 @each_field
@@ -134,7 +134,7 @@ def test_the_daemon_fills_in_the_times_and_the_requests_at_open() -> None:
 
 
 @each_event
-def test_what_an_event_implies_or_has_filled_in_exists(event: Event) -> None:
+def test_what_an_event_implies_or_has_filled_in_exists(event: EventSpec) -> None:
     assert set(event.implies) <= set(SESSION_FIELDS)
     assert {event.elapsed_in, event.requests_in} - {None} <= set(event.fields)
 

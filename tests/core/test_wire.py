@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from brakit_sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.wire import MAX_LINE, PROTOCOL, encode
 from tests.core import strategies
 
 

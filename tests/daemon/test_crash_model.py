@@ -11,27 +11,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from brakit_sidecar.core import payload
+from brakit_sidecar.core.counter_snapshot import CounterSnapshot
+from brakit_sidecar.core.frames import Hello, parse
+from brakit_sidecar.core.schema import SESSION
+from brakit_sidecar.daemon import records, sessions
+from brakit_sidecar.daemon.counter_files import Origin
+from brakit_sidecar.daemon.journal_replay import recovered
+from brakit_sidecar.daemon.sessions import Sessions
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sidecar.core import payload
-from sidecar.core.contents import Contents
-from sidecar.core.frames import Hello, parse
-from sidecar.core.schema import SESSION
-from sidecar.daemon import records, sessions
-from sidecar.daemon.memories import Origin
-from sidecar.daemon.recovery import recovered
-from sidecar.daemon.sessions import Sessions
 from tests.harness import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.daemon.session import Session
+    from brakit_sidecar.daemon.session import Session
 
 BOOT = "this boot"
-MANY_DEPARTED = 2  # so that few are many
+COMPACT_AFTER = 2  # so that few are many
 ROUTES = ["a" * 16, "b" * 16]
 
 
@@ -50,8 +50,8 @@ class File:
         self.counts: Counter[str] = Counter()
         self.rows: dict[str, tuple[int, ...]] = {}
 
-    def read(self) -> Contents:
-        return Contents(dict(self.counts), dict(self.rows))
+    def read(self) -> CounterSnapshot:
+        return CounterSnapshot(dict(self.counts), dict(self.rows))
 
     def let_go(self) -> None:
         pass
@@ -81,7 +81,7 @@ class Worker:
 class Killed(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.few = mock.patch.object(sessions, "MANY_DEPARTED", MANY_DEPARTED)
+        self.few = mock.patch.object(sessions, "COMPACT_AFTER", COMPACT_AFTER)
         self.few.start()
         self.session_id = new_id()
         self.now = 100.0

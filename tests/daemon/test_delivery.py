@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from brakit_sidecar import __version__
 
-from sidecar import __version__
 from tests import faults
 from tests.core import page
 from tests.faults import Certificate, FaultyEndpoint

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from brakit_sidecar import __version__
+from brakit_sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 
-from sidecar import __version__
-from sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 from tests import faults
 from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, NOBODY, FaultyEndpoint, met
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
@@ -61,7 +61,7 @@ def outcomes() -> dict[str, Outcome]:
 def _outcome(what: str) -> Outcome:
     """One session, of the real command, and its one event."""
     with met(what) as (faulty, place), open(os.path.join(place.root, "said"), "w+b") as said:
-        daemon = subprocess.Popen([sys.executable, "-m", "sidecar", "serve"], env=place.environ, stderr=said)
+        daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=said)
         try:
             wait_until(place.accepts, "a daemon that accepts")
             done = place.run("run", "--", "true")
@@ -194,7 +194,7 @@ def test_the_command_does_not_wait_for_the_endpoint(endpoint: Endpoint, place: P
 def emitting(count: int) -> list[str]:
     """A command that says that many events."""
     events = "".join("t.event('cli_invoked', command='run');" for _ in range(count))
-    return [sys.executable, "-c", f"import sidecar; t = sidecar.connect(); {events} t.close()"]
+    return [sys.executable, "-c", f"import brakit_sidecar; t = brakit_sidecar.connect(); {events} t.close()"]
 
 
 @pytest.mark.parametrize("reason", ["reset", "server_error"])
@@ -216,7 +216,7 @@ def test_after_repeated_failures_the_breaker_spares_the_attempts(reason: str) ->
 # The clock by which deliveries are made is a file.
 CLOCK = """
 from pathlib import Path
-from sidecar.daemon import delivery
+from brakit_sidecar.daemon import delivery
 delivery.monotonic = lambda: float(Path({path!r}).read_text())
 """
 
@@ -268,7 +268,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
         if subprocess.run([*in_private, "true"], capture_output=True, check=False).returncode:
             pytest.skip("cannot exchange the resolver's settings in a namespace of mounts")
         done = subprocess.run(
-            [*in_private, sys.executable, "-m", "sidecar", "run", "--", "true"],
+            [*in_private, sys.executable, "-m", "brakit_sidecar", "run", "--", "true"],
             env=place.environ,
             capture_output=True,
             timeout=PATIENCE_S,

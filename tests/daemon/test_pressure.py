@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.client import counter_file
+from brakit_sidecar.core import counter_layout
 
-from sidecar.client import memory
-from sidecar.core import slab
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def short(place: Place) -> Iterator[Place]:
 @contextmanager
 def served_short(place: Place) -> Iterator[int]:
     """A daemon with few descriptors; its process."""
-    command = f'ulimit -n {DESCRIPTORS}; exec "$0" -m sidecar serve'
+    command = f'ulimit -n {DESCRIPTORS}; exec "$0" -m brakit_sidecar serve'
     with place.popen("sh", "-c", command, sys.executable) as served:
         try:
             wait_until(place.accepts, "a daemon that accepts")
@@ -54,8 +54,8 @@ def served_short(place: Place) -> Iterator[int]:
 # --- descriptors -----------------------------------------------------------------------------------------------------
 
 CROWD = """
-import os, sys, sidecar
-crowd = [sidecar.connect() for _ in range(int(sys.argv[1]))]
+import os, sys, brakit_sidecar
+crowd = [brakit_sidecar.connect() for _ in range(int(sys.argv[1]))]
 for t in crowd:
     t.request("GET /", 3)
     t.set(framework="flask")
@@ -154,7 +154,13 @@ def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, e
     with ExitStack() as stack:
         for _ in range(2 * DESCRIPTORS):
             stack.enter_context(Wire(short.socket_path))
-        ran = short.run("run", "--", sys.executable, "-c", "import sidecar; sidecar.connect().incr('request_count', 3)")
+        ran = short.run(
+            "run",
+            "--",
+            sys.executable,
+            "-c",
+            "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)",
+        )
         assert (ran.returncode, ran.stderr) == (0, "")
         with Wire(short.socket_path).hello(session) as worker:
             worker.say(incr={"request_count": 4}).sync()
@@ -171,12 +177,18 @@ def test_all_memories_that_wait_with_their_hellos_are_taken_where_descriptors_ar
         owner.sync()
         with stopped(daemon), ExitStack() as stack:
             for _ in range(many):
-                made = memory.shared(os.path.dirname(place.socket_path))
+                made = counter_file.shared(os.path.dirname(place.socket_path))
                 assert made is not None
                 stack.callback(made.close)
-                made.cells[slab.COUNTER_CELLS["request_count"]] = 3
+                made.cells[counter_layout.COUNTER_CELLS["request_count"]] = 3
                 worker = stack.enter_context(Wire(place.socket_path))
-                hello = {"protocol": 1, "session": session, "producer": new_id(), "sdk": "python", "slab": slab.VERSION}
+                hello = {
+                    "protocol": 1,
+                    "session": session,
+                    "producer": new_id(),
+                    "sdk": "python",
+                    "counter_file": counter_layout.VERSION,
+                }
                 assert made.fd is not None
                 socket.send_fds(worker.stream, [json.dumps({"hello": hello}).encode() + b"\n"], [made.fd])
                 worker.say(end={"exit_reason": "clean"})
@@ -420,7 +432,7 @@ def peak_mib(pid: int) -> float:
 
 # --- nowhere to write ------------------------------------------------------------------------------------------------
 
-WORKER = (sys.executable, "-c", "import sidecar; sidecar.connect().incr('request_count', 3)")
+WORKER = (sys.executable, "-c", "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)")
 
 
 @contextmanager
@@ -452,7 +464,7 @@ def test_a_full_disk_costs_the_receipt_and_nothing_else(place: Place, endpoint: 
 # A daemon that takes a snapshot at once, and has its disk, or its threads, from the test.
 WITHOUT = """
 import os, sys, threading, time
-from sidecar.daemon import app, start
+from brakit_sidecar.daemon import app, start
 
 def hang(fd):
     if threading.current_thread() is threading.main_thread():  # the config's
@@ -533,7 +545,7 @@ def test_a_user_without_a_home_gets_no_file_in_the_working_directory(place: Plac
     directory = os.path.join(place.root, "project")
     os.mkdir(directory)
     ran = subprocess.run(
-        [*unshared, sys.executable, "-m", "sidecar", "run", "--", *WORKER],
+        [*unshared, sys.executable, "-m", "brakit_sidecar", "run", "--", *WORKER],
         env=environ, cwd=directory, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

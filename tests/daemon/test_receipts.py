@@ -9,9 +9,8 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
-
-from sidecar.core.outbox import SENT, Event, Reason, Verdict
-from sidecar.daemon import receipts
+from brakit_sidecar.core.outbox import SENT, QueuedEvent, Reason, Verdict
+from brakit_sidecar.daemon import receipts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +28,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(number: int, verdict: Verdict = SENT, padding: int = 0) -> None:
     body = json.dumps({"number": number, "padding": "x" * padding}).encode()
-    receipts.write(Event("cli_invoked", f"uuid-{number}", "somebody", body), verdict)
+    receipts.write(QueuedEvent("cli_invoked", f"uuid-{number}", "somebody", body), verdict)
 
 
 def numbers() -> list[int]:

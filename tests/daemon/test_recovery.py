@@ -1,270 +1,182 @@
-"""What a session's journal says, heard again: told by records alone, with time as numbers."""
+"""What a dead daemon left behind may be anything by now: what of it is spoilt costs itself, and nothing else."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.daemon.counter_files import left_behind
 
-from sidecar.core import payload
-from sidecar.core.frames import Hello, parse
-from sidecar.core.schema import EVENTS, SESSION
-from sidecar.daemon import records
-from sidecar.daemon.recovery import recovered
-from sidecar.daemon.session import GOODBYE_S, Session
-from sidecar.daemon.sessions import Sessions
-from tests.harness import new_id
+from tests.harness import Endpoint, Place, Wire, end_process, new_id, wait_until
 
-BOOT, NEXT_BOOT = "this boot", "the next"
-KEY = "phc_test"
-OPENED = {"opened": 1.0, "boot": "", "group": None, "owner_pid": None}
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A daemon that cannot recover what has this in its name.
+FAILING = """
+import sys
+from brakit_sidecar.daemon import recovery, start
+
+def failing(what):
+    def fail(daemon, name, *rest):
+        if name == sys.argv[1]:
+            raise ArithmeticError(name)
+        return what(daemon, name, *rest)
+    return fail
+
+recovery._recover, recovery._take_in = failing(recovery._recover), failing(recovery._take_in)
+start.foreground()
+"""
+
+COUNTS = """
+import time
+import brakit_sidecar
+brakit_sidecar.connect().incr("request_count", 3)
+time.sleep(600)
+"""
 
 
-class Journaled:
-    """Sessions whose records are kept in a list."""
+class Killed:
+    """A place whose daemon was killed amid a session, in which three requests had been counted."""
 
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-        self.table = Sessions(keep=lambda _session, news: self.records.extend(json.loads(json.dumps(news))), boot=BOOT)
-        self.session_id = new_id()
-        self.now = 100.0
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.session = new_id()
+        served = place.serve()
+        with Wire(place.socket_path).hello(self.session) as wire:
+            wire.say(incr={"request_count": 3}).sync()
+            end_process(served, signal.SIGKILL)
+        self.state = os.path.join(place.home, ".local", "state", "brakit")
+        (journal,) = [name for name in os.listdir(self.state) if name.startswith("journal")]
+        self.journal = os.path.join(self.state, journal)
 
-    def comes(self, producer: str, *, is_owner: bool = False, group: str | None = None) -> Journaled:
-        session_id = None if group else self.session_id
-        assert self.table.join(Hello(session_id, group, producer, "python", is_owner), producer, self.now)
-        return self
+    def beside(self, session: str) -> str:
+        """The path of another session's journal: below all others, and so read first."""
+        return os.path.join(self.journal, session + ".jsonl")
 
-    def says(self, producer: str, **said: Any) -> Journaled:
-        self.table.say(self.session, producer, parse(json.dumps(said).encode()), self.now)
-        return self
 
-    def says_goodbye(self, producer: str, exit_reason: str) -> Journaled:
-        self.table.part(self.session, producer, exit_reason, self.now)
-        return self
-
-    def leaves(self, producer: str) -> Journaled:
-        self.table.leave(self.session, producer, self.now)
-        return self
-
-    @property
-    def session(self) -> Session:
-        (session,) = self.table.open.values()
-        return session
-
-    def again(self, after_s: float = 10.0, boot: str = BOOT) -> Session:
-        found = recovered(self.session.id, self.records, self.now + after_s, boot, KEY).session
-        assert found is not None
-        return found
+def counted(place: Place) -> dict[str, int]:
+    """The requests of each open session."""
+    return {session["id"]: session["fields"]["request_count"] for session in place.status()["sessions"]}
 
 
 @pytest.fixture
-def journaled() -> Journaled:
-    return Journaled()
+def killed(place: Place) -> Killed:
+    return Killed(place)
 
 
-def summary(session: Session) -> dict[str, Any]:
-    return session.state.report(SESSION, {}, {})
+FIRST = "00000000-0000-4000-8000-000000000000"
 
 
-def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
-    """The record of an event that was about to be sent."""
-    event, uuid, distinct_id = EVENTS[name], uuid or new_id(), new_id()
-    body = payload.body(
-        event,
-        dict.fromkeys(event.fields),
-        api_key=KEY,
-        distinct_id=distinct_id,
-        uuid=uuid,
-        timestamp="2026-11-22T14:08:28.998Z",
-    )
-    return {"frozen": [name, uuid, distinct_id, body.decode()]}
+def a_directory(path: str) -> None:
+    os.mkdir(path, 0o700)
 
 
-WORDS: dict[str, Any] = {
-    "set": {"framework": "flask", "is_custom_command": True, "setup_duration_ms": 7},
-    "add": {"insight_types": ["n1"]},
-    "mark": {"insight_count": ["a" * 16]},
-    "event": {"name": "first_request", "port": 8000},
-}
+def a_loop(path: str) -> None:
+    os.symlink(path, path)
 
 
-def test_what_was_said_is_said_again(journaled: Journaled) -> None:
-    journaled.comes("p").says("p", **WORDS).says("p", incr={"request_count": 3}, observe={"b" * 16: [700]}).leaves("p")
-    again = journaled.again()
-    assert summary(again) == summary(journaled.session)
-    assert again.opened_at == journaled.session.opened_at
+def a_pipe(path: str) -> None:
+    os.mkfifo(path, 0o600)
 
 
-def test_a_snapshot_keeps_what_was_only_counted(journaled: Journaled) -> None:
-    journaled.comes("p").says("p", incr={"request_count": 3})
-    assert summary(journaled.again())["request_count"] == 0
-    journaled.table.snapshot(journaled.session)
-    assert summary(journaled.again())["request_count"] == 3
+def deeply_nested(path: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write("[" * 100_000 + "\n")
 
 
-def test_who_is_answered_is_kept_before(journaled: Journaled) -> None:
-    journaled.comes("p").says("p", incr={"request_count": 3})
-    journaled.table.settle(journaled.session, "p")
-    assert summary(journaled.again())["request_count"] == 3
+SPOILT = [a_directory, a_loop, a_pipe, deeply_nested]
 
 
-def test_where_nothing_changes_nothing_is_written(journaled: Journaled) -> None:
-    journaled.comes("p").says("p", incr={"request_count": 3})
-    journaled.table.snapshot(journaled.session)
-    written = len(journaled.records)
-    journaled.table.snapshot(journaled.session)
-    journaled.says("p", set={}).table.settle(journaled.session, "p")
-    assert len(journaled.records) == written
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_journal_that_cannot_be_read_is_no_other_sessions_loss(killed: Killed, spoil: Callable[[str], None]) -> None:
+    spoil(killed.beside(FIRST))
+    killed.place.serve()
+    assert counted(killed.place)[killed.session] == 3
 
 
-def test_a_rewritten_journal_says_the_same(journaled: Journaled) -> None:
-    journaled.comes("owner", is_owner=True).comes("p").comes("q").says("p", **WORDS)
-    journaled.says_goodbye("p", "sigterm").leaves("p").says("q", incr={"query_count": 2})
-    appended = journaled.again()
-    journaled.records = records.whole(journaled.session, journaled.now)
-    rewritten = journaled.again()
-    assert summary(rewritten) == {**summary(appended), "query_count": 2}
-    assert rewritten.last_words == appended.last_words == {"p": "sigterm"}
-    assert rewritten.state.occurred == {"first_request"}
-    assert rewritten.workers == appended.workers == {"p", "q"}
-    assert rewritten.owner_lost_at == appended.owner_lost_at is not None
+@pytest.mark.parametrize("name", ["receipts.jsonl", "receipts.old.jsonl"])
+@pytest.mark.parametrize("spoil", [a_directory, a_loop, deeply_nested])
+def test_receipts_that_cannot_be_read_are_no_sessions_loss(
+    killed: Killed, name: str, spoil: Callable[[str], None]
+) -> None:
+    spoil(os.path.join(killed.state, name))
+    killed.place.serve()
+    assert counted(killed.place)[killed.session] == 3
 
 
-def test_an_owner_has_the_grace_to_come_back_from_the_recovery_on(journaled: Journaled) -> None:
-    journaled.comes("owner", is_owner=True)
-    assert journaled.again(after_s=30.0).owner_lost_at == 130.0
+def test_what_was_under_way_is_sent_again_also_where_nobody_can_say_whether_it_was(
+    place: Place, endpoint: Endpoint
+) -> None:
+    endpoint.may_answer.clear()
+    killed = Killed(place)
+    os.mkdir(os.path.join(killed.state, "receipts.jsonl"), 0o700)
+    served = place.serve()
+    wait_until(lambda: endpoint.requests, "the first attempt")
+    end_process(served, signal.SIGKILL)
+    endpoint.may_answer.set()
+    place.serve()
+    bodies = endpoint.wait_for("session", 2)
+    assert bodies[0] == bodies[1]
 
 
-def test_an_end_that_had_begun_goes_on(journaled: Journaled) -> None:
-    journaled.comes("owner", is_owner=True).comes("p")
-    journaled.now = 104.0
-    again = journaled.says_goodbye("owner", "sigint").again(after_s=6.0)
-    assert again.ending == ("sigint", 104.0, 110.0 + GOODBYE_S)
+def test_behind_a_link_nothing_is_ours_to_remove(killed: Killed) -> None:
+    elsewhere = os.path.join(killed.place.root, "elsewhere")
+    os.rename(killed.journal, elsewhere)
+    os.symlink(elsewhere, killed.journal)
+    kept = os.path.join(elsewhere, "somebody's")
+    with open(kept, "w", encoding="ascii") as file:
+        file.write("precious")
+    served = killed.place.serve()
+    killed.place.status()
+    end_process(served)
+    killed.place.run("telemetry", "off")
+    assert os.path.exists(kept)
 
 
-def test_who_had_not_left_vanished_with_the_daemon(journaled: Journaled) -> None:
-    again = journaled.comes("p").comes("q").says_goodbye("q", "clean").leaves("q").again(after_s=3.0)
-    assert again.parted == ("p", 103.0)
-    assert not again.live_producers
+@pytest.mark.parametrize("wrong", [{"owner_pid": "1"}, {"owner_pid": [1]}], ids=str)
+def test_a_beginning_that_is_none_of_ours_is_no_other_sessions_loss(killed: Killed, wrong: dict[str, object]) -> None:
+    with open(killed.beside(killed.session), encoding="ascii") as file:
+        first, opened, *rest = [json.loads(line) for line in file]
+    assert "opened" in opened
+    with open(killed.beside(FIRST), "w", encoding="ascii") as file:
+        file.writelines(json.dumps(line) + "\n" for line in [{**first, "of": FIRST}, {**opened, **wrong}, *rest])
+    killed.place.serve()
+    assert counted(killed.place)[killed.session] == 3
 
 
-def test_who_had_left_last_has_the_last_word_still(journaled: Journaled) -> None:
-    journaled.comes("p").leaves("p")
-    journaled.now = 101.0
-    again = journaled.comes("q").says_goodbye("q", "clean").leaves("q").again()
-    assert again.parted == ("q", 101.0)
-    assert again.last_words == {"q": "clean"}
+def test_a_session_that_cannot_be_recovered_is_no_other_ones_loss(killed: Killed) -> None:
+    with open(killed.beside(killed.session), encoding="ascii") as file:
+        lines = file.read()
+    with open(killed.beside(FIRST), "w", encoding="ascii") as file:
+        file.write(lines.replace(killed.session, FIRST))
+    served = killed.place.popen(sys.executable, "-c", FAILING, FIRST)
+    try:
+        wait_until(killed.place.accepts, "a daemon that accepts")
+        assert counted(killed.place) == {killed.session: 3}
+    finally:
+        end_process(served)
 
 
-def test_after_a_power_cut_the_session_is_a_crash_as_old_as_its_last_record(journaled: Journaled) -> None:
-    journaled.comes("owner", is_owner=True).comes("p")
-    journaled.now = 142.0
-    again = journaled.says("p", set={"framework": "flask"}).again(boot=NEXT_BOOT)
-    assert again.ending is not None
-    assert again.ending.exit_reason == "crash"
-    assert again.age_s(0.0) == pytest.approx(42.0)
-
-
-def test_a_power_cut_after_the_owners_word_is_that_word(journaled: Journaled) -> None:
-    again = journaled.comes("o", is_owner=True).says_goodbye("o", "clean").again(boot=NEXT_BOOT)
-    assert again.ending is not None
-    assert again.ending.exit_reason == "clean"
-
-
-def test_a_group_finds_its_session_again(journaled: Journaled) -> None:
-    group = new_id()
-    journaled.comes("p", group=group)
-    assert journaled.again().group == group
-
-
-def test_a_process_that_owns_it_is_known_again(journaled: Journaled) -> None:
-    journaled.comes("p")
-    journaled.table.own_by_process(journaled.session, 4711)
-    assert journaled.again().owner_pid == 4711
-
-
-def test_an_event_that_was_frozen_and_not_settled_is_still_to_be_sent() -> None:
-    session_id = new_id()
-    one, two = new_id(), new_id()
-    records = [frozen("first_request", one), frozen("first_request", two)]
-    found = recovered(session_id, [OPENED, *records], 2.0, "", KEY)
-    assert [event.uuid for event in found.events] == [one, two]
-    assert [event.body.decode() for event in found.events] == [record["frozen"][3] for record in records]
-    settled = recovered(session_id, [*records, {"settled": one}], 2.0, "", KEY)
-    assert [(event.uuid, event.session) for event in settled.events] == [(two, session_id)]
-    assert found.session is not None
-    assert found.session.state.occurred == {"first_request"}
-
-
-def test_a_session_whose_event_was_frozen_is_over() -> None:
-    found = recovered(new_id(), [OPENED, frozen("session")], 2.0, "", KEY)
-    assert found.session is None
-    assert [event.name for event in found.events] == ["session"]
-
-
-def test_events_without_a_session_are_recovered_without_one() -> None:
-    found = recovered("events", [frozen("cli_invoked")], 2.0, "", KEY)
-    assert found.session is None
-    assert [event.name for event in found.events] == ["cli_invoked"]
-
-
-def test_a_frozen_body_that_is_not_ours_is_no_event_and_its_session_goes_on() -> None:
-    record = frozen("session")
-    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
-    found = recovered(new_id(), [OPENED, record], 2.0, "", KEY)
-    assert found.events == []
-    assert found.session is not None
-
-
-def test_of_a_journey_event_whose_frozen_body_is_not_ours_no_second_body_is_made() -> None:
-    record = frozen("first_request")
-    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
-    found = recovered(new_id(), [OPENED, record], 2.0, "", KEY)
-    assert found.events == []
-    assert found.session is not None
-    assert found.session.state.occurred == {"first_request"}
-
-
-def test_how_a_session_ended_is_a_word_of_the_schema_whatever_the_journal_says() -> None:
-    found = recovered(new_id(), [OPENED, {"ending": "/home/zoe", "ended_at": 1.5}], 2.0, "", KEY)
-    assert found.session is not None
-    assert found.session.ending is not None
-    assert found.session.ending.exit_reason == "unknown"
-
-
-def test_an_end_without_a_time_is_none() -> None:
-    found = recovered(new_id(), [OPENED, {"ending": "clean", "ended_at": "now"}], 2.0, "", KEY)
-    assert found.session is not None
-    assert found.session.ending is None
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {},
-        {"says": {"set": {"framework": "flask"}}},
-        {"says": 1, "by": "p", "at": 1},
-        {"says": {"set": {"framework": "flask"}}, "by": "p", "at": "now"},
-        {"joined": "p"},
-        {"frozen": ["session"]},
-        {"frozen": ["no event", "uuid", "id", "{}"]},
-        {"occurred": "nothing"},
-        {"opened": "yesterday"},
-        {"left": ["p"], "at": 1},
-        {"ending": "clean"},
-        {"settled": {}},
-    ],
-    ids=str,
-)
-def test_a_record_that_is_none_of_ours_costs_only_itself(journaled: Journaled, wrong: dict[str, Any]) -> None:
-    journaled.comes("p").says("p", **WORDS)
-    journaled.records.insert(2, wrong)
-    assert summary(journaled.again()) == summary(journaled.session)
-
-
-def test_no_text_of_a_journal_gets_into_a_session(journaled: Journaled) -> None:
-    journaled.comes("p")
-    journaled.records.append({"by": "p", "at": 1, "says": {"set": {"framework": "/home/zoe", "brakit_version": "zoe"}}})
-    journaled.records.append({"joined": "q", "worker": True, "sdk": "/home/zoe", "at": 1})
-    assert "zoe" not in json.dumps(summary(journaled.again()))
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a memory has no name")
+def test_a_memory_that_cannot_be_taken_in_is_no_other_ones_loss(place: Place) -> None:
+    served, sessions = place.serve(), (new_id(), new_id())
+    workers = [place.popen(sys.executable, "-c", COUNTS, BRAKIT_SESSION_ID=session) for session in sessions]
+    wait_until(lambda: counted(place) == dict.fromkeys(sessions, 3), "the workers' counts")
+    end_process(served, signal.SIGKILL)
+    for worker in workers:
+        end_process(worker, signal.SIGKILL)
+    shutil.rmtree(os.path.join(place.home, ".local", "state", "brakit"))
+    failing, memory = next(left_behind(place.socket_path, {}))
+    lost = memory.origin.session
+    served = place.popen(sys.executable, "-c", FAILING, failing)
+    try:
+        wait_until(place.accepts, "a daemon that accepts")
+        assert counted(place) == {session: 3 for session in sessions if session != lost}
+    finally:
+        end_process(served)

@@ -16,12 +16,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.client import counter_file
+from brakit_sidecar.core import counter_layout
+from brakit_sidecar.daemon import start
+from brakit_sidecar.daemon.sessions import COMPACT_AFTER
+from brakit_sidecar.host import launch, paths, secure_files
 
-from sidecar.client import memory
-from sidecar.core import slab
-from sidecar.daemon import start
-from sidecar.daemon.sessions import MANY_DEPARTED
-from sidecar.host import launch, paths, private
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ for place, fd in enumerate(fds, start=3):
     os.dup2(fd, place)
 os.environ["LISTEN_FDS"] = str(len(fds))
 os.environ.setdefault("LISTEN_PID", str(os.getpid()))
-os.execv(sys.executable, [sys.executable, "-m", "sidecar", "serve"])
+os.execv(sys.executable, [sys.executable, "-m", "brakit_sidecar", "serve"])
 """
 
 
@@ -57,7 +57,7 @@ class Manager:
 
     def listen(self) -> Manager:
         """As systemd does: what is found at the path is removed, dead or alive."""
-        private.ensure_directory(os.path.dirname(self.place.socket_path))
+        secure_files.ensure_directory(os.path.dirname(self.place.socket_path))
         with suppress(FileNotFoundError):
             os.unlink(self.place.socket_path)
         self.listening.bind(self.place.socket_path)
@@ -114,7 +114,7 @@ def manager(place: Place) -> Iterator[Manager]:
     manager.close()
 
 
-def join(wire: Wire, session: str, counted: memory.Memory | None = None) -> str:
+def join(wire: Wire, session: str, counted: counter_file.CounterFile | None = None) -> str:
     """A worker of the session, with its memory; returns its id when the daemon knows it."""
     producer = new_id()
     hello = {"protocol": 1, "session": session, "producer": producer, "sdk": "python"}
@@ -122,9 +122,9 @@ def join(wire: Wire, session: str, counted: memory.Memory | None = None) -> str:
         wire.say(hello=hello)
     else:
         assert counted.fd is not None
-        line = json.dumps({"hello": {**hello, "slab": 1}}).encode() + b"\n"
+        line = json.dumps({"hello": {**hello, "counter_file": 1}}).encode() + b"\n"
         socket.send_fds(wire.stream, [line], [counted.fd])
-        assert next(wire.lines()) == {"slab": 1}
+        assert next(wire.lines()) == {"counter_file": 1}
     wire.sync()
     return producer
 
@@ -135,8 +135,8 @@ def has_open(pid: int, path: str) -> bool:
     return False
 
 
-def shared() -> memory.Memory:
-    made = memory.shared("/tmp")
+def shared() -> counter_file.CounterFile:
+    made = counter_file.shared("/tmp")
     assert made is not None
     return made
 
@@ -299,8 +299,8 @@ def test_a_workers_memory_is_kept_while_its_session_lasts(manager: Manager) -> N
         producer = join(worker, session, counted)
         manager.hear_until("FDSTORE=1")
         assert counted.fd is not None
-        assert list(manager.store) == [f"slab-1-{producer}"]
-        assert os.path.sameopenfile(manager.store[f"slab-1-{producer}"], counted.fd)
+        assert list(manager.store) == [f"counters-1-{producer}"]
+        assert os.path.sameopenfile(manager.store[f"counters-1-{producer}"], counted.fd)
         with Wire(manager.place.socket_path).hello() as command:
             command.ask({"end": {"session": session}})
         worker.say(end={"exit_reason": "clean"})
@@ -314,14 +314,14 @@ def test_the_memories_of_many_that_are_gone_do_not_fill_its_store(manager: Manag
     manager.start()
     session = new_id()
     with Wire(manager.place.socket_path).hello(session, role="owner") as owner:
-        for _ in range(MANY_DEPARTED):
+        for _ in range(COMPACT_AFTER):
             with Wire(manager.place.socket_path) as worker:
                 join(worker, session, shared())
             manager.hear_until("FDSTORE=1")
         manager.hear_until("FDSTOREREMOVE=1")
         while len(manager.store) > 1:  # the last one that left may have the last word
             manager.hear_until("FDSTOREREMOVE=1")
-        assert owner.ask()[0]["sessions"][0]["producers"]["gone"] == MANY_DEPARTED
+        assert owner.ask()[0]["sessions"][0]["producers"]["gone"] == COMPACT_AFTER
 
 
 def test_what_the_store_kept_is_counted_by_the_next_daemon(killed: Manager) -> None:
@@ -359,14 +359,14 @@ def killed(manager: Manager) -> Iterator[Manager]:
     counted = shared()
     with Wire(manager.place.socket_path) as worker:
         session = uuid.uuid4().int
-        counted.cells[slab.PID], counted.cells[slab.KIND] = os.getpid(), slab.OF_SESSION
-        counted.cells[slab.ID], counted.cells[slab.ID + 1] = session >> 64, session & (1 << 64) - 1
+        counted.cells[counter_layout.PID], counted.cells[counter_layout.KIND] = os.getpid(), counter_layout.OF_SESSION
+        counted.cells[counter_layout.ID], counted.cells[counter_layout.ID + 1] = session >> 64, session & (1 << 64) - 1
         producer = join(worker, str(uuid.UUID(int=session)), counted)
         manager.hear_until("FDSTORE=1")
         end_process(daemon, signal.SIGKILL)
         with suppress(FileNotFoundError):  # not all platforms give it that one
-            os.unlink(paths.memory_path(manager.place.socket_path, producer))
-        counted.cells[slab.COUNTER_CELLS["request_count"]] = 7
+            os.unlink(paths.counter_file_path(manager.place.socket_path, producer))
+        counted.cells[counter_layout.COUNTER_CELLS["request_count"]] = 7
         yield manager
 
 
@@ -377,7 +377,7 @@ def test_a_manager_that_does_not_read_for_a_while_misses_nothing_and_holds_up_no
     manager.start()
     session, many = new_id(), 50
     workers = [Wire(manager.place.socket_path) for _ in range(many)]
-    producers = {f"slab-1-{join(worker, session, shared())}" for worker in workers}
+    producers = {f"counters-1-{join(worker, session, shared())}" for worker in workers}
     for _ in range(many):
         manager.hear_until("FDSTORE=1")
     assert set(manager.store) == producers

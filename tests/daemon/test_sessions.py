@@ -6,19 +6,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.core.frames import Hello, parse
+from brakit_sidecar.core.schema import SESSION
+from brakit_sidecar.daemon import sessions as module
+from brakit_sidecar.daemon.session import GOODBYE_S, GRACE_S, UNJOINED_S, Session
+from brakit_sidecar.daemon.sessions import COMPACT_AFTER, REMEMBERED, Sessions
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.core.frames import Hello, parse
-from sidecar.core.schema import SESSION
-from sidecar.daemon import sessions as module
-from sidecar.daemon.session import GOODBYE_S, GRACE_S, UNJOINED_S, Session
-from sidecar.daemon.sessions import MANY_DEPARTED, REMEMBERED, Sessions
 from tests.harness import new_id
 
 if TYPE_CHECKING:
-    from sidecar.core.frames import Frame, Occurred
+    from brakit_sidecar.core.frames import Frame, Occurred
 
 SESSION_ID = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
 GROUP_ID = "7b1d6f0c-1111-5222-8333-444455556666"
@@ -359,7 +359,7 @@ def test_an_event_has_the_sessions_age(story: Story) -> None:
 
 def test_the_accounts_of_many_whose_processes_have_ended_are_one() -> None:
     table = Sessions(exists=lambda pid: pid < 0)
-    for number in range(10 * MANY_DEPARTED):
+    for number in range(10 * COMPACT_AFTER):
         joined = table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
         assert joined is not None
         table.say(joined, number, frame(incr={"request_count": 1}, observe={"9f3a61c2d4e5b607": [3]}), 1000.0)
@@ -367,15 +367,15 @@ def test_the_accounts_of_many_whose_processes_have_ended_are_one() -> None:
         table.leave(joined, number, 1000.0)
         table.merge_departed(lambda: True)
     (session,) = table.open.values()
-    assert len(session.state.producers) <= MANY_DEPARTED + 1
-    assert session.state.total("request_count") == 10 * MANY_DEPARTED
-    assert len(session.workers) == 10 * MANY_DEPARTED
+    assert len(session.state.producers) <= COMPACT_AFTER + 1
+    assert session.state.total("request_count") == 10 * COMPACT_AFTER
+    assert len(session.workers) == 10 * COMPACT_AFTER
 
 
 def session_that_many_left(table: Sessions) -> Session:
     joined = table.open_session(SESSION_ID, 1000.0)
     assert joined is not None
-    for number in range(MANY_DEPARTED):
+    for number in range(COMPACT_AFTER):
         table.join(hello(f"p{number}"), number, 1000.0, pid=4711)
         table.leave(joined, number, 1000.0)
     return joined
@@ -396,14 +396,14 @@ def test_nothing_is_kept_of_a_session_that_is_over_when_accounts_are_to_be_merge
 
 
 def test_a_producer_whose_process_lives_may_come_back_however_many_left(story: Story) -> None:
-    for number in range(3 * MANY_DEPARTED):
+    for number in range(3 * COMPACT_AFTER):
         story.comes(f"p{number}")
         story.says(f"p{number}", incr={"request_count": 1})
         story.leaves(f"p{number}")
         story.table.merge_departed(lambda: True)
     story.comes("p0")
     story.says("p0", total={"request_count": 2})
-    assert story.session.state.total("request_count") == 3 * MANY_DEPARTED + 1
+    assert story.session.state.total("request_count") == 3 * COMPACT_AFTER + 1
 
 
 def test_what_a_producer_wrote_before_its_process_ended_is_taken_in_before_its_account_is_merged() -> None:

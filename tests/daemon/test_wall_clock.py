@@ -23,7 +23,7 @@ class Set(datetime.datetime):
     def now(cls, tz=None): return super().now(tz) + datetime.timedelta(seconds=off())
 datetime.datetime, real = Set, time.time
 time.time = lambda: real() + off()
-from sidecar.cli import main
+from brakit_sidecar.cli import main
 sys.exit(main(["serve"]))
 """
 DAY_S = 86_400

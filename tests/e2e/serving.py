@@ -78,7 +78,7 @@ class Ran(NamedTuple):
         ]
 
 
-RUN = ("-m", "sidecar", "run", "--", sys.executable)
+RUN = ("-m", "brakit_sidecar", "run", "--", sys.executable)
 
 
 class Server:

@@ -21,13 +21,15 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become s
 
 SOMEBODY = 54321
 WORKER = (
-    "import sidecar; t = sidecar.connect(start=True); t.incr('request_count', 3); t.set(framework='flask'); print(1)"
+    "from brakit_sidecar import connect; t = connect(start=True); t.incr('request_count', 3);"
+    " t.set(framework='flask'); print(1)"
 )
 
 # A command of somebody's, who may not be able to read this interpreter's files: so all of it is loaded before.
 BECOME = f"""
-import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio, sidecar.cli.daemon, sidecar.daemon.app
-from sidecar.cli import main
+import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio
+import brakit_sidecar.cli.daemon, brakit_sidecar.daemon.app
+from brakit_sidecar.cli import main
 os.setgroups([]); os.setgid({SOMEBODY}); os.setuid({SOMEBODY})
 sys.exit(main())
 """

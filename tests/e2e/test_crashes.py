@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 import pytest
+from brakit_sidecar.host.process import end_of
 
-from sidecar.host.process import end_of
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
 
 pytestmark = pytest.mark.slow
@@ -23,13 +23,13 @@ KILLS = 20
 # Counts until a file appears, then writes down how much it counted.
 COUNTING = """
 import os, subprocess, sys, time
-import sidecar
+import brakit_sidecar
 path, number = sys.argv[1:]
 if number == "all":
     command = [sys.executable, "-c", os.environ["COUNTING"], path]
     workers = [subprocess.Popen([*command, str(one)]) for one in range(int(os.environ["WORKERS"]))]
     sys.exit(max(worker.wait() for worker in workers))
-t = sidecar.connect()
+t = brakit_sidecar.connect()
 t.set(framework="flask")
 queries = t.counter("query_count")
 counted = 0
@@ -80,7 +80,7 @@ def left_in_runtime(place: Place) -> list[str]:
 
 def test_killed_again_and_again_under_run_it_is_one_exact_event(place: Place, endpoint: Endpoint) -> None:
     path = os.path.join(place.root, "counting")
-    command = (sys.executable, "-m", "sidecar", "run", "--", sys.executable, "-c", COUNTING, path, "all")
+    command = (sys.executable, "-m", "brakit_sidecar", "run", "--", sys.executable, "-c", COUNTING, path, "all")
     running = place.popen(*command, COUNTING=COUNTING, WORKERS=str(WORKERS))
     session, raw, total = has_session(place), new_id(), 0
     for _ in range(KILLS):
@@ -112,8 +112,8 @@ def test_killed_again_and_again_under_run_it_is_one_exact_event(place: Place, en
 # Says what it was told to count on stdout, after each number on stdin.
 OBEDIENT = """
 import os, signal, sys
-import sidecar
-telemetry = sidecar.connect(start="start" in sys.argv)
+import brakit_sidecar
+telemetry = brakit_sidecar.connect(start="start" in sys.argv)
 counter = telemetry.counter("request_count")
 for line in sys.stdin:
     if line == "die\\n":
@@ -209,7 +209,7 @@ def test_a_command_whose_daemon_dies_with_it_has_its_own_ends_name(place: Place,
 
 
 def test_an_owner_killed_beside_its_daemon_is_a_crash(place: Place, endpoint: Endpoint) -> None:
-    running = place.popen(sys.executable, "-m", "sidecar", "run", "--", "sleep", "1")
+    running = place.popen(sys.executable, "-m", "brakit_sidecar", "run", "--", "sleep", "1")
     has_session(place)
     running.kill()
     kill_daemon(place)
@@ -219,7 +219,7 @@ def test_an_owner_killed_beside_its_daemon_is_a_crash(place: Place, endpoint: En
 
 
 def test_a_daemon_that_was_told_to_stop_is_not_brought_back(place: Place) -> None:
-    running = place.popen(sys.executable, "-m", "sidecar", "run", "--", "sleep", "3")
+    running = place.popen(sys.executable, "-m", "brakit_sidecar", "run", "--", "sleep", "3")
     has_session(place)
     assert place.run("stop").returncode == 0
     assert running.wait(PATIENCE_S) == 0
@@ -368,7 +368,7 @@ def test_a_session_whose_event_was_frozen_is_not_opened_again_by_a_memory(place:
     served, session = place.serve(), new_id()
     worker = Worker(place, BRAKIT_SESSION_ID=session).counts(5)
     has_session(place)
-    (memory,) = [name for name in left_in_runtime(place) if name.startswith("slab-")]
+    (memory,) = [name for name in left_in_runtime(place) if name.startswith("counters-")]
     path = os.path.join(place.runtime, "brakit", memory)
     with open(path, "rb") as file:
         counted = file.read()

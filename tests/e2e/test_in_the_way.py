@@ -10,14 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.host import paths
 
-from sidecar.host import paths
 from tests.harness import Endpoint, Place, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORKER = "import sidecar; sidecar.connect(start=True).incr('request_count', 3)"
+WORKER = "import brakit_sidecar; brakit_sidecar.connect(start=True).incr('request_count', 3)"
 PRECIOUS = "somebody's words\n"
 
 
@@ -105,7 +105,7 @@ def test_in_place_of_files_of_ours_it_is_left_and_the_session_arrives(
     names = ["receipts.jsonl", "receipts.old.jsonl", "notice-shown", "first-session"]
     at = [os.path.join(state_of(place), name) for name in names]
     at += [os.path.join(journal_of(place), f"{name}.jsonl") for name in ("events", new_id())]
-    at += [paths.memory_path(place.socket_path, new_id())]
+    at += [paths.counter_file_path(place.socket_path, new_id())]
     lying = Lying(make, at, target)
     ran = place.run("run", "--", sys.executable, "-c", WORKER)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -27,7 +27,7 @@ SAMPLE = 7
 # the session.
 WORKER = """
 import glob, os, time
-import sidecar
+import brakit_sidecar
 
 def is_written(word, where):
     for path in glob.glob(os.environ["HOME"] + "/.local/state/brakit/" + where):
@@ -39,7 +39,7 @@ def is_written(word, where):
             pass
     return False
 
-t = sidecar.connect()
+t = brakit_sidecar.connect()
 t.set(framework="flask")
 t.event("first_request", port=8000)
 for number in range(6):

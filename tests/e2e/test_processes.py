@@ -159,10 +159,10 @@ def test_eight_threads_of_a_worker_lose_no_duration(place: Place, endpoint: Endp
 
 _THREADS = """
 import sys, threading
-import sidecar
+import brakit_sidecar
 
 sys.setswitchinterval(1e-6)
-telemetry = sidecar.connect()
+telemetry = brakit_sidecar.connect()
 queries = telemetry.counter("query_count")
 together = threading.Barrier(8)
 
@@ -197,9 +197,9 @@ def test_what_was_said_before_a_fork_is_not_said_again_by_the_child(place: Place
 
 _FORKS = """
 import os
-import sidecar
+import brakit_sidecar
 
-telemetry = sidecar.connect()
+telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
 requests.inc(10)
 telemetry.incr("error_count", 4)
@@ -246,9 +246,9 @@ def test_a_worker_killed_while_the_daemon_cannot_read_has_lost_nothing(place: Pl
 
 _KILLED = """
 import os, signal
-import sidecar
+import brakit_sidecar
 
-telemetry = sidecar.connect()
+telemetry = brakit_sidecar.connect()
 queries = telemetry.counter("query_count")
 for n in range(3000):
     telemetry.request(f"GET /{n % 7}", duration_ms=n % 300)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-WORKER = "import sidecar; sidecar.connect().incr('request_count', 3)"
+WORKER = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)"
 
 
 class Ran(NamedTuple):

@@ -34,7 +34,7 @@ needs_activate = pytest.mark.skipif(
     not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not here"
 )
 
-COUNT = "import sidecar; sidecar.connect().incr('request_count', 3)"
+COUNT = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)"
 
 # Where systemd is not the first process, root gives its user manager what it looks for: in a mount namespace, so that
 # nobody else sees it, and in a control group of its own, as a manager takes in all others of its group.
@@ -88,7 +88,7 @@ def test_without_it_to_six_and_a_half(place: Place, tmp_path: Path) -> None:
 def test_a_session_through_socket_activation_arrives(place: Place, endpoint: Endpoint) -> None:
     os.mkdir(os.path.dirname(place.socket_path), 0o700)
     passed = [f"--setenv={name}={value}" for name, value in place.environ.items()]
-    command = [sys.executable, "-m", "sidecar", "serve"]
+    command = [sys.executable, "-m", "brakit_sidecar", "serve"]
     activating = place.popen(
         "systemd-socket-activate", f"--listen={place.socket_path}", *passed, *command, cwd=REPOSITORY
     )
@@ -270,7 +270,16 @@ def test_nothing_is_lost_when_the_daemon_is_killed(installed: Managed, remote: E
         installed.leave_the_sandbox()
     flags = {name: os.path.join(installed.root, f"{name}-{sandboxed}") for name in ("counted", "killed", "restarted")}
     application = installed.popen(
-        sys.executable, "-m", "sidecar", "run", "--", sys.executable, "-c", KILLED_BESIDES, **flags, cwd=REPOSITORY
+        sys.executable,
+        "-m",
+        "brakit_sidecar",
+        "run",
+        "--",
+        sys.executable,
+        "-c",
+        KILLED_BESIDES,
+        **flags,
+        cwd=REPOSITORY,
     )
     wait_until(lambda: os.path.exists(flags["counted"]), "the counting")
     with open(flags["counted"], encoding="utf-8") as file:
@@ -294,7 +303,16 @@ def test_a_daemon_that_hangs_is_replaced_by_the_watchdog(installed: Managed, rem
         assert installed.systemctl("daemon-reload") == installed.systemctl("restart", SERVICE) == 0
         flags = {name: os.path.join(installed.root, f"{name}-hung") for name in ("counted", "killed", "restarted")}
         application = installed.popen(
-            sys.executable, "-m", "sidecar", "run", "--", sys.executable, "-c", KILLED_BESIDES, **flags, cwd=REPOSITORY
+            sys.executable,
+            "-m",
+            "brakit_sidecar",
+            "run",
+            "--",
+            sys.executable,
+            "-c",
+            KILLED_BESIDES,
+            **flags,
+            cwd=REPOSITORY,
         )
         wait_until(lambda: os.path.exists(flags["counted"]), "the counting")
         with open(flags["counted"], encoding="utf-8") as file:
@@ -314,10 +332,10 @@ def test_a_daemon_that_hangs_is_replaced_by_the_watchdog(installed: Managed, rem
 
 # A worker that counts and is killed, and one that counts before, while and after the daemon is killed, and then is too.
 KILLED_BESIDES = """
-import os, signal, subprocess, sys, time, sidecar
-count = "import os, sidecar; sidecar.connect().incr('request_count', 700); os.kill(os.getpid(), 9)"
+import os, signal, subprocess, sys, time, brakit_sidecar
+count = "import os, brakit_sidecar; brakit_sidecar.connect().incr('request_count', 700); os.kill(os.getpid(), 9)"
 subprocess.run([sys.executable, "-c", count])
-requests = sidecar.connect().counter("request_count")
+requests = brakit_sidecar.connect().counter("request_count")
 requests.inc(30)
 with open(os.environ["counted"] + ".new", "w") as file:
     file.write(os.environ["BRAKIT_SESSION_ID"])

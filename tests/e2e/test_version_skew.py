@@ -21,8 +21,14 @@ from tests.harness import PATIENCE_S, Endpoint, Place, end_process, new_id, wait
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEXT = "import sys, sidecar.core.wire as wire; wire.PROTOCOL = 2; from sidecar.cli import main; sys.exit(main())"
-COUNT = "import sidecar; t = sidecar.connect(); t.incr('request_count', 3); t.set(framework='flask'); print('ran')"
+NEXT = (
+    "import sys, brakit_sidecar.core.wire as wire; wire.PROTOCOL = 2;"
+    " from brakit_sidecar.cli import main; sys.exit(main())"
+)
+COUNT = (
+    "from brakit_sidecar import connect;"
+    " t = connect(); t.incr('request_count', 3); t.set(framework='flask'); print('ran')"
+)
 
 
 class Nexts:
@@ -124,8 +130,8 @@ REFUSED = b'{"refused":{"reason":"bad_hello","line":1}}\n'
 
 # For about two seconds.
 BUSY = """
-import time, sidecar
-t = sidecar.connect()
+import time, brakit_sidecar
+t = brakit_sidecar.connect()
 until = time.monotonic() + 2
 while time.monotonic() < until:
     t.incr("request_count"); t.mark("insight_count", str(time.monotonic())); t.event("cli_invoked", command="run")

@@ -52,11 +52,11 @@ def test_the_wheel_holds_the_package_and_its_metadata_and_nothing_else(wheel: Pa
 
 def test_the_wheel_holds_every_file_of_the_package_and_the_units(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if name.startswith("sidecar/")}
-    sources = _files_below(os.path.join(REPOSITORY, "sidecar"))
+        held = {name for name in archive.namelist() if name.startswith("brakit_sidecar/")}
+    sources = _files_below(os.path.join(REPOSITORY, "sidecar", "brakit_sidecar"))
     units = _files_below(os.path.join(REPOSITORY, "systemd"))
     assert "py.typed" in sources
-    assert held == {f"sidecar/{name}" for name in sources} | {f"sidecar/systemd/{name}" for name in units}
+    assert held == {f"brakit_sidecar/{name}" for name in sources} | {f"brakit_sidecar/systemd/{name}" for name in units}
 
 
 def _files_below(directory: str) -> set[str]:
@@ -85,6 +85,6 @@ def test_the_demo_runs_from_the_wheel_alone(commands: Path, tmp_path: Path) -> N
 
 def test_the_installed_package_is_the_wheels(commands: Path, tmp_path: Path) -> None:
     """Else the other tests of this file would have tested the tree."""
-    where = [str(commands / "python"), "-c", "import sidecar; print(sidecar.__file__)"]
+    where = [str(commands / "python"), "-c", "import brakit_sidecar; print(brakit_sidecar.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert found.startswith(str(commands.parent))

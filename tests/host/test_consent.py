@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from brakit_sidecar.host import consent
+from brakit_sidecar.host.consent import Config
 from hypothesis import given
 from hypothesis import strategies as st
-
-from sidecar.host import consent
-from sidecar.host.consent import Config
 
 AN_ID = "6f0c1f2e-7f0a-4b53-9d0c-2a4b7a3e5d11"
 MISSING = Config(None, missing=True)

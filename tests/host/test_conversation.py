@@ -7,8 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-
-from sidecar.host.conversation import Conversation, SilentDaemonError
+from brakit_sidecar.host.conversation import Conversation, SilentDaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

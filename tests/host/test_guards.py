@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from sidecar.host.guards import VARIABLES, dormant_because
+from brakit_sidecar.host.guards import VARIABLES, dormant_because
 
 PRODUCTION = ["FLASK_ENV", "ENVIRONMENT", "NODE_ENV", "APP_ENV", "DJANGO_SETTINGS_MODULE"]
 CI = [

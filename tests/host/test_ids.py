@@ -6,10 +6,9 @@ import sys
 import uuid
 
 import pytest
+from brakit_sidecar.host import ids
 from hypothesis import given
 from hypothesis import strategies as st
-
-from sidecar.host import ids
 
 
 def test_a_new_id_is_a_random_uuid_in_its_usual_spelling() -> None:

@@ -12,9 +12,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.host import launch
+from brakit_sidecar.host.secure_files import UnsafePathError
 
-from sidecar.host import launch
-from sidecar.host.private import UnsafePathError
 from tests.harness import PATIENCE_S, Place, Wire, end_process, wait_until
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_a_path_that_no_socket_can_have_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_twenty_starts_at_once_make_one_daemon() -> None:
     with Place() as place:
-        command = [sys.executable, "-m", "sidecar", "start", "--json"]
+        command = [sys.executable, "-m", "brakit_sidecar", "start", "--json"]
         starts = [
             subprocess.Popen(command, env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for _ in range(20)
@@ -161,7 +161,7 @@ def test_a_start_meets_a_daemon_that_is_just_leaving() -> None:
     with Place() as place:
         for _ in range(3):
             first = place.start()
-            stopping = place.popen(sys.executable, "-m", "sidecar", "stop")
+            stopping = place.popen(sys.executable, "-m", "brakit_sidecar", "stop")
             second = place.start()
             assert stopping.wait(PATIENCE_S) == 0
             assert second["socket"] == first["socket"]
@@ -235,7 +235,7 @@ def test_nothing_of_the_working_directory_is_imported() -> None:
                 file.write("raise SystemExit('imported from the application')\n")
         code = (
             "import sys; sys.path.remove('')\n"
-            "import sidecar.host.launch as launch, os\n"
+            "import brakit_sidecar.host.launch as launch, os\n"
             "print(launch.ensure_running(os.environ).pid)"
         )
         ran = subprocess.run(

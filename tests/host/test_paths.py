@@ -6,9 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-
-from sidecar.host import paths
-from sidecar.host.paths import MAX_SOCKET_PATH
+from brakit_sidecar.host import paths
+from brakit_sidecar.host.paths import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
     from pathlib import Path

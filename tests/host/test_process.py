@@ -8,8 +8,8 @@ import signal
 import subprocess
 
 import pytest
+from brakit_sidecar.host import process
 
-from sidecar.host import process
 from tests.harness import PATIENCE_S, end_process
 
 

@@ -7,9 +7,8 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import brakit_sidecar
 import pytest
-
-import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +23,7 @@ def integration() -> Iterator[ModuleType]:
     """Imported where brakit is dormant: its parts are there to be tested, and nothing of this process is patched."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BRAKIT_DISABLE", "1")
-        yield importlib.import_module("sidecar.integrations.brakit")
+        yield importlib.import_module("brakit_sidecar.integrations.brakit")
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ def test_a_route_is_of_one_method(integration: ModuleType) -> None:
 # --- the listener ----------------------------------------------------------------------------------------------------
 
 
-class Noted(sidecar.Telemetry):
+class Noted(brakit_sidecar.Telemetry):
     """Notes each call."""
 
     def __init__(self) -> None:
@@ -292,7 +291,7 @@ _APPLICATION = """
 import importlib
 
 def integrate():
-    importlib.import_module("sidecar.integrations.brakit")
+    importlib.import_module("brakit_sidecar.integrations.brakit")
 
 def make_app():
     from flask import Flask
@@ -340,7 +339,7 @@ class Blocking(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocking())
-import sidecar.integrations.brakit
+import brakit_sidecar.integrations.brakit
 assert threading.active_count() == 1
 """
 
@@ -351,12 +350,12 @@ def test_a_brakit_of_another_shape_lets_the_application_be(place: Place) -> None
         "import sys, types;"
         " sys.modules['brakit'] = types.ModuleType('brakit');"
         " sys.modules['brakit._telemetry'] = types.ModuleType('brakit._telemetry');"
-        " import sidecar.integrations.brakit",
+        " import brakit_sidecar.integrations.brakit",
     )
 
 
 def test_where_brakit_is_dormant_the_import_leaves_no_trace(place: Place) -> None:
-    python(place, "import sidecar.integrations.brakit", CI="1")
+    python(place, "import brakit_sidecar.integrations.brakit", CI="1")
     assert os.listdir(place.home) == os.listdir(place.runtime) == []
 
 
@@ -379,7 +378,9 @@ def test_brakit_alone_tries_to_send_its_own_event(place: Place) -> None:
     assert tries_of_brakits_own(place, "import brakit, tests.e2e.apps.witness") == 1
 
 
-@pytest.mark.parametrize("order", ["brakit, sidecar.integrations.brakit", "sidecar.integrations.brakit, brakit"])
+@pytest.mark.parametrize(
+    "order", ["brakit, brakit_sidecar.integrations.brakit", "brakit_sidecar.integrations.brakit, brakit"]
+)
 def test_with_the_integration_brakit_never_tries(place: Place, order: str) -> None:
     assert tries_of_brakits_own(place, f"import {order}, tests.e2e.apps.witness") == 0
 
@@ -387,4 +388,4 @@ def test_with_the_integration_brakit_never_tries(place: Place, order: str) -> No
 def test_with_the_integration_brakit_never_tries_where_the_config_opts_out(place: Place) -> None:
     """Which brakit itself does not read."""
     assert place.run("telemetry", "off").returncode == 0
-    assert tries_of_brakits_own(place, "import sidecar.integrations.brakit, tests.e2e.apps.witness") == 0
+    assert tries_of_brakits_own(place, "import brakit_sidecar.integrations.brakit, tests.e2e.apps.witness") == 0

@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.core.schema import EVENTS, SESSION_FIELDS
+from brakit_sidecar.selftest.audit_texts import MARK, TEXTS, traces
 
-from sidecar.cli.audit_texts import MARK, TEXTS, traces
-from sidecar.core.schema import EVENTS, SESSION_FIELDS
 from tests.harness import Place
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 # What a build may get wrong, as a change to it that each of its processes makes when it starts.
 PASSED_ON = """
-from sidecar.core import domains
+from brakit_sidecar.core import domains
 domains.Word.admit = lambda self, raw: raw if isinstance(raw, str) else None
 """
 TOLD = """
-from sidecar.core import frames
-from sidecar.host.debug import debug
+from brakit_sidecar.core import frames
+from brakit_sidecar.host.debug import debug
 parse = frames.parse
 def loud(line):
     debug(str(line))
@@ -30,12 +30,12 @@ def loud(line):
 frames.parse = loud
 """
 READABLE = """
-from sidecar.cli.audit_texts import MARK
-from sidecar.client import joining
+from brakit_sidecar.selftest.audit_texts import MARK
+from brakit_sidecar.client import joining
 joining.Place.opaque = lambda self, text: MARK[:8].encode().hex() if MARK in text else "0" * 16
 """
 DEAF = """
-from sidecar.client import joining
+from brakit_sidecar.client import joining
 joining.Place.opaque = lambda self, text: text
 """
 LEAKS = {

@@ -10,9 +10,9 @@ from uuid import UUID, uuid5
 
 import orjson
 import pytest
+from brakit_sidecar.core import domains, payload
+from brakit_sidecar.core.schema import EVENTS, JOURNEY, SESSION, EventSpec
 
-from sidecar.core import domains, payload
-from sidecar.core.schema import EVENTS, JOURNEY, SESSION, Event
 from tests.core import page
 from tests.privacy.grammar import broken_grammar
 
@@ -112,18 +112,18 @@ ADMITTED: tuple[tuple[str, Any, Any], ...] = (
 PORTS = ((1, 1), (65_535, 65_535), (0, 0), (65_536, 0), (SECRET, 0))
 
 
-def neutral(event: Event) -> dict[str, Any]:
-    return {name: promise.neutral for name, promise in page.EVENTS[event.name].items()}
+def neutral(event: EventSpec) -> dict[str, Any]:
+    return {name: promise.default for name, promise in page.EVENTS[event.name].items()}
 
 
-def body(event: Event, values: dict[str, Any], **around: str) -> bytes:
+def body(event: EventSpec, values: dict[str, Any], **around: str) -> bytes:
     shaped = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID, "timestamp": A_TIME}
     return payload.body(event, values, **{**shaped, **around})
 
 
-def again(event: Event, frozen: bytes, **around: str) -> bytes | None:
+def rebuilt(event: EventSpec, frozen: bytes, **around: str) -> bytes | None:
     shaped = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID}
-    return payload.again(event.name, frozen, **{**shaped, **around})
+    return payload.rebuild(event.name, frozen, **{**shaped, **around})
 
 
 def test_each_value_is_its_domains_own() -> None:
@@ -202,14 +202,14 @@ def test_an_events_uuid_is_the_sessions_own_for_it() -> None:
 def test_a_frozen_body_comes_again_byte_for_byte() -> None:
     for event in EVENTS.values():
         made = body(event, neutral(event))
-        assert again(event, made) == made
-        assert again(event, body(event, neutral(event), api_key="")) == made  # made where there was no key
+        assert rebuilt(event, made) == made
+        assert rebuilt(event, body(event, neutral(event), api_key="")) == made  # made where there was no key
 
 
 def test_a_frozen_body_goes_under_the_key_that_holds_now() -> None:
     made = body(SESSION, neutral(SESSION))
-    assert again(SESSION, made, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
-    assert again(SESSION, made, api_key="") == body(SESSION, neutral(SESSION), api_key="")
+    assert rebuilt(SESSION, made, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
+    assert rebuilt(SESSION, made, api_key="") == body(SESSION, neutral(SESSION), api_key="")
 
 
 def test_of_a_frozen_body_that_was_changed_nothing_comes_again() -> None:
@@ -236,10 +236,10 @@ def test_of_a_frozen_body_that_was_changed_nothing_comes_again() -> None:
         SECRET,
         None,
     ):
-        assert again(SESSION, orjson.dumps(changed)) is None, changed
+        assert rebuilt(SESSION, orjson.dumps(changed)) is None, changed
     for broken in (b"", made[:-1], made + b" ", b" " + made, made + made, made.replace(b":", b": ", 1), b"\xff" + made):
-        assert again(SESSION, broken) is None
+        assert rebuilt(SESSION, broken) is None
     doubled = made.replace(b'{"api_key"', b'{"api_key":"' + SECRET.encode() + b'","api_key"', 1)
-    assert again(SESSION, doubled) is None
-    assert again(JOURNEY["cli_invoked"], made) is None
-    assert payload.again(SECRET, made, api_key=KEY, distinct_id=AN_ID, uuid=A_UUID) is None
+    assert rebuilt(SESSION, doubled) is None
+    assert rebuilt(JOURNEY["cli_invoked"], made) is None
+    assert payload.rebuild(SECRET, made, api_key=KEY, distinct_id=AN_ID, uuid=A_UUID) is None

@@ -14,14 +14,14 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.core import payload
+from brakit_sidecar.core.frames import PARTS, parse
+from brakit_sidecar.core.schema import EVENTS, JOURNEY, SESSION, SESSION_FIELDS, EventSpec
+from brakit_sidecar.core.session.state import SessionState
+from brakit_sidecar.selftest.audit_texts import MARK, TEXTS, traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.cli.audit_texts import MARK, TEXTS, traces
-from sidecar.core import payload
-from sidecar.core.frames import PARTS, parse
-from sidecar.core.schema import EVENTS, JOURNEY, SESSION, SESSION_FIELDS, Event
-from sidecar.core.state import SessionState
 from tests.core import page
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
 from tests.privacy.grammar import broken_grammar
@@ -143,11 +143,11 @@ def test_of_hostile_frames_no_text_arrives_anywhere(endpoint: Endpoint, place: P
 
 # Calls of the client by chance. The routes' and marks' texts may not even be in the daemon's memory.
 CALLER = f"""
-import random, sys, sidecar
-from sidecar.cli.audit_texts import TEXTS
-from sidecar.core.schema import EVENTS, SESSION_FIELDS
+import random, sys, brakit_sidecar
+from brakit_sidecar.selftest.audit_texts import TEXTS
+from brakit_sidecar.core.schema import EVENTS, SESSION_FIELDS
 rng = random.Random(2)
-telemetry = sidecar.connect()
+telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
 texts, fields = [*TEXTS.values()], [*SESSION_FIELDS]
 
@@ -265,7 +265,7 @@ def _said(key: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.dictionaries(_one_of(known), values, min_size=1, max_size=4)
 
 
-def _event(event: Event) -> st.SearchStrategy[Any]:
+def _event(event: EventSpec) -> st.SearchStrategy[Any]:
     fields = st.dictionaries(_one_of([*event.fields]), _values, max_size=4)
     return st.builds(lambda said, name: {**said, "name": name}, fields, _one_of([event.name]))
 
@@ -338,8 +338,8 @@ def test_where_only_the_texts_differ_the_bytes_do_not(frames: list[Any]) -> None
 
 
 SPEAKER = """
-import sys, sidecar
-telemetry = sidecar.connect(sdk=sys.argv[1])
+import sys, brakit_sidecar
+telemetry = brakit_sidecar.connect(sdk=sys.argv[1])
 for text in sys.argv[1:]:
     telemetry.request(f"GET /{text}", duration_ms=12.5)
     telemetry.mark("insight_count", text)

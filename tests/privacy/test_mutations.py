@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # The gate's files; of the last one what the others use, as the rest is not its.
 GATE: dict[str, tuple[str, ...]] = {
-    "sidecar.core.payload": (),
-    "sidecar.core.domains": (),
-    "sidecar.core.limits": ("COUNT_MAX", "MAX_DURATION_MS", "BUCKETS", "admit_duration"),
+    "brakit_sidecar.core.payload": (),
+    "brakit_sidecar.core.domains": (),
+    "brakit_sidecar.core.limits": ("COUNT_MAX", "MAX_DURATION_MS", "BUCKETS", "admit_duration"),
 }
 TESTS = "tests.privacy.test_gate"
 SURVIVED, KILLED, BROKEN = 0, 1, 2
@@ -156,7 +156,7 @@ def verdict(name: str, source: str) -> int:
     if child == 0:
         code = BROKEN
         try:
-            for loaded in [module for module in sys.modules if module.partition(".")[0] in ("sidecar", "tests")]:
+            for loaded in [module for module in sys.modules if module.partition(".")[0] in ("brakit_sidecar", "tests")]:
                 del sys.modules[loaded]
             sys.meta_path.insert(0, Mutated(name, source))
             code = KILLED

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.host import guards
 
-from sidecar.host import guards
 from tests.harness import Endpoint, Place
 from tests.privacy import node_sdk
 
@@ -67,8 +67,8 @@ CONFIGS: dict[str, bytes | None] = {
 UNREADABLE = [name for name in CONFIGS if name in ("empty", "no JSON", "a list", "null", "no UTF-8", "nested")]
 
 APPLICATION = """
-import sys, sidecar
-telemetry = sidecar.connect(start=True)
+import sys, brakit_sidecar
+telemetry = brakit_sidecar.connect(start=True)
 telemetry.set(framework="flask")
 telemetry.counter("request_count").inc()
 telemetry.request("GET /users", duration_ms=3.0)

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.client import counter_file
+from brakit_sidecar.core import counter_layout
 
-from sidecar.client import memory
-from sidecar.core import slab
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, wait_until
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # A worker that counts, by memory and by call, whenever it gets a line; it answers each.
 WORKER = """
-import sys, sidecar
-telemetry = sidecar.connect()
+import sys, brakit_sidecar
+telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
 for line in sys.stdin:
     requests.inc()
@@ -39,8 +39,8 @@ for line in sys.stdin:
 
 # One that counts by memory alone, and so sees after no daemon.
 COUNTER = """
-import sys, sidecar
-requests = sidecar.connect().counter("request_count")
+import sys, brakit_sidecar
+requests = brakit_sidecar.connect().counter("request_count")
 for line in sys.stdin:
     requests.inc()
     print(flush=True)
@@ -233,10 +233,16 @@ def test_a_worker_that_cannot_read_the_config_tells_nothing_and_asks_again(endpo
 
 def test_a_daemon_that_cannot_read_the_config_has_workers_come_again(place: Place) -> None:
     place.serve()
-    session, counted = new_id(), memory.shared("/tmp")
+    session, counted = new_id(), counter_file.shared("/tmp")
     assert counted is not None
     assert counted.fd is not None
-    hello = {"protocol": 1, "session": session, "producer": new_id(), "sdk": "python", "slab": slab.VERSION}
+    hello = {
+        "protocol": 1,
+        "session": session,
+        "producer": new_id(),
+        "sdk": "python",
+        "counter_file": counter_layout.VERSION,
+    }
     line = json.dumps({"hello": hello}).encode() + b"\n"
     with half_written(place):
         with Wire(place.socket_path) as worker:
@@ -247,7 +253,7 @@ def test_a_daemon_that_cannot_read_the_config_has_workers_come_again(place: Plac
         assert place.status()["sessions"] == []
     with Wire(place.socket_path) as worker:
         socket.send_fds(worker.stream, [line], [counted.fd])
-        assert next(worker.lines()) == {"slab": slab.VERSION}
+        assert next(worker.lines()) == {"counter_file": counter_layout.VERSION}
 
 
 def test_a_daemon_that_cannot_read_the_config_lets_a_session_that_runs_go_on(endpoint: Endpoint, place: Place) -> None:
@@ -294,7 +300,7 @@ def at_a_terminal(place: Place, *arguments: str, **environ: str) -> str:
     """What a person sees on stderr, which is a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "sidecar", *arguments],
+        [sys.executable, "-m", "brakit_sidecar", *arguments],
         env={**place.environ, **environ},
         stdout=subprocess.DEVNULL,
         stderr=theirs,

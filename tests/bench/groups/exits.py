@@ -34,8 +34,8 @@ IMPORTS = f"import json, socket\n{LAST_WORDS}"
 # An interpreter's end takes its modules apart, so a small application's are half of its own exit.
 APPLICATION = "import asyncio, email.message, http.server, json, logging.config, sqlite3, ssl, uuid\n"
 WORKER = f"""
-import sidecar
-t = sidecar.connect()
+import brakit_sidecar
+t = brakit_sidecar.connect()
 counter = t.counter("request_count")
 for _ in range({COUNTS}):
     counter.inc()

@@ -11,7 +11,7 @@ from tests.bench.sessions import OwnedSession, inexact
 from tests.harness import PATIENCE_S, Endpoint, Place, wait_until
 
 CROWD = 1000
-LOOK_S = 0.0005
+POLL_S = 0.0005
 
 
 def run(effort: Effort) -> Report:
@@ -47,7 +47,7 @@ def _seal_ms(place: Place, endpoint: Endpoint, producers: int, wrong: list[str],
         begun = time.perf_counter()
         session.end()
         while len(endpoint.requests) <= already and time.perf_counter() < begun + PATIENCE_S:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         took = time.perf_counter() - begun
     body = endpoint.wait_for("session", already + 1)[-1]
     wrong += inexact(f"a session of {producers} producers", body["properties"]["request_count"], counted)

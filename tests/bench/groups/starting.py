@@ -16,7 +16,8 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sidecar.host import launch
+from brakit_sidecar.host import launch
+
 from tests.bench.child import ROOT
 from tests.bench.measuring import Contestant, Effort, Line, Report, Samples, Table, interleave
 from tests.bench.sessions import OwnedSession
@@ -25,7 +26,7 @@ from tests.harness import Endpoint, Place, Wire, wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LOOK_S = 0.0005
+POLL_S = 0.0005
 SETTLE_S = 4.0  # what is loaded after ready is loaded, what an event stirred up has settled, and the linger is over
 REST_S = 10.0
 LISTENER = os.path.join(ROOT, "tests", "bench", "workers", "reading.py")
@@ -104,7 +105,7 @@ def _until_it_accepts(path: str) -> socket.socket:
         if stream.connect_ex(path) == 0:
             return stream
         stream.close()
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 def _pid_of_peer(stream: socket.socket) -> int:
@@ -197,8 +198,16 @@ def _fields(path: str) -> Mapping[str, float]:
 
 # --- importing the client -------------------------------------------------------------------------------------
 
-IMPORT, CONNECT, LEAST = "`import sidecar`", "`import sidecar; sidecar.connect()`", "`import socket, json`"
-STATEMENTS = {LEAST: "import socket, json", IMPORT: "import sidecar", CONNECT: "import sidecar; sidecar.connect()"}
+IMPORT, CONNECT, LEAST = (
+    "`import brakit_sidecar`",
+    "`import brakit_sidecar; brakit_sidecar.connect()`",
+    "`import socket, json`",
+)
+STATEMENTS = {
+    LEAST: "import socket, json",
+    IMPORT: "import brakit_sidecar",
+    CONNECT: "import brakit_sidecar; brakit_sidecar.connect()",
+}
 SITES = {"-I": "with site", "-I -S": "without site"}
 
 

@@ -19,8 +19,8 @@ INC, REQUEST = "sidecar `counter.inc()`", "sidecar `request()`"
 STATEMENTS = {INC: "counter.inc()", REQUEST: 't.request("GET /users", duration_ms=12.5)'}
 
 CODE = """
-import os, sidecar, sys
-t = sidecar.connect()
+import os, brakit_sidecar, sys
+t = brakit_sidecar.connect()
 counter = t.counter("request_count")
 def work(n):
     for _ in range(n):

@@ -78,15 +78,15 @@ def _itertools() -> tuple[str, dict[str, Any]]:
 
 
 def _inc() -> tuple[str, dict[str, Any]]:
-    import sidecar
+    import brakit_sidecar
 
-    return "counter.inc()", {"counter": sidecar.connect().counter("request_count")}
+    return "counter.inc()", {"counter": brakit_sidecar.connect().counter("request_count")}
 
 
 def _request() -> tuple[str, dict[str, Any]]:
-    import sidecar
+    import brakit_sidecar
 
-    return 't.request("GET /users", duration_ms=12.5)', {"t": sidecar.connect()}
+    return 't.request("GET /users", duration_ms=12.5)', {"t": brakit_sidecar.connect()}
 
 
 def _prometheus() -> tuple[str, dict[str, Any]]:

@@ -6,12 +6,13 @@ import resource
 import time
 from typing import TYPE_CHECKING, Any
 
-import sidecar
+import brakit_sidecar
+
 from tests.bench.child import serve_requests
 from tests.harness import wait_until
 
 if TYPE_CHECKING:
-    from sidecar.client.telemetry import Telemetry
+    from brakit_sidecar.client.telemetry import Telemetry
 
 COUNTS, ROUTES = 10, 5  # of each producer
 CATCH_UP_S = 0.001  # after each few, so that the daemon's backlog has room
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def _producer() -> Telemetry:
-    t = sidecar.connect()
+    t = brakit_sidecar.connect()
     counter = t.counter("request_count")
     for _ in range(COUNTS):
         counter.inc()

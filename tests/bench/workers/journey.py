@@ -32,9 +32,9 @@ def main(contestant: str) -> None:
 
 
 def _event() -> Callable[[], float]:
-    import sidecar  # noqa: PLC0415 (the other contestant does without)
+    import brakit_sidecar  # noqa: PLC0415 (the other contestant does without)
 
-    t = sidecar.connect()
+    t = brakit_sidecar.connect()
 
     def event() -> float:
         begun = time.perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 
-import sidecar
+import brakit_sidecar
 
 WORKERS = range(4)
 
@@ -50,8 +50,8 @@ FIRST_REQUEST_MS = (410, 300, 207, 330)
 DASHBOARD_MS = (9000, 8000, 8500, 8100)
 
 
-def work(worker: int, inherited: sidecar.Telemetry | None) -> None:
-    telemetry = inherited or sidecar.connect()
+def work(worker: int, inherited: brakit_sidecar.Telemetry | None) -> None:
+    telemetry = inherited or brakit_sidecar.connect()
     telemetry.set(framework="unknown" if worker == 0 else "flask", package_manager="uv", brakit_version="0.1.7")
     telemetry.set(**{field: by_worker[worker] for field, by_worker in TRUTHS.items()})
     telemetry.event("setup_completed", framework="flask", setup_duration_ms=SETUP_MS[worker])
@@ -77,7 +77,7 @@ def work(worker: int, inherited: sidecar.Telemetry | None) -> None:
 
 def main(start_method: str) -> None:
     """A forked worker goes on with what its parent connected, a spawned one connects by itself."""
-    inherited = sidecar.connect() if start_method == "fork" else None
+    inherited = brakit_sidecar.connect() if start_method == "fork" else None
     multiprocessing.set_start_method(start_method)
     workers = [multiprocessing.Process(target=work, args=(worker, inherited)) for worker in WORKERS]
     for process in workers:

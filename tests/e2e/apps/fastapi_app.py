@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-import sidecar.integrations.brakit  # noqa: F401  # isort: skip (first: then brakit's own set-up is timed)
+import brakit_sidecar.integrations.brakit  # noqa: F401  # isort: skip (first: then brakit's own set-up is timed)
 import brakit  # noqa: F401
 from aiohttp import ClientSession
 from fastapi import FastAPI, Request

@@ -6,10 +6,10 @@ import os
 import time
 
 import brakit  # noqa: F401 (its import is its set-up)
+import brakit_sidecar.integrations.brakit  # noqa: F401 (likewise)
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-import sidecar.integrations.brakit  # noqa: F401 (likewise)
 from tests.e2e.apps import witness  # noqa: F401 (it watches from its import on)
 
 app = Flask(__name__)

@@ -7,14 +7,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import brakit_sidecar
 from flask import Flask
-
-import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-telemetry = sidecar.connect()
+telemetry = brakit_sidecar.connect()
 flask_app = Flask(__name__)
 
 

@@ -1,0 +1,8 @@
+"""The command: ``brakit-sidecar`` and ``python -m brakit_sidecar``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""``start``, ``serve``, ``stop`` and ``status``: the daemon's own life."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..core.version import __version__
+from ..host import config_file, consent, launch, secure_files
+from ..host.conversation import NoDaemonError
+from . import connecting, notice
+from .errors import CommandError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+_STATUS = {"running", "version", "pid", "uptime_s", "socket", "sessions", "refused", "delivery", "consent"}
+_STOP_TIMEOUT_S = 10.0  # five times what a stop may take
+
+
+def start(arguments: Namespace) -> int:
+    decision = config_file.settled(os.environ)
+    if not decision.on:
+        print(f"brakit-sidecar: nothing started, as telemetry is off: {decision.why}", file=sys.stderr)
+        if arguments.json:
+            print(json.dumps({"socket": None, "pid": None, "version": __version__}))
+        return 0
+    notice.say_once()
+    try:
+        running = launch.ensure_running(os.environ)
+    except launch.LaunchError as error:
+        raise CommandError(str(error)) from error
+    print(json.dumps(running._asdict()) if arguments.json else running.socket)
+    return 0
+
+
+def serve(_arguments: Namespace) -> int:
+    from ..daemon import start as daemon  # noqa: PLC0415 (only a daemon is made of this)
+
+    try:
+        daemon.foreground()
+    except daemon.TelemetryOffError as error:
+        print(f"brakit-sidecar: nothing to serve, as {error}", file=sys.stderr)
+    except daemon.AlreadyRunningError as error:
+        raise CommandError("a daemon runs already; `brakit-sidecar status` shows it") from error
+    except OSError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def stop(_arguments: Namespace) -> int:
+    conversation = connecting.to_running()
+    if conversation is None:
+        return 0
+    with conversation:
+        try:
+            socket_path = conversation.identity()["socket"]
+            conversation.ask("stop")
+        except NoDaemonError:
+            return 0  # it was just leaving
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        lock = launch.acquire_lock(socket_path)  # held for life: when we get it, the daemon is gone
+        if lock is not None:
+            os.close(lock)
+            return 0
+        time.sleep(launch.RETRY_S)
+    raise CommandError(f"the daemon did not stop within {_STOP_TIMEOUT_S:.0f} s; it may be stopped (SIGSTOP) or stuck")
+
+
+def status(arguments: Namespace) -> int:
+    found = _ask_status()
+    if found is None:
+        decision = consent.current(os.environ)
+        found = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
+    print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
+    return 0 if found["running"] else 1
+
+
+def _ask_status() -> dict[str, Any] | None:
+    try:
+        conversation = connecting.to_running()
+    except secure_files.UnsafePathError as error:
+        raise CommandError(str(error)) from error
+    if conversation is None:
+        return None
+    with conversation:
+        try:
+            answer = conversation.ask("status")
+        except NoDaemonError:
+            return None
+    return answer if isinstance(answer, dict) and answer.keys() >= _STATUS else None
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    consent_line = f"telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}"
+    if not found["running"]:
+        return f"no daemon runs; {consent_line}"
+    delivery = found["delivery"]
+    dropped = "".join(f", {count} dropped ({reason})" for reason, count in delivery["dropped"].items())
+    lines = [
+        f"brakit-sidecar {found['version']} runs as process {found['pid']}, for {found['uptime_s']:.0f} s",
+        f"socket     {found['socket']}",
+        f"consent    {consent_line}",
+        f"delivery   {delivery['sent']} sent, {delivery['local']} kept local, {delivery['queued']} queued{dropped}",
+        "refused    " + (", ".join(f"{count} {reason}" for reason, count in found["refused"].items()) or "nothing"),
+    ]
+    for session in found["sessions"]:
+        producers = session["producers"]
+        lines += [
+            "",
+            f"session {session['id']}, {session['age_s']:.0f} s old",
+            f"  {producers['live']} producers, and {producers['gone']} that are gone",
+            *(f"  {name:32} {json.dumps(value)}" for name, value in session["fields"].items()),
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""Which values can exist. A domain admits a raw value by making its own, so no text of a producer's gets past it.
+
+``admit`` returns the domain's value, or None where the raw one is none of it. ``default`` stands for a field that
+nobody reported. ``own`` is one of the two, whatever it is given.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from typing import Any
+
+from .limits import BUCKETS, COUNT_MAX, MAX_DURATION_MS, admit_duration
+
+
+class Domain(ABC):
+    default: Any
+    text: str
+
+    @abstractmethod
+    def admit(self, raw: object) -> Any: ...
+
+    def coerce(self, raw: object) -> Any:
+        """The domain's value for it; default where it is none."""
+        admitted = self.admit(raw)
+        return self.default if admitted is None else admitted
+
+
+class Bool(Domain):
+    text = "true or false"
+    default = False
+
+    def admit(self, raw: object) -> bool | None:
+        return raw if isinstance(raw, bool) else None
+
+
+class Integer(Domain):
+    """Whole numbers in a range. A bool is none, nor is 3.0."""
+
+    def __init__(self, least: int, most: int, text: str) -> None:
+        self.least, self.most = least, most
+        self.default = 0
+        self.text = f"{text}, {least} to {most}"
+
+    def admit(self, raw: object) -> int | None:
+        return raw if type(raw) is int and self.least <= raw <= self.most else None
+
+
+class Milliseconds(Domain):
+    """A duration in ms, 0 to a day; fractions round half up. ``default`` is None where 0 would be a claim."""
+
+    def __init__(self, default: int | None = 0) -> None:
+        self.default = default
+        self.text = f"whole ms, 0 to {MAX_DURATION_MS}" + (" or null" if default is None else "")
+
+    def admit(self, raw: object) -> int | None:
+        duration = admit_duration(raw)
+        if duration is None:
+            return None
+        whole = math.floor(duration)
+        return whole + (duration - whole >= 0.5)  # adding 0.5 first would round 0.49999999999999994 up
+
+
+class Word(Domain):
+    """One word of a closed vocabulary. Any other text becomes ``other``, or default where there is no other."""
+
+    def __init__(self, words: tuple[str, ...], default: str | None = None) -> None:
+        self.words = words
+        self._words = {word: word for word in words}
+        self.default = default or ("unknown" if "unknown" in self._words else "other")
+        self._fallback = "other" if "other" in self._words else self.default
+        self.text = "one of " + ", ".join(words)
+
+    def admit(self, raw: object) -> str | None:
+        return self._words.get(raw, self._fallback) if isinstance(raw, str) else None
+
+
+class Words(Domain):
+    """A set of words of a closed vocabulary, reported sorted."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.member = Word(words)
+        self.default: list[str] = []
+        self.text = "sorted list of " + ", ".join(words)
+
+    def admit(self, raw: object) -> list[str] | None:
+        if not isinstance(raw, list):
+            return None
+        members = [self.member.admit(word) for word in raw]
+        return None if None in members else sorted({word for word in members if word is not None})
+
+
+_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])", re.ASCII)
+
+
+class Version(Domain):
+    """``d.d.d``, each up to five digits; what follows is cut, since suffixes identify builds."""
+
+    def __init__(self, default: str | None, prefix: str = "") -> None:
+        self.default, self.prefix = default, prefix
+        self.text = f"{prefix}d.d.d or " + ("null" if default is None else default)
+
+    def admit(self, raw: object) -> str | None:
+        found = _VERSION.match(raw) if isinstance(raw, str) else None
+        return self.prefix + ".".join(str(int(digits)) for digits in found.groups()) if found else None
+
+
+_DIGITS = re.compile(r"\d{1,5}")
+
+
+class OsRelease(Domain):
+    """A platform of the vocabulary and the release's first three numbers: ``linux-6.18.44``."""
+
+    def __init__(self, platforms: tuple[str, ...]) -> None:
+        self.platform = Word(platforms)
+        self.default = "other-0.0.0"
+        self.text = "one of " + ", ".join(platforms) + ", then -d.d.d"
+
+    def admit(self, raw: object) -> str | None:
+        if not isinstance(raw, str):
+            return None
+        platform, _, release = raw.partition("-")
+        head = release[: len(release) - len(release.lstrip("0123456789."))]
+        numbers = _DIGITS.findall(head)[:3]
+        numbers += ["0"] * (3 - len(numbers))
+        return f"{self.platform.admit(platform)}-" + ".".join(str(int(number)) for number in numbers)
+
+
+COUNT = Integer(0, COUNT_MAX, "count")
+SECONDS = Integer(0, COUNT_MAX, "whole seconds")
+PORT = Integer(1, 65_535, "port")  # default 0: no port of any listener
+BOOL = Bool()
+MS = Milliseconds()
+MS_OR_NULL = Milliseconds(default=None)
+BUCKET = Word(("none", *BUCKETS), default="none")

@@ -1,0 +1,298 @@
+"""What one line says, checked against the schema: the only way from a producer's text into the daemon's state.
+
+``parse`` never raises. The good parts of a line come out as the schema's own values; each wrong part leaves nothing
+behind but its refusal.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from . import domains, limits, rules
+from .refusal import Refusal
+from .schema import JOURNEY, SESSION_FIELDS, EventSpec, Field, said_in_event
+from .wire import PROTOCOL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_OPAQUE_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class Hello(NamedTuple):
+    session: str | None
+    group: str | None
+    producer: str | None
+    sdk: str
+    is_owner: bool
+    counter_file: int | None = None  # the layout's version of the memory whose descriptor comes with the line
+
+
+class Occurred(NamedTuple):
+    """A journey event and the fields that were said with it."""
+
+    event: EventSpec
+    fields: dict[str, Any]
+
+
+class Frame:
+    """One line's good parts, in the order in which they apply, and the refusals of its wrong ones."""
+
+    __slots__ = (
+        "ask", "durations", "end", "events", "hello", "increments", "marks", "members", "refused", "rows", "scalars",
+        "totals",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.hello: Hello | None = None
+        self.increments: list[tuple[str, int]] = []
+        self.totals: list[tuple[str, int]] = []
+        self.scalars: list[tuple[str, Any]] = []
+        self.members: list[tuple[str, str]] = []
+        self.marks: list[tuple[str, str]] = []
+        self.durations: list[tuple[str, float]] = []
+        self.rows: list[tuple[str, rules.Row]] = []
+        self.events: list[Occurred] = []
+        self.end: str | None = None
+        self.ask: Any = None
+        self.refused: list[Refusal] = []
+
+    @property
+    def only_increments(self) -> bool:
+        """Whether it says increments, and nothing else, and nothing wrong."""
+        other = self.totals or self.scalars or self.members or self.marks or self.durations or self.rows or self.events
+        more = self.hello is not None or self.end is not None or self.ask is not None
+        return bool(self.increments) and not (other or more or self.refused)
+
+    @property
+    def speaks_of_a_session(self) -> bool:
+        """Whether it holds anything that makes no sense without one."""
+        return bool(
+            self.increments or self.totals or self.scalars or self.members or self.marks or self.durations or self.rows
+        ) or (self.end is not None)
+
+
+def parse(line: bytes) -> Frame:
+    frame = Frame()
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        frame.refused.append(Refusal.BAD_JSON)
+        return frame
+    if type(said) is not dict:
+        frame.refused.append(Refusal.NOT_AN_OBJECT)
+        return frame
+    for key, value in said.items():
+        part = PARTS.get(key)
+        if part is None:
+            frame.refused.append(Refusal.UNKNOWN_KEY)
+        else:
+            part(frame, value)
+    return frame
+
+
+# --- one function a key of the wire ------------------------------------------------------------------------
+
+
+def _hello(frame: Frame, value: object) -> None:
+    """Any mistake in what identifies the producer spoils the hello; one in what describes it does not."""
+    bad = Refusal.BAD_HELLO
+    if type(value) is not dict or type(value.get("protocol")) is not int or value["protocol"] != PROTOCOL:
+        frame.refused.append(bad)
+        return
+    ids = {name: value.get(name) for name in ("session", "group", "producer")}
+    named = {name: _uuid(raw) for name, raw in ids.items() if raw is not None}
+    if None in named.values() or (named.keys() & {"session", "group"} and "producer" not in named):
+        frame.refused.append(bad)
+        return
+    sdk = SESSION_FIELDS["sdk"].domain.admit(value.get("sdk", "unknown"))
+    role = value.get("role", "worker")
+    counter_file = value.get("counter_file")
+    if sdk is None or role not in ("worker", "owner"):
+        frame.refused.append(Refusal.BAD_VALUE)
+    frame.hello = Hello(
+        session=named.get("session"),
+        group=named.get("group"),
+        producer=named.get("producer"),
+        sdk=sdk or "unknown",
+        is_owner=role == "owner",
+        counter_file=counter_file if type(counter_file) is int else None,
+    )
+
+
+def _uuid(raw: object) -> str | None:
+    return raw.lower() if isinstance(raw, str) and UUID.fullmatch(raw.lower()) else None
+
+
+def _incr(frame: Frame, value: object) -> None:
+    _counts(frame, "incr", value, frame.increments)
+
+
+def _total(frame: Frame, value: object) -> None:
+    _counts(frame, "total", value, frame.totals)
+
+
+def _counts(frame: Frame, key: str, value: object, into: list[tuple[str, int]]) -> None:
+    for field, raw in _fields(frame, key, value):
+        count = limits.admit_increment(raw)
+        if count is None:
+            frame.refused.append(Refusal.BAD_VALUE)
+        else:
+            into.append((field.name, count))
+
+
+def _set(frame: Frame, value: object) -> None:
+    for field, raw in _fields(frame, "set", value):
+        admitted = field.domain.admit(raw)
+        if admitted is None:
+            frame.refused.append(Refusal.BAD_VALUE)
+        else:
+            frame.scalars.append((field.name, admitted))
+
+
+def _add(frame: Frame, value: object) -> None:
+    for field, raw in _fields(frame, "add", value):
+        assert isinstance(field.domain, domains.Words)  # every union field's domain is a set of words
+        for word in _sequence(frame, raw):
+            member = field.domain.member.admit(word)
+            if member is None:
+                frame.refused.append(Refusal.BAD_VALUE)
+            else:
+                frame.members.append((field.name, member))
+
+
+def _mark(frame: Frame, value: object) -> None:
+    for field, raw in _fields(frame, "mark", value):
+        for mark in _sequence(frame, raw):
+            if _is_opaque_id(mark):
+                frame.marks.append((field.name, mark))
+            else:
+                frame.refused.append(Refusal.BAD_ID)
+
+
+def _observe(frame: Frame, value: object) -> None:
+    for route, raw in _routes(frame, value):
+        for said in _sequence(frame, raw):
+            duration = limits.admit_duration(said)
+            if duration is None:
+                frame.refused.append(Refusal.BAD_VALUE)
+            else:
+                frame.durations.append((route, duration))
+
+
+def _histogram(frame: Frame, value: object) -> None:
+    """Running rows, as ``total`` is to ``incr``: the sum in ns and the six buckets of each route."""
+    for route, raw in _routes(frame, value, also=limits.OVERFLOW_ROUTE):
+        cells = raw if type(raw) is list and len(raw) == len(rules.EMPTY_ROW) else ()
+        if cells and all(type(cell) is int and 0 <= cell <= limits.NS_MAX for cell in cells):
+            frame.rows.append((route, tuple(cells)))
+        else:
+            frame.refused.append(Refusal.BAD_VALUE)
+
+
+def _event(frame: Frame, value: object) -> None:
+    if type(value) is not dict:
+        frame.refused.append(Refusal.BAD_VALUE)
+        return
+    name = value.get("name")
+    event = JOURNEY.get(name) if isinstance(name, str) else None
+    if event is None:
+        frame.refused.append(Refusal.UNKNOWN_EVENT)
+        return
+    fields, refused = admit_event_fields(event, {key: raw for key, raw in value.items() if key != "name"})
+    frame.refused += refused.values()
+    frame.events.append(Occurred(event, fields))
+
+
+def _end(frame: Frame, value: object) -> None:
+    if type(value) is not dict:
+        frame.refused.append(Refusal.BAD_VALUE)
+        return
+    frame.refused += [Refusal.UNKNOWN_FIELD for key in value if key != "exit_reason"]
+    reason = SESSION_FIELDS["exit_reason"].domain.admit(value.get("exit_reason", "unknown"))
+    if reason is None:
+        frame.refused.append(Refusal.BAD_VALUE)
+    frame.end = reason or "unknown"
+
+
+def _ask(frame: Frame, value: object) -> None:
+    frame.ask = {} if value is None else value  # a null is a question too, and gets the answer of an empty one
+
+
+PARTS: dict[str, Callable[[Frame, Any], None]] = {
+    "hello": _hello,
+    "incr": _incr,
+    "total": _total,
+    "set": _set,
+    "add": _add,
+    "mark": _mark,
+    "observe": _observe,
+    "histogram": _histogram,
+    "event": _event,
+    "end": _end,
+    "ask": _ask,
+}
+
+
+# --- what they share -----------------------------------------------------------------------------------------
+
+
+def admit_event_fields(event: EventSpec, said: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Refusal]]:
+    """The event's own values of what was said with it, and by field why the rest was refused."""
+    admitted: dict[str, Any] = {}
+    refused: dict[str, Refusal] = {}
+    for name, raw in said.items():
+        field = event.fields.get(name)
+        if field is None:
+            refused[name] = Refusal.UNKNOWN_FIELD
+        elif not said_in_event(field):
+            refused[name] = Refusal.WRONG_KEY
+        elif (value := field.domain.admit(raw)) is not None:
+            admitted[name] = value
+        elif raw is not None or field.domain.default is not None:  # null says what saying nothing says
+            refused[name] = Refusal.BAD_VALUE
+    return admitted, refused
+
+
+def _fields(frame: Frame, key: str, value: object) -> list[tuple[Field, Any]]:
+    """The session fields named in ``value`` that may be said under ``key``."""
+    if type(value) is not dict:
+        frame.refused.append(Refusal.BAD_VALUE)
+        return []
+    good = []
+    for name, raw in value.items():
+        field = SESSION_FIELDS.get(name)
+        if field is None:
+            frame.refused.append(Refusal.UNKNOWN_FIELD)
+        elif key not in field.rule.said_by:
+            frame.refused.append(Refusal.WRONG_KEY)
+        else:
+            good.append((field, raw))
+    return good
+
+
+def _routes(frame: Frame, value: object, also: str | None = None) -> list[tuple[str, Any]]:
+    if type(value) is not dict:
+        frame.refused.append(Refusal.BAD_VALUE)
+        return []
+    good = [(route, raw) for route, raw in value.items() if _is_opaque_id(route) or route == also]
+    frame.refused += [Refusal.BAD_ID] * (len(value) - len(good))
+    return good
+
+
+def _sequence(frame: Frame, raw: object) -> list[Any]:
+    if type(raw) is list:
+        return raw
+    frame.refused.append(Refusal.BAD_VALUE)
+    return []
+
+
+def _is_opaque_id(raw: object) -> bool:
+    return isinstance(raw, str) and _OPAQUE_ID.fullmatch(raw) is not None
+
+
+# To add a key of the wire: one function and one entry in PARTS; and what it changes in state.ProducerState.apply.

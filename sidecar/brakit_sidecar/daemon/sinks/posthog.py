@@ -1,0 +1,153 @@
+"""PostHog's capture API: one POST for each event, one attempt. aiohttp lives in this file only.
+
+One connection for each event: answers' bodies are never read, and an unread answer cannot be followed by another
+request. So no kept connection can prove dead, and one attempt is exactly one.
+"""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from socket import (
+    AF_INET,
+    AI_ADDRCONFIG,
+    SO_RCVBUF,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    AddressFamily,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from anyio import to_thread
+
+from ...core.outbox import SENT, Reason, Verdict
+from ...core.version import __version__
+
+if TYPE_CHECKING:
+    from aiohttp.abc import ResolveResult
+    from aiohttp.connector import AddrInfoType
+
+RECEIVE_BYTES = 16 * 1024  # far more than an honest head; of a flood no more is parsed at once than that holds
+PATH = "/i/v0/e/"
+# Everything that a request says of us. Host and Content-Length are the protocol's.
+HEADERS = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+    "Content-Type": "application/json",
+    "User-Agent": f"brakit-sidecar/{__version__}",
+}
+
+
+# Nor is a proxy told more: by itself aiohttp says which Python this is.
+PROXY_HEADERS = {name: HEADERS[name] for name in ("Accept", "Accept-Encoding", "User-Agent")}
+
+
+class PostHogSink:
+    def __init__(self, endpoint: str, proxy: str | None) -> None:
+        """Blocks where TLS is spoken, while the certificates are read."""
+        self._url = endpoint.rstrip("/") + PATH
+        self._proxy = proxy
+        self._tls = _tls() if endpoint.startswith("https:") else True
+
+    async def send(self, body: bytes) -> Verdict:
+        connector = aiohttp.TCPConnector(
+            resolver=_Resolver(), ssl=self._tls, socket_factory=_socket, force_close=True, ttl_dns_cache=None
+        )
+        try:
+            async with aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=set(HEADERS),
+                timeout=aiohttp.ClientTimeout(),  # the deadline is the caller's, and covers name resolution
+                trust_env=False,  # it would read .netrc as well
+            ) as session:
+                answer = await session.post(
+                    self._url,
+                    data=body,
+                    headers=HEADERS,
+                    proxy=self._proxy,
+                    proxy_headers=PROXY_HEADERS,
+                    allow_redirects=False,
+                )
+                answer.close()  # its body is nobody's business
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Verdict.dropped(_reason_of(error))
+        return _verdict_of(answer.status)
+
+
+def _tls() -> ssl.SSLContext:
+    """What the system trusts, or SSL_CERT_FILE."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which checks certificate and name
+    context.load_default_certs()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _socket(address: AddrInfoType) -> socket:
+    family, kind, protocol, _name, _address = address
+    made = socket(family, kind, protocol)
+    made.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)
+    return made
+
+
+class _Resolver(AbstractResolver):
+    """getaddrinfo in a thread that may be left behind: asyncio's own would hold up the daemon's exit."""
+
+    async def resolve(self, host: str, port: int = 0, family: AddressFamily = AF_INET) -> list[ResolveResult]:
+        lookup = partial(getaddrinfo, host, port, family, SOCK_STREAM, 0, AI_ADDRCONFIG)
+        found = await to_thread.run_sync(lookup, abandon_on_cancel=True)
+        return [
+            {
+                "hostname": host,
+                "host": str(address[0]),
+                "port": int(address[1]),
+                "family": found_family,
+                "proto": proto,
+                "flags": 0,
+            }
+            for found_family, _kind, proto, _name, address in found
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def _verdict_of(status: int) -> Verdict:
+    if 200 <= status < 300:
+        return SENT
+    if 300 <= status < 400:
+        return Verdict.dropped(Reason.REDIRECT)
+    if status == 429:
+        return Verdict.dropped(Reason.TOO_MANY_REQUESTS)
+    if 400 <= status < 500:
+        return Verdict.dropped(Reason.CLIENT_ERROR)
+    if 500 <= status < 600:
+        return Verdict.dropped(Reason.SERVER_ERROR)
+    return Verdict.dropped(Reason.BAD_ANSWER)
+
+
+# The first that fits: aiohttp's errors are many things at once.
+_REASONS: tuple[tuple[Any, Reason], ...] = (
+    ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), Reason.PROXY),
+    ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
+    ((aiohttp.ClientConnectorDNSError, gaierror, UnicodeError), Reason.NAME_RESOLUTION),  # a name that is none, too
+    (ConnectionRefusedError, Reason.REFUSED),
+    ((aiohttp.ServerDisconnectedError, ConnectionError), Reason.RESET),
+    (aiohttp.ClientResponseError, Reason.BAD_ANSWER),
+    ((aiohttp.ClientOSError, OSError), Reason.UNREACHABLE),
+)
+
+
+def _reason_of(error: BaseException) -> Reason:
+    causes = [error, getattr(error, "os_error", None), error.__cause__]
+    for kind, reason in _REASONS:
+        if any(isinstance(cause, kind) for cause in causes):
+            return reason
+    return Reason.UNEXPECTED

@@ -1,0 +1,131 @@
+"""Whether anything may be counted and sent: one function, asked by the commands, by the worker's side, and by the
+daemon right before every request. Unreadable means no, for as long as it lasts: what was counted before is still whose
+it was.
+
+The order (the first that speaks decides): DO_NOT_TRACK; brakit's guards; an opt-out by BRAKIT_TELEMETRY; a config that
+is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..core import plain_json
+from . import paths
+from .guards import dormant_because
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+# The sources of a decision, in the order in which they are asked.
+DO_NOT_TRACK, GUARDS, VARIABLE, CONFIG = SOURCES = ("DO_NOT_TRACK", "brakit's guards", "BRAKIT_TELEMETRY", "config")
+
+_NO = frozenset({"false", "0", "off", "no"})
+_YES = frozenset({"true", "1", "yes", "on"})
+_MAX_CONFIG = 64 * 1024  # a config is a hundred bytes; whatever is larger is none
+
+
+class Config:
+    """brakit's config as read: its object, or why there is none."""
+
+    __slots__ = ("content", "missing", "problem")
+
+    def __init__(self, content: dict[str, Any] | None, *, missing: bool = False, problem: str = "") -> None:
+        self.content = content
+        self.missing = missing
+        self.problem = problem
+
+    @property
+    def anonymous_id(self) -> str | None:
+        found = (self.content or {}).get("anonymousId")
+        return found.lower() if isinstance(found, str) and _is_uuid(found) else None
+
+
+class Consent:
+    """The decision. ``why`` is one clause for a person, ``by`` the one of SOURCES that decided; ``dormant`` means:
+    leave no trace at all; ``unreadable``: nobody said no, but what the config says cannot be told now (its writer is
+    amid it, or descriptors ran out). Nothing is counted or sent then, and nothing is thrown away for it.
+    """
+
+    __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "unreadable", "why")
+
+    def __init__(
+        self,
+        *,
+        on: bool,
+        why: str,
+        by: str = CONFIG,
+        dormant: bool = False,
+        by_environment: bool = False,
+        unreadable: bool = False,
+        anonymous_id: str | None = None,
+    ) -> None:
+        self.on = on
+        self.why = why
+        self.by = by
+        self.dormant = dormant
+        self.by_environment = by_environment
+        self.unreadable = unreadable
+        self.anonymous_id = anonymous_id
+
+
+def decide(environ: Mapping[str, str], config: Config) -> Consent:
+    do_not_track = environ.get("DO_NOT_TRACK", "")
+    guard = dormant_because(environ)
+    word = environ.get("BRAKIT_TELEMETRY", "").strip().lower()
+    if do_not_track.strip().lower() not in ("", "0", "false"):
+        dormant = guard is not None
+        return Consent(on=False, why="DO_NOT_TRACK is set", by=DO_NOT_TRACK, dormant=dormant, by_environment=True)
+    if guard is not None:
+        return Consent(on=False, why=f"{guard} is set, where brakit stays dormant", by=GUARDS, dormant=True)
+    if word in _NO:
+        return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
+    if config.content is None and not config.missing:
+        return Consent(on=False, why=f"the config {config.problem}", unreadable=True)
+    if word in _YES:
+        return Consent(on=True, why="BRAKIT_TELEMETRY opts in", by=VARIABLE, anonymous_id=config.anonymous_id)
+    if config.content is None:
+        return Consent(on=True, why="nobody opted out")
+    if config.content.get("telemetry") is not True:
+        return Consent(on=False, why="the config opts out")
+    return Consent(on=True, why="the config says so", anonymous_id=config.anonymous_id)
+
+
+def current(environ: Mapping[str, str]) -> Consent:
+    """The decision as of now. Reads the config; writes nothing."""
+    return decide(environ, read_config(paths.config_path(environ)))
+
+
+def read_config(path: str) -> Config:
+    """Never raises: what cannot be read is a config with a problem."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        if os.path.islink(path):  # whoever makes the config just now makes no link
+            return Config(None, problem="is a link to nothing")
+        return Config(None, missing=True)
+    except OSError as error:
+        return Config(None, problem=f"cannot be read ({error.strerror})")
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return Config(None, problem="is no regular file")
+        raw = os.read(fd, _MAX_CONFIG + 1)
+    except OSError as error:
+        return Config(None, problem=f"cannot be read ({error.strerror})")
+    finally:
+        os.close(fd)
+    try:
+        content = plain_json.loads(raw) if len(raw) <= _MAX_CONFIG else None
+    except (ValueError, RecursionError):
+        return Config(None, problem="is no JSON")
+    return Config(content) if isinstance(content, dict) else Config(None, problem="is no JSON object")
+
+
+def _is_uuid(text: str) -> bool:
+    groups = text.split("-")
+    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(
+        character in "0123456789abcdefABCDEF" for group in groups for character in group
+    )

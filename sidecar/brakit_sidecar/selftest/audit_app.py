@@ -1,0 +1,81 @@
+"""The audit's application: says every text in every call of the client, and in every ``emit``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import brakit_sidecar
+
+from ..cli import main
+from ..core.domains import Word
+from ..core.schema import EVENTS, JOURNEY, SESSION_FIELDS, said_in_event
+from .audit_texts import TEXTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def work() -> None:
+    """One worker that says what it can, then another one, of an SDK that is a text. The first one's goodbye is a text,
+    the other one ends by an exception. Prints how many calls that were.
+    """
+    made = 0
+    workers = []
+    for sdk, counts in (("python", 1), (next(iter(TEXTS.values())), 0)):
+        telemetry: Any = brakit_sidecar.connect(sdk=sdk)
+        workers.append(telemetry)
+        telemetry.incr("request_count", 1 + counts)
+        for text in TEXTS.values():
+            for call in _calls(telemetry, text):
+                call()
+                made += 1
+    workers[0].close(exit_reason=next(iter(TEXTS.values())))
+    print(made + 1, flush=True)
+    raise RuntimeError(next(iter(TEXTS.values())))
+
+
+def _calls(telemetry: Any, text: str) -> Iterator[Callable[[], object]]:
+    for field in (*SESSION_FIELDS, text):
+        for value in (text, [text], {text: text}, text.encode(), object()):
+            yield partial(telemetry.set, **{field: value})
+            yield partial(telemetry.add, field, value)
+            yield partial(telemetry.mark, field, value)
+            yield partial(telemetry.incr, field, value)
+            yield partial(telemetry.counter(field).inc, value)
+    yield partial(telemetry.request, text, duration_ms=12.5)
+    yield partial(telemetry.request, text, duration_ms=text)
+    yield partial(telemetry.mark, "insight_count", text)
+    for event in (*EVENTS, text):
+        fields = EVENTS[event].fields if event in EVENTS else ()
+        yield partial(telemetry.event, event, **dict.fromkeys(fields, text))
+        yield partial(telemetry.event, event, **{name: [text] for name in (*fields, text)})
+
+
+def emissions() -> Iterator[list[str]]:
+    """What is a word anyway together, as it is taken; whatever else alone, as it is refused."""
+    for text in TEXTS.values():
+        yield [text]
+        for event in JOURNEY.values():
+            said = {name: field for name, field in event.fields.items() if said_in_event(field)}
+            words = [f"{name}={text}" for name, field in said.items() if isinstance(field.domain, Word)]
+            others = [[f"{name}={text}"] for name, field in said.items() if not isinstance(field.domain, Word)]
+            for arguments in (words, *others, [f"{text}=1"], [text]):
+                yield [event.name, *arguments]
+
+
+def emit() -> None:
+    """Prints how many commands that were."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a refusal is told to whoever typed it, in the own words
+    all_of_them = list(emissions())
+    for arguments in all_of_them:
+        with suppress(SystemExit):
+            main(["emit", *arguments])
+    print(len(all_of_them))
+
+
+if __name__ == "__main__":
+    {"work": work, "emit": emit}[sys.argv[1]]()

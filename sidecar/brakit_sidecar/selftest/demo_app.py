@@ -1,0 +1,64 @@
+"""The demo's application: a few workers that count at the same time, one of which kills itself in the middle. Each says
+on stdout, a JSON object a line, what it has counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import brakit_sidecar
+
+WORKERS = 4
+KILLED = 2
+REQUESTS = 60
+SAY_EVERY = 20
+
+
+def main() -> None:
+    """The application starts its workers and waits for them, as a web server does."""
+    workers = [
+        subprocess.Popen([sys.executable, "-m", "brakit_sidecar.selftest.demo_app", str(number)])
+        for number in range(1, WORKERS + 1)
+    ]
+    for worker in workers:
+        worker.wait()
+
+
+def work(number: int) -> None:
+    telemetry = brakit_sidecar.connect()
+    telemetry.set(framework="flask", brakit_version="0.1.7", setup_succeeded=True)
+    telemetry.event("setup_completed", adapters_detected=["sqlalchemy"], setup_duration_ms=10 * number)
+    rng = random.Random(number)  # noqa: S311 (a demo that is the same each time)
+    counted = {"request_count": 0, "query_count": 0, "error_count": 0}
+    for request in range(1, REQUESTS + 1):
+        telemetry.request(f"GET /page/{rng.randrange(5)}", duration_ms=rng.lognormvariate(4, 1))
+        counted["request_count"] += 1
+        telemetry.event("first_request", port=8000)
+        for field, chance in (("query_count", 0.7), ("error_count", 0.05)):
+            if rng.random() < chance:
+                telemetry.incr(field)
+                counted[field] += 1
+        if number == KILLED and request == REQUESTS // 2 + number:
+            _say(number, counted, killed=True, counting=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request % SAY_EVERY == 0:
+            _say(number, counted, killed=False, counting=request < REQUESTS)
+        time.sleep(0.01)
+
+
+def _say(number: int, counted: dict[str, int], *, killed: bool, counting: bool) -> None:
+    line = json.dumps({"worker": number, **counted, "killed": killed, "counting": counting}) + "\n"
+    os.write(1, line.encode())  # in one piece, as all workers write to one pipe; print may make two of it
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        work(int(sys.argv[1]))
+    else:
+        main()
