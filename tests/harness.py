@@ -287,6 +287,16 @@ class Wire:
         self.stream.close()
 
 
+# The shortest worker: it joins its session and leaves.
+JOINS = [sys.executable, "-c", "import brakit_sidecar; brakit_sidecar.connect().close()"]
+
+
+def join_once(socket_path: str, session: str) -> None:
+    """Let a worker join the session, report its end and disconnect, because a session without workers is no event."""
+    with Wire(socket_path).hello(session) as worker:
+        worker.say(end={"exit_reason": "clean"}).sync()
+
+
 def fate(place: Place) -> dict[str, Any]:
     """Says one event in a place of its own; the receipt of what became of it."""
     place.start()

@@ -123,7 +123,7 @@ def test_a_field_is_said_under_the_keys_of_its_rule_and_no_other(key: str, field
     ],
 )
 def test_a_frame_knows_whether_it_makes_sense_without_a_session(keys: dict[str, Any], speaks: bool) -> None:
-    assert parse(json.dumps(keys).encode()).speaks_of_a_session is speaks
+    assert parse(json.dumps(keys).encode()).needs_a_session is speaks
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, SIZE
 
-from tests.harness import Endpoint, Place, Wire, new_id, wait_until
+from tests.harness import Endpoint, Place, Wire, join_once, new_id, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -311,7 +311,7 @@ def test_what_is_no_memory_is_refused_and_costs_nothing_else(daemon: Daemon, ses
         assert worker.heard() == REFUSED
     fields = daemon.fields(session)
     assert (fields["request_count"], fields["query_count"], fields["endpoint_count"]) == (2, 3, 0)
-    assert daemon.refused() - before == Counter(bad_memory=1)
+    assert daemon.refused() - before == Counter(bad_counter_file=1)
 
 
 def test_who_was_refused_may_come_back_with_its_memory(daemon: Daemon, session: str, cells: CounterFile) -> None:
@@ -503,6 +503,7 @@ def test_a_hello_whose_memory_did_not_come_is_not_told_that_it_was_taken(daemon:
 
 def test_a_memory_for_a_session_that_has_ended_is_not_taken(daemon: Daemon, cells: CounterFile) -> None:
     session = new_id()
+    join_once(daemon.place.socket_path, session)
     assert daemon.finish(session)["request_count"] == 0
     set_count(cells, "request_count", 5)
     with daemon.worker() as worker:

@@ -19,7 +19,7 @@ from brakit_sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 
 from tests import faults
 from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, NOBODY, FaultyEndpoint, met
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
+from tests.harness import JOINS, PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def _outcome(what: str) -> Outcome:
         daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=said)
         try:
             wait_until(place.accepts, "a daemon that accepts")
-            done = place.run("run", "--", "true")
+            done = place.run("run", "--", *JOINS)
             delivery = settled(place, 1)
             peak_kib = _peak_kib(daemon.pid)
         finally:
@@ -185,7 +185,7 @@ def test_the_command_does_not_wait_for_the_endpoint(endpoint: Endpoint, place: P
     place.serve()
 
     def is_first() -> bool:
-        assert place.run("run", "--", "true").returncode == 0
+        assert place.run("run", "--", *JOINS).returncode == 0
         return bool(place.status()["delivery"]["queued"])
 
     assert any(is_first() for _ in range(4))
@@ -268,7 +268,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
         if subprocess.run([*in_private, "true"], capture_output=True, check=False).returncode:
             pytest.skip("cannot exchange the resolver's settings in a namespace of mounts")
         done = subprocess.run(
-            [*in_private, sys.executable, "-m", "brakit_sidecar", "run", "--", "true"],
+            [*in_private, sys.executable, "-m", "brakit_sidecar", "run", "--", *JOINS],
             env=place.environ,
             capture_output=True,
             timeout=PATIENCE_S,

@@ -19,7 +19,7 @@ import pytest
 from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
 
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, join_once, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,6 +214,7 @@ def test_a_flood_of_connections_without_an_end_holds_up_no_seal(place: Place, en
     with ExitStack() as stack:
         owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
         owner.say(incr={"request_count": 4}).sync()
+        join_once(place.socket_path, session)
         for _ in range(3):
             flood = stack.enter_context(place.popen(sys.executable, "-c", FLOOD, place.socket_path))
             stack.callback(end_process, flood, signal.SIGKILL)
@@ -246,6 +247,7 @@ def test_a_machine_without_files_keeps_who_waits_waiting_and_holds_up_nobody_els
     ending, lasting = new_id(), new_id()
     with Wire(place.socket_path).hello(ending, role="owner") as owner, ExitStack() as waiting:
         owner.sync()
+        join_once(place.socket_path, ending)
         began = time.monotonic()
         with accepts_fail(daemon.pid, log, error):
             worker = waiting.enter_context(Wire(place.socket_path)).hello(lasting).say(incr={"request_count": 3})
@@ -464,7 +466,8 @@ def test_a_full_disk_costs_the_receipt_and_nothing_else(place: Place, endpoint: 
 # A daemon that takes a snapshot at once, and has its disk, or its threads, from the test.
 WITHOUT = """
 import os, sys, threading, time
-from brakit_sidecar.daemon import app, start
+from brakit_sidecar.daemon import start
+from brakit_sidecar.daemon.config import USUAL
 
 def hang(fd):
     if threading.current_thread() is threading.main_thread():  # the config's
@@ -478,12 +481,11 @@ def refuse(thread):
         file.write("start\\n")
     raise RuntimeError("can't start new thread")
 
-app.SNAPSHOT_S = 0.05
 if sys.argv[2] == "disk":
     os.fsync = hang
 else:
     threading.Thread.start = refuse
-start.foreground()
+start.foreground(USUAL._replace(snapshot_s=0.05))
 """
 
 

@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 # A daemon that cannot recover what has this in its name.
 FAILING = """
 import sys
-from brakit_sidecar.daemon import recovery, start
+from brakit_sidecar.daemon import start
+from brakit_sidecar.daemon.recovery import Recovery
 
-def failing(what):
-    def fail(daemon, name, *rest):
+def failing(step):
+    def fail(recovery, name, *rest):
         if name == sys.argv[1]:
             raise ArithmeticError(name)
-        return what(daemon, name, *rest)
+        return step(recovery, name, *rest)
     return fail
 
-recovery._recover, recovery._take_in = failing(recovery._recover), failing(recovery._take_in)
+Recovery._recover_session = failing(Recovery._recover_session)
+Recovery._recover_counter_file = failing(Recovery._recover_counter_file)
 start.foreground()
 """
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
+from brakit_sidecar.core.session.session import COMPACT_AFTER
 from brakit_sidecar.daemon import start
-from brakit_sidecar.daemon.sessions import COMPACT_AFTER
+from brakit_sidecar.daemon.config import USUAL
 from brakit_sidecar.host import launch, paths, secure_files
 
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
@@ -169,7 +170,8 @@ def test_a_connect_at_the_very_end_of_the_linger_is_answered(manager: Manager) -
     daemon = manager.start()
     manager.hear_until("READY=1")
     with stopped(daemon.pid):
-        time.sleep(start.LINGER_S)  # when it goes on, it is time to leave, and somebody waits
+        assert USUAL.linger_s is not None
+        time.sleep(USUAL.linger_s)  # when it goes on, it is time to leave, and somebody waits
         wire = Wire(manager.place.socket_path).hello()
     with wire:
         wire.sync()

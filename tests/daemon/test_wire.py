@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, join_once, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,11 @@ class Daemon:
         owner = self.wire().hello(session, role="owner")
         owner.sync()
         return owner
+
+    def join_once(self, session: str) -> str:
+        """A worker joins the session and leaves it. Returns the session."""
+        join_once(self.place.socket_path, session)
+        return session
 
     def refused(self) -> Counter[str]:
         with self.wire().hello() as wire:
@@ -390,6 +395,7 @@ def test_what_was_written_behind_a_question_counts_though_its_answer_is_never_re
 def test_questions_amid_which_a_session_is_sealed_all_get_their_answers(daemon: Daemon) -> None:
     session = new_id()
     with daemon.owner(session) as owner:
+        daemon.join_once(session)
         owner.write(b'{"end":{"exit_reason":"clean"}}\n' + b'{"ask":"identity"}\n' * 5)
         assert daemon.end_of(session)["exit_reason"] == "clean"
         assert [list(said) for said in islice(owner.lines(), 5)] == [["answer"]] * 5
@@ -398,7 +404,7 @@ def test_questions_amid_which_a_session_is_sealed_all_get_their_answers(daemon: 
 def test_a_producer_that_says_nothing_at_all_holds_up_nobody(daemon: Daemon) -> None:
     session = new_id()
     with daemon.wire():
-        assert daemon.finish(session)["request_count"] == 0
+        assert daemon.finish(daemon.join_once(session))["request_count"] == 0
 
 
 # --- sessionless connections --------------------------------------------------------------------------
@@ -490,7 +496,7 @@ def test_status_knows_living_producers_and_those_that_are_gone(daemon: Daemon) -
 
 
 def test_the_owners_word_is_the_exit_reason(daemon: Daemon) -> None:
-    assert daemon.finish(new_id(), "sighup")["exit_reason"] == "sighup"
+    assert daemon.finish(daemon.join_once(new_id()), "sighup")["exit_reason"] == "sighup"
 
 
 def test_sdk_is_the_workers_never_the_owners(daemon: Daemon) -> None:
@@ -589,7 +595,7 @@ sys.stdin.read() or stream.recv(1)
 
 def test_a_hello_to_an_ended_session_is_accepted_and_its_lines_are_refused(daemon: Daemon) -> None:
     session = new_id()
-    daemon.finish(session)
+    daemon.finish(daemon.join_once(session))
     before = daemon.refused()
     with daemon.worker(session) as late:
         late.say(incr={"request_count": 1}).say(event={"name": "first_request", "port": 80})
@@ -603,7 +609,7 @@ def test_a_hello_to_an_ended_session_is_accepted_and_its_lines_are_refused(daemo
 
 def test_an_owner_cannot_open_an_ended_session_again(daemon: Daemon) -> None:
     session = new_id()
-    daemon.finish(session)
+    daemon.finish(daemon.join_once(session))
     with daemon.owner(session) as owner:
         assert owner.say(end={"exit_reason": "crash"}).sync() == [{"reason": "session_ended", "line": 3}]
     assert daemon.end_of(session)["exit_reason"] == "clean"
@@ -657,8 +663,10 @@ def graced(daemon: Daemon) -> Graced:
         worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
 
     group("a group")
-    daemon.owner(session("the owner loses its connection")).close()
-    daemon.owner(session("the owner comes back")).close()
+    for what in ("the owner loses its connection", "the owner comes back"):
+        owner = daemon.owner(session(what))
+        daemon.join_once(ids[what])
+        owner.close()
 
     # Within the grace of those above: each of these goes on.
     with daemon.worker(ids["a reload"]) as worker:

@@ -17,7 +17,7 @@ import pytest
 from brakit_sidecar.core import payload
 from brakit_sidecar.core.frames import PARTS, parse
 from brakit_sidecar.core.schema import EVENTS, JOURNEY, SESSION, SESSION_FIELDS, EventSpec
-from brakit_sidecar.core.session.state import SessionState
+from brakit_sidecar.core.session.totals import SessionTotals
 from brakit_sidecar.selftest.audit_texts import MARK, TEXTS, traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -287,7 +287,7 @@ _frames = st.fixed_dictionaries(
 
 def all_bodies(frames: list[Any]) -> list[bytes]:
     """What would be sent of it: with ids and a time that are always the same."""
-    session, bodies = SessionState(), []
+    session, bodies = SessionTotals(), []
     around = {"api_key": "phc_key", "distinct_id": str(uuid.UUID(int=1)), "timestamp": "2026-11-22T14:08:28.998Z"}
     for when, said in enumerate(frames):
         frame = parse(json.dumps(said).encode())

@@ -69,7 +69,7 @@ class Frame:
         return bool(self.increments) and not (other or more or self.refused)
 
     @property
-    def speaks_of_a_session(self) -> bool:
+    def needs_a_session(self) -> bool:
         """Whether it holds anything that makes no sense without one."""
         return bool(
             self.increments or self.totals or self.scalars or self.members or self.marks or self.durations or self.rows

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import payload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from .schema import EventSpec
 
 CAPACITY = 256  # events under 2 KiB each: half a megabyte. A session makes five or six
 AT_ONCE = 4  # enough that one slow answer does not hold up the rest, too few to look like a flood
@@ -25,6 +33,22 @@ class QueuedEvent(NamedTuple):
     distinct_id: str  # as in the body: once it is replaced, this event is no longer anybody's to send
     body: bytes
     session: str | None = None  # whose journal keeps it until its outcome is known
+
+
+def freeze(
+    event: EventSpec,
+    values: Mapping[str, Any],
+    *,
+    api_key: str,
+    distinct_id: str,
+    uuid: str,
+    session: str | None,
+    now: datetime,
+) -> QueuedEvent:
+    """Make an event whose bytes stay the same from here on. ``now`` is in UTC and becomes its timestamp."""
+    timestamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = payload.body(event, values, api_key=api_key, distinct_id=distinct_id, uuid=uuid, timestamp=timestamp)
+    return QueuedEvent(event.name, uuid, distinct_id, body, session)
 
 
 class Outcome(str, Enum):
@@ -43,6 +67,7 @@ class Reason(str, Enum):
     BAD_KEY = "bad_key"
     BAD_ENDPOINT = "bad_endpoint"
     CONSENT = "consent"
+    NOBODY_JOINED = "nobody_joined"  # the event of a session that no worker joined
     OVERFLOW = "overflow"
     BREAKER = "breaker"
     SHUTDOWN = "shutdown"
@@ -154,6 +179,10 @@ class Outbox:
         for _ in given_up:
             self._count(Verdict.dropped(reason))
         return given_up
+
+    def drop(self, reason: Reason) -> None:
+        """Count an event that was never queued."""
+        self._count(Verdict.dropped(reason))
 
     def _count(self, verdict: Verdict) -> None:
         self.outcomes[verdict.outcome] += 1

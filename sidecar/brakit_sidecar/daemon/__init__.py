@@ -1,9 +1,13 @@
-"""The daemon: the only place where anyio runs and aiohttp is loaded, and the only process that talks to the network.
+"""The daemon: the only package that imports anyio and aiohttp, and the only process that uses the network.
 
-start      the lock and the socket, before anything heavy is imported
-app        the main path: one task group, top-down
-listener   accepts; connection turns one producer's bytes into frames
-sessions   a session's life over time, which comes in as a number
-reporter   what occurred, as events ready to be sent; delivery sends them through a sink; receipts keep what became
-control    what a command may ask
+start        the lock and the socket, before anything heavy is imported
+server       the main path: start, main loop, stop
+intake       the listener and its connections; all descriptor pressure
+connection   one connection's I/O; protocol is the same without I/O
+interfaces   what these parts know of each other
+service      the sessions' book: what a connection may call; it seals
+effect_runner  carries out what core/session decides
+journal      what the next daemon needs; recovery reads it
+reporter     makes events; delivery sends them through a sink; receipts keep what became of them
+control      what a command may ask
 """

@@ -4,155 +4,167 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..core.frames import UUID, Occurred, admit_event_fields
 from ..core.outbox import Outcome
+from ..core.payload import admitted
 from ..core.refusal import Refusal
-from ..core.schema import JOURNEY, SESSION_FIELDS
+from ..core.schema import JOURNEY, SESSION, SESSION_FIELDS
+from ..core.session.table import Opening
 from ..core.version import __version__
 from ..core.wire import PROTOCOL
-from ..host import consent, process
+from ..host import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .app import Daemon
-    from .session import Session
+    from ..core.outbox import Outbox
+    from ..core.session.session import Session
+    from ..core.session.table import SessionTable
+    from .consent_gate import ConsentGate
+    from .reporter import Reporter
+    from .service import Service
 
 
+@dataclass
 class Control:
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._questions: dict[str, Callable[..., Any]] = {
-            "identity": self._identity,
-            "status": self._status,
-            "stop": self._stop,
-            "consent": self._consent,
-            "open": self._open,
-            "end": self._end,
-            "emit": self._emit,
-        }
+    """Answers questions by their names."""
+
+    table: SessionTable
+    service: Service
+    reporter: Reporter
+    outbox: Outbox
+    consent: ConsentGate
+    socket_path: str
+    stop_daemon: Callable[[], None]  # begins the daemon's end
+    wake: Callable[[], None]  # a due time may have moved
+    started_at: float = field(default_factory=monotonic)
 
     def answer(self, question: Any) -> Any:
-        """``question`` is a name, or an object of one name and its arguments. A Refusal where it is neither."""
-        if isinstance(question, str) and question in self._questions:
+        """Answer a name, or an object of one name and its arguments. Returns a Refusal for anything else."""
+        if isinstance(question, str):
             question = {question: {}}
         if not isinstance(question, dict) or len(question) != 1:
             return Refusal.UNKNOWN_ASK
         ((name, arguments),) = question.items()
-        if name not in self._questions or not isinstance(arguments, dict):
+        if name not in QUESTIONS or not isinstance(arguments, dict):
             return Refusal.UNKNOWN_ASK
         try:
-            return self._questions[name](**arguments)
+            return QUESTIONS[name](self, **arguments)
         except TypeError:  # arguments that this question does not take
             return Refusal.UNKNOWN_ASK
 
-    # --- about the daemon --------------------------------------------------------------------------------------
+    # --- about the daemon ------------------------------------------------------------------------------------------
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "protocol": PROTOCOL,
             "pid": os.getpid(),
-            "socket": self._daemon.socket_path,
+            "socket": self.socket_path,
         }
 
-    def _status(self) -> dict[str, Any]:
-        now = monotonic()
-        daemon, box = self._daemon, self._daemon.delivery.outbox
-        decision = consent.current(os.environ)
-        dropped = Counter(box.dropped) + daemon.reporter.withheld
+    def status(self) -> dict[str, Any]:
+        consent = self.consent.status()  # first, because a recovery may wait for it
+        now, outbox = monotonic(), self.outbox
+        dropped = Counter(outbox.dropped) + self.reporter.withheld
         return {
             "running": True,
-            **self._identity(),
-            "uptime_s": round(now - daemon.started_at, 3),
-            "sessions": [self._session(session, now) for session in daemon.sessions.open.values()],
-            "refused": {reason.value: count for reason, count in sorted(daemon.refused.items())},
+            **self.identity(),
+            "uptime_s": round(now - self.started_at, 3),
+            "sessions": [self._session(session, now) for session in self.table.open.values()],
+            "refused": {reason.value: count for reason, count in sorted(self.service.refusals.items())},
             "delivery": {
-                "sent": box.outcomes[Outcome.SENT],
-                "local": box.outcomes[Outcome.LOCAL],
-                "queued": box.queued,
+                "sent": outbox.outcomes[Outcome.SENT],
+                "local": outbox.outcomes[Outcome.LOCAL],
+                "queued": outbox.queued,
                 "dropped": {reason.value: count for reason, count in sorted(dropped.items())},
             },
-            "consent": {"on": decision.on, "why": decision.why},
+            "consent": consent,
         }
 
     def _session(self, session: Session, now: float) -> dict[str, Any]:
-        live = session.live_producers
-        session.gather()
+        live = sum(worker.is_live for worker in session.workers.values())
+        self.service.read_counters(session)
         return {
             "id": session.id,
             "age_s": round(session.age_s(now), 3),
-            "producers": {"live": len(live), "gone": len(session.workers - live)},
-            "fields": self._daemon.reporter.session_values(session, now),
+            "producers": {"live": live, "gone": len(session.workers) - live},
+            "fields": admitted(SESSION, session.report(now).values),
         }
 
-    def _stop(self) -> dict[str, Any]:
-        self._daemon.stop()
+    def stop(self) -> dict[str, Any]:
+        self.stop_daemon()
         return {"stopping": True}
 
-    def _consent(self) -> dict[str, Any]:
-        """A person has decided, in the config. That is later than the opt-in of whoever started this daemon."""
-        os.environ.pop("BRAKIT_TELEMETRY", None)
-        decision = consent.current(os.environ)
-        if not decision.on and not decision.unreadable:
-            self._daemon.forget_everything()
-        return {"on": decision.on}
+    def consent_changed(self) -> dict[str, Any]:
+        if self.consent.config_was_changed():
+            self.service.withdraw()
+            return {"on": False}
+        return {"on": bool(self.consent.allows())}
 
-    # --- about a session ---------------------------------------------------------------------------------------
+    # --- about a session -------------------------------------------------------------------------------------------
 
-    def _open(self, session: object, owner_pid: object = None) -> dict[str, Any] | Refusal:
-        if not _is_uuid(session) or not (owner_pid is None or type(owner_pid) is int):
-            return Refusal.BAD_VALUE
-        end_of_owner = None
-        if owner_pid is not None:
-            end_of_owner = process.end_of(owner_pid)
-            if end_of_owner is None:
-                return Refusal.BAD_VALUE
-        opened = self._daemon.sessions.open_session(session, monotonic())
-        if opened is None:
-            if end_of_owner is not None:
-                os.close(end_of_owner)
-            return Refusal.SESSION_ENDED
-        if end_of_owner is not None:
-            assert type(owner_pid) is int
-            self._daemon.sessions.own_by_process(opened, owner_pid)
-            self._daemon.watch_owner(opened, end_of_owner)
-        return {"session": opened.id}
-
-    def _end(self, session: object, exit_reason: object = "clean") -> dict[str, Any] | Refusal:
+    def open_session(self, session: object, owner_pid: object = None) -> dict[str, Any] | Refusal:
         if not _is_uuid(session):
             return Refusal.BAD_VALUE
-        found = self._daemon.sessions.open.get(session)
+        if owner_pid is not None and not (type(owner_pid) is int and process.can_be_watched(owner_pid)):
+            return Refusal.BAD_VALUE
+        opened, effects = self.table.open_session(session, Opening(monotonic(), self.consent.last_anonymous_id))
+        if opened is None:
+            return Refusal.SESSION_ENDED
+        if type(owner_pid) is int:
+            effects += opened.own_by_process(owner_pid)
+        if effects:
+            self.service.run(effects)
+            self.wake()
+        return {"session": opened.id}
+
+    def end_session(self, session: object, exit_reason: object = "clean") -> dict[str, Any] | Refusal:
+        if not _is_uuid(session):
+            return Refusal.BAD_VALUE
+        found = self.table.open.get(session)
         reason = SESSION_FIELDS["exit_reason"].domain.admit(exit_reason)
         if found is None or reason is None:
             return Refusal.SESSION_ENDED if found is None else Refusal.BAD_VALUE
         now = monotonic()
-        self._daemon.sessions.end(found, reason, now, now)
+        self.service.run(found.end(reason, now, now))
+        self.wake()
         return {"session": found.id}
 
-    def _emit(self, event: object, fields: object, session: object = None) -> dict[str, Any] | Refusal:
-        """A journey event that a command says; of a session, but not as one of its producers."""
-        occurred = JOURNEY.get(event) if isinstance(event, str) else None
-        if occurred is None or not isinstance(fields, dict) or not (session is None or _is_uuid(session)):
-            return Refusal.UNKNOWN_EVENT if occurred is None else Refusal.BAD_VALUE
-        admitted, refused = admit_event_fields(occurred, fields)
+    def emit(self, event: object, fields: object, session: object = None) -> dict[str, Any] | Refusal:
+        """Report a journey event of a command. It may belong to a session, of which the command is not a producer."""
+        spec = JOURNEY.get(event) if isinstance(event, str) else None
+        if spec is None or not isinstance(fields, dict) or not (session is None or _is_uuid(session)):
+            return Refusal.UNKNOWN_EVENT if spec is None else Refusal.BAD_VALUE
+        admitted_fields, refused = admit_event_fields(spec, fields)
         if refused:
             return next(iter(refused.values()))
-        if session is None:
-            self._daemon.reporter.journey(Occurred(occurred, admitted), None)
+        occurred = Occurred(spec, admitted_fields)
+        found = None if session is None else self.table.open.get(session)
+        if found is None and session is not None and self.table.has_ended(session):
+            return Refusal.SESSION_ENDED
+        if found is None:  # it names no session, or one of an earlier daemon
+            self.reporter.report_without_session(occurred)
             return {"emitted": True}
-        found = self._daemon.sessions.open.get(session)
-        if found is None:
-            if self._daemon.sessions.has_ended(session):
-                return Refusal.SESSION_ENDED
-            self._daemon.reporter.journey(Occurred(occurred, admitted), None)  # of a daemon before this one
-            return {"emitted": True}
-        for event_to_send in self._daemon.sessions.remark(found, Occurred(occurred, admitted), monotonic()):
-            self._daemon.reporter.journey(event_to_send, found)
+        if spec.requests_in:  # a count of all producers
+            self.service.read_counters(found)
+        self.service.run(found.receive_event(occurred, monotonic()))
         return {"emitted": True}
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "identity": Control.identity,
+    "status": Control.status,
+    "stop": Control.stop,
+    "consent": Control.consent_changed,
+    "open": Control.open_session,
+    "end": Control.end_session,
+    "emit": Control.emit,
+}
 
 
 def _is_uuid(value: object) -> TypeGuard[str]:

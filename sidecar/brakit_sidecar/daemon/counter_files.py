@@ -1,5 +1,6 @@
-"""Workers' memories as the daemon holds them: descriptors of somebody else's file, in which nothing is trusted. Each
-has a name beside the socket, by which a daemon that comes after this one finds what was counted meanwhile.
+"""Workers' counter files as the daemon holds them: descriptors of another process's file, in which nothing is trusted.
+
+Each has a name beside the socket, by which the next daemon finds what was counted meanwhile.
 """
 
 from __future__ import annotations
@@ -8,103 +9,108 @@ import os
 import stat
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
-from ..core import counter_layout
+from ..core import counter_layout, frames
 from ..core.counter_snapshot import CounterSnapshot, used_rows, value_at
-from ..core.frames import UUID
-from ..host import ids, paths, process, secure_files
+from ..host import paths, process, secure_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from .service_manager import ServiceManager
+
 
 class Origin(NamedTuple):
-    """Whose memory it is, as it says itself."""
+    """Which worker the file belongs to, as the file itself says."""
 
     pid: int
     session: str | None
     group: str | None
-    whose: int  # 0 where that was not known
+    anonymous_id_cell: int  # 0 if the worker did not know it
     is_retired: bool
 
 
 class CounterFile:
-    """One worker's memory; ours to close. Read with pread and never mapped: a worker that truncates its file must not
-    be able to hurt us. Where descriptors are short, its name stands for the descriptor.
+    """One worker's counter file; its descriptor is ours to close.
+
+    It is read with pread and never mapped, because a worker that truncates a mapped file would kill the daemon. If
+    descriptors are short, its name stands for the descriptor.
     """
 
     def __init__(self, fd: int, path: str | None = None) -> None:
         self._fd: int | None = fd
         self._path = path
-        self._file = _file(os.fstat(fd))
+        self._identity = _identity(os.fstat(fd))
 
     def is_acceptable(self) -> bool:
-        """Whether it is what a worker of ours would pass: a regular file of ours, of the right size, with its magic.
-        Whoever is told that it was taken says nothing more of its counts.
+        """Whether it is what a worker's client makes: a regular file of this user, of the right size and magic.
+
+        After the daemon accepts it, the worker sends no more lines about its counts.
         """
         with self._opened() as fd:
             info = os.fstat(fd)
-        is_ours = stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == counter_layout.SIZE
-        return is_ours and self.read() is not None
+        is_own = stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == counter_layout.SIZE
+        return is_own and self.read() is not None
 
     @property
     def origin(self) -> Origin:
+        """What its first cells say. Raises OSError."""
         with self._opened() as fd:
             head = _head(fd)
-        kind, named = (
-            value_at(head, counter_layout.KIND),
-            head[counter_layout.CELL * counter_layout.ID : counter_layout.CELL * (counter_layout.ID + 2)],
-        )
+        kind = value_at(head, counter_layout.KIND)
+        id_start = counter_layout.CELL * counter_layout.ID
+        named = str(UUID(bytes=bytes(head[id_start : id_start + 16])))
         return Origin(
             pid=value_at(head, counter_layout.PID),
-            session=ids.spelled(named) if kind == counter_layout.OF_SESSION else None,
-            group=ids.spelled(named) if kind == counter_layout.OF_GROUP else None,
-            whose=value_at(head, counter_layout.WHOSE),
+            session=named if kind == counter_layout.OF_SESSION else None,
+            group=named if kind == counter_layout.OF_GROUP else None,
+            anonymous_id_cell=value_at(head, counter_layout.WHOSE),
             is_retired=value_at(head, counter_layout.RETIRED) != 0,
         )
 
-    @property
     def is_in_use(self) -> bool:
-        """Whether its worker's process has it still."""
+        """Whether its worker's process has it still. True if that cannot be found out."""
         try:
-            return process.maps(self.origin.pid, self._file[1])
-        except OSError:  # who knows
+            return process.maps(self.origin.pid, self._identity[1])
+        except OSError:
             return True
 
     def read(self) -> CounterSnapshot | None:
-        """What is counted in it by now; None where it is no longer what it was."""
+        """Return what is counted in it by now, or None if it is not a counter file any more."""
         try:
             with self._opened() as fd:
                 used = used_rows(_head(fd))
-                return (
-                    None
-                    if used is None
-                    else CounterSnapshot.of(os.pread(fd, counter_layout.CELL * counter_layout.row_cell(used), 0))
-                )
+                if used is None:
+                    return None
+                size = counter_layout.CELL * counter_layout.row_cell(used)
+                return CounterSnapshot.of(os.pread(fd, size, 0))
         except OSError:
             return None
 
-    def keep_as(self, path: str) -> None:
-        """Gives it that name. Where it has no place in that directory (a memfd, macOS) it stays nameless."""
+    def link_at(self, path: str) -> None:
+        """Give it that name. It stays nameless if it has no place in that directory (a memfd, macOS)."""
         with suppress(OSError), self._opened() as fd:
             _link(fd, path)
             self._path = path
 
     @property
     def has_name(self) -> bool:
+        """Whether it can be opened again by its name."""
         return self._path is not None
 
-    def let_go(self) -> None:
-        """Gives up the descriptor, where the name is as good."""
+    def release_descriptor(self) -> None:
+        """Close the descriptor, if the name leads to the same file."""
         with suppress(OSError):
-            if self._fd is not None and self._path is not None and _file(os.lstat(self._path)) == self._file:
+            if self._fd is not None and self._path is not None and _identity(os.lstat(self._path)) == self._identity:
                 self.close()
 
     def retire(self) -> None:
-        """Its session was reported: whoever brings it again learns that, and its name goes."""
+        """Mark it, because it counts for no session any more, and remove its name. Its worker reads the mark."""
         retired = (1).to_bytes(counter_layout.CELL, sys.byteorder)
-        with suppress(OSError), self._opened() as fd:  # a descriptor that we may only read
+        with suppress(OSError), self._opened() as fd:  # a descriptor may be read-only
             os.pwrite(fd, retired, counter_layout.CELL * counter_layout.RETIRED)
         if self._path is not None:
             with suppress(OSError):
@@ -112,53 +118,146 @@ class CounterFile:
         self.close()
 
     def fileno(self) -> int:
-        assert self._fd is not None  # asked of one that just came
+        """Return the descriptor of a file that was just accepted."""
+        assert self._fd is not None
         return self._fd
 
     def close(self) -> None:
+        """Close the descriptor."""
         if self._fd is not None:
             os.close(self._fd)
         self._fd = None
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """Raises OSError where it was let go, and is no longer to be had by its name."""
+        """Give its descriptor, opened by its name if it was released. Raises OSError if the name leads elsewhere."""
         if self._fd is not None:
             yield self._fd
             return
-        assert self._path is not None  # else it was not let go
+        assert self._path is not None  # else the descriptor was not released
         fd = _open(self._path)
         try:
-            if _file(os.fstat(fd)) != self._file:
+            if _identity(os.fstat(fd)) != self._identity:
                 raise FileNotFoundError(self._path)
             yield fd
         finally:
             os.close(fd)
 
 
-def left_behind(socket_path: str, kept: Mapping[str, int]) -> Iterator[tuple[str, CounterFile]]:
-    """The memories that have a name there, by producer: of a daemon that died, or of workers that wait for one."""
+@dataclass(eq=False)
+class CounterFiles:
+    """The accepted counter files, by session and producer. Each is also kept for the next daemon.
+
+    It is kept by a name beside the socket, and in a service manager's store, in whose sandbox no name can be given.
+    """
+
+    socket_path: str
+    manager: ServiceManager
+    _files: dict[str, dict[str, CounterFile]] = field(default_factory=dict)
+
+    def accept(self, fd: int) -> CounterFile | None:
+        """Take over a descriptor that came with a hello. Returns None, and closes it, if it is not a counter file."""
+        file = CounterFile(fd)
+        if file.is_acceptable():
+            return file
+        file.close()
+        return None
+
+    def attach(self, session_id: str, producer: str, file: CounterFile) -> CounterSnapshot | None:
+        """Keep a file that came with a hello. Returns what an earlier file of the producer holds, which is closed."""
+        file.link_at(paths.counter_file_path(self.socket_path, producer))
+        self.manager.store(paths.counter_file_name(producer), file.fileno())
+        files = self._files.setdefault(session_id, {})
+        before, files[producer] = files.get(producer), file
+        if before is None:
+            return None
+        snapshot = before.read()
+        before.close()
+        return snapshot
+
+    def attach_found(self, session_id: str, producer: str, file: CounterFile) -> None:
+        """Keep a file that an earlier daemon kept."""
+        self._files.setdefault(session_id, {})[producer] = file
+
+    def of(self, session_id: str, producer: str) -> CounterFile | None:
+        """Return a producer's file."""
+        return self._files.get(session_id, {}).get(producer)
+
+    def snapshots(self, session_id: str) -> list[tuple[str, CounterSnapshot]]:
+        """Read every file of a session that can be read."""
+        read = [(producer, file.read()) for producer, file in self._files.get(session_id, {}).items()]
+        return [(producer, snapshot) for producer, snapshot in read if snapshot is not None]
+
+    def snapshot(self, session_id: str, producer: str) -> CounterSnapshot | None:
+        """Read one producer's file. Returns None if there is none, or if it cannot be read."""
+        file = self.of(session_id, producer)
+        return None if file is None else file.read()
+
+    def is_in_use(self, session_id: str, producer: str) -> bool:
+        """Whether the producer's process has its file still."""
+        file = self.of(session_id, producer)
+        return file is not None and file.is_in_use()
+
+    def has_exited(self, session_id: str, producer: str, pid: int) -> bool:
+        """Whether the producer's process has certainly exited. ``pid``, 0 if unknown, stands in for a missing file."""
+        file = self.of(session_id, producer)
+        if file is not None:
+            return not file.is_in_use()
+        return pid != 0 and not process.exists(pid)
+
+    def release_descriptors(self) -> None:
+        """Close the descriptor of every file that can be opened again by its name."""
+        for files in self._files.values():
+            for file in files.values():
+                file.release_descriptor()
+
+    def release(self, session_id: str, producer: str) -> None:
+        """Retire a producer's file, because it counts for no session any more."""
+        file = self._files.get(session_id, {}).pop(producer, None)
+        if file is not None:
+            self.retire(producer, file)
+
+    def release_all(self, session_id: str) -> None:
+        """Retire the files of a session that is over."""
+        for producer, file in self._files.pop(session_id, {}).items():
+            self.retire(producer, file)
+
+    def retire(self, producer: str, file: CounterFile) -> None:
+        """Retire a file, wherever it is kept."""
+        file.retire()
+        self.manager.discard(paths.counter_file_name(producer))
+
+
+def left_behind(socket_path: str, stored: Mapping[str, int]) -> Iterator[tuple[str, CounterFile]]:
+    """Find the counter files of a daemon that died, or of workers that wait for a daemon, by producer.
+
+    ``stored`` are those that a service manager stored, by the names that they would have beside the socket.
+    """
     named = paths.counter_files(socket_path)
-    for name, fd in kept.items():  # by a service manager, under the names that they would have there
-        producer, memory = paths.producer_of(name), CounterFile(fd)
-        if producer not in named and UUID.fullmatch(producer) and memory.is_acceptable():
-            yield producer, memory
+    for name, fd in stored.items():
+        producer, file = paths.producer_of(name), CounterFile(fd)
+        if producer not in named and _is_acceptable(producer, file):
+            yield producer, file
         else:
-            memory.close()
+            file.close()
     for producer, path in named.items():
         with suppress(OSError):
-            memory = CounterFile(_open(path), path)
-            if UUID.fullmatch(producer) and memory.is_acceptable():
-                yield producer, memory
+            file = CounterFile(_open(path), path)
+            if _is_acceptable(producer, file):
+                yield producer, file
             else:
-                memory.close()  # not of our making: left as it is
+                file.close()  # not made by a client of ours: left as it is
+
+
+def _is_acceptable(producer: str, file: CounterFile) -> bool:
+    return frames.UUID.fullmatch(producer) is not None and file.is_acceptable()
 
 
 def _open(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def _file(info: os.stat_result) -> tuple[int, int]:
+def _identity(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
@@ -167,10 +266,10 @@ def _head(fd: int) -> bytes:
 
 
 def _link(fd: int, path: str) -> None:
-    """By /proc, which needs no privilege; Python's call takes that path only beside some directory's descriptor."""
+    """Link by /proc, which needs no privilege. Python's call takes that path only beside a directory's descriptor."""
     with suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(fd)):
-            return  # the producer came back
+            return  # the producer reconnected
         if secure_files.is_own_file(path):
-            os.unlink(path)  # with another memory
+            os.unlink(path)  # another file of the same producer
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)

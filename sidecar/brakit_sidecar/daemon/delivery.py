@@ -1,86 +1,103 @@
-"""The shell around the outbox: asks it for the next task, does it, reports. Whoever waits for the network is nobody."""
+"""The shell around the outbox: asks it for the next task, does it, and reports. Nothing waits for the network."""
 
 from __future__ import annotations
 
+import logging
+import os
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from ..core.outbox import Drop, Outbox, QueuedEvent, Reason, Send, Verdict
-from ..host import consent
-from ..host.debug import debug
 from . import receipts, sinks
+from .log import log_unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anyio.abc import TaskGroup
 
+    from .consent_gate import ConsentGate
     from .journal import Journal
 
 DEADLINE_S = 3.0  # for all of one attempt, name resolution included
-ASK_S = 0.25  # how often consent is asked while an attempt is under way: whoever withdraws it need not tell us
+ASK_S = 0.25  # how often consent is asked during an attempt, because a withdrawal may be an edit of the config
+
+_log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Delivery:
-    def __init__(self, environ: Mapping[str, str], journal: Journal) -> None:
-        self.outbox = Outbox()
-        self._journal = journal
-        self._environ = environ
-        self._sink: sinks.Sink | None = None
-        self._sink_lock = anyio.Lock()
-        self._stirred = anyio.Event()
-        self.settled = anyio.Event()
-        self._under_way: dict[anyio.CancelScope, QueuedEvent] = {}
+    """Sends queued events and writes a receipt for each."""
+
+    environ: Mapping[str, str]
+    journal: Journal
+    consent: ConsentGate
+    outbox: Outbox = field(default_factory=Outbox)
+    _sink: sinks.Sink | None = None
+    _sink_lock: anyio.Lock = field(default_factory=anyio.Lock)
+    _has_work: anyio.Event = field(default_factory=anyio.Event)
+    _settled: anyio.Event = field(default_factory=anyio.Event)
+    _attempts: dict[anyio.CancelScope, QueuedEvent] = field(default_factory=dict)
+    _is_asking: bool = False
 
     def put(self, event: QueuedEvent) -> None:
-        self._journal.freeze(event)
+        """Journal an event and queue it."""
+        self.journal.freeze(event)
         if overflowed := self.outbox.put(event):
             self._record(overflowed, Verdict.dropped(Reason.OVERFLOW))
-        self._stirred.set()
+        self._has_work.set()
+
+    def drop(self, event: QueuedEvent, reason: Reason) -> None:
+        """Write the receipt of an event that is not to be sent."""
+        self.outbox.drop(reason)
+        self._record(event, Verdict.dropped(reason))
 
     async def run(self, tasks: TaskGroup) -> None:
+        """Send what is queued until cancelled."""
         while True:
             task = self.outbox.next_task(monotonic())
             if isinstance(task, Send):
-                if not self._under_way:
+                if not self._is_asking:
+                    self._is_asking = True
                     tasks.start_soon(self._ask_meanwhile)
                 tasks.start_soon(self._attempt, task.event)
             elif isinstance(task, Drop):
                 self._settle(task.event, task.verdict)
             else:
-                await self._stirred.wait()
-                self._stirred = anyio.Event()
+                await self._has_work.wait()
+                self._has_work = anyio.Event()
 
     async def load(self) -> None:
-        """Loads what sends, ahead of an event that will have little time."""
+        """Load the sink ahead of an event that will have little time."""
         try:
             await self._loaded()
-        except Exception as error:  # noqa: BLE001 (it is tried again for the event, whose outcome it is then)
-            debug("what sends cannot be loaded", error)
+        except Exception as error:  # noqa: BLE001 (the event's own attempt tries again and has the outcome)
+            log_unexpected(_log, "loading the sink", error)
 
     async def finish(self, within_s: float) -> None:
-        """One bounded try for what is queued; what is then left is dropped."""
+        """Make one bounded attempt for what is queued, and drop what is left then."""
         with anyio.move_on_after(within_s):
             while self.outbox.queued:
-                self.settled = anyio.Event()
-                await self.settled.wait()
+                self._settled = anyio.Event()
+                await self._settled.wait()
         for event in self.outbox.give_up(Reason.SHUTDOWN):
             self._record(event, Verdict.dropped(Reason.SHUTDOWN))
 
     def withdraw(self) -> None:
-        """Consent is gone: what waits is dropped, and what is under way is broken off."""
+        """Drop what is queued and cancel what is being sent, because consent is withdrawn."""
+        _log.info("consent is withdrawn")
         for event in self.outbox.give_up(Reason.CONSENT):
             self._record(event, Verdict.dropped(Reason.CONSENT))
-        for attempt in self._under_way:
+        for attempt in self._attempts:
             attempt.cancel()
 
     async def _attempt(self, event: QueuedEvent) -> None:
-        verdict = Verdict.dropped(Reason.SHUTDOWN)  # stands where the daemon ends first
+        verdict = Verdict.dropped(Reason.SHUTDOWN)  # if the daemon exits first
         withdrawn = anyio.CancelScope()
-        self._under_way[withdrawn] = event
+        self._attempts[withdrawn] = event
         try:
             with withdrawn, anyio.move_on_after(DEADLINE_S) as deadline:
                 verdict = await self._send(event)
@@ -88,49 +105,46 @@ class Delivery:
                 verdict = Verdict.dropped(Reason.TIMEOUT)
             if withdrawn.cancelled_caught:
                 verdict = Verdict.dropped(Reason.CONSENT)
-        except Exception as error:  # noqa: BLE001 (one event's failure, whatever it is, must not end the daemon)
-            debug("delivery failed", error)
+        except Exception as error:  # noqa: BLE001 (one event's failure must not end the daemon)
+            log_unexpected(_log, "delivery", error)
             verdict = Verdict.dropped(Reason.UNEXPECTED)
         finally:
-            del self._under_way[withdrawn]
+            del self._attempts[withdrawn]
             self._settle(event, verdict)
 
     async def _send(self, event: QueuedEvent) -> Verdict:
         sink = await self._loaded()
-        if not self._may_send(event):  # asked again, right before the request
+        if not self.consent.allows_id(event.distinct_id):  # asked right before the request
             return Verdict.dropped(Reason.CONSENT)
         return await sink.send(event.body)
 
     async def _loaded(self) -> sinks.Sink:
-        async with self._sink_lock:  # the first event loads it, the others wait for it
+        async with self._sink_lock:  # the first event loads the sink, and the others wait for it
             if self._sink is None:
-                self._sink = await sinks.choose(self._environ)
+                self._sink = await sinks.choose(self.environ)
             return self._sink
 
-    def _may_send(self, event: QueuedEvent) -> bool:
-        decision = consent.current(self._environ)
-        return decision.on and decision.anonymous_id == event.distinct_id
-
     async def _ask_meanwhile(self) -> None:
-        """For as long as attempts are under way."""
-        await checkpoint()  # the first one's beginning
-        while self._under_way:
-            for attempt, event in self._under_way.items():
-                if not self._may_send(event):
+        """Cancel attempts whose consent is withdrawn, for as long as there are attempts."""
+        await anyio.sleep(ASK_S)  # the first attempt asks for itself
+        while self._attempts:
+            for attempt, event in self._attempts.items():
+                if not self.consent.allows_id(event.distinct_id):
                     attempt.cancel()
             await anyio.sleep(ASK_S)
+        self._is_asking = False
 
     def _settle(self, event: QueuedEvent, verdict: Verdict) -> None:
         self.outbox.report(verdict, monotonic())
         self._record(event, verdict)
-        debug(f"{event.name}: {verdict.outcome.value} {verdict.reason.value}")
-        self._stirred.set()
-        self.settled.set()
+        self._has_work.set()
+        self._settled.set()
 
     def _record(self, event: QueuedEvent, verdict: Verdict) -> None:
-        """The receipt first: an event that has one is not sent again, whatever the journal says."""
+        """Write the receipt first, because an event that has one is not sent again, whatever the journal holds."""
         try:
             receipts.write(event, verdict)
-        except OSError as error:  # a full or read-only disk costs the receipt, nothing else
-            debug("no receipt", error)
-        self._journal.settle(event)
+        except OSError as error:  # a full or read-only disk costs the receipt and nothing else
+            _log.warning("no receipt: %s", os.strerror(error.errno or 0))
+        _log.debug("%s: %s %s", event.name, verdict.outcome.value, verdict.reason.value)
+        self.journal.settle(event)

@@ -1,93 +1,149 @@
-"""A daemon goes on where one that died was: with its sessions, its events, and the memories of its workers."""
+"""A daemon goes on where one that died was: with its sessions, its events, and its workers' counter files.
+
+What a dead daemon left behind may hold anything by now. A part that cannot be used costs itself and nothing else.
+"""
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from ..core import counter_layout
 from ..core.schema import SESSION
+from ..core.session.effects import WatchOwner
+from ..core.session.replay import replay
+from ..core.session.table import Opening
+from ..core.session.worker import Phase
 from ..host import process
-from ..host.debug import debug
-from . import receipts, records
+from . import receipts
 from .counter_files import left_behind
-from .journal_replay import recovered
+from .log import log_unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .app import Daemon
-    from .counter_files import CounterFile
-    from .records import Record
-    from .session import Session
+    from ..core.session.session import Session
+    from ..core.session.table import SessionTable
+    from .consent_gate import ConsentGate
+    from .counter_files import CounterFile, CounterFiles
+    from .delivery import Delivery
+    from .interfaces import Intake
+    from .journal import Journal, Record
+    from .service import Service
+    from .service_manager import ServiceManager
+
+_log = logging.getLogger(__name__)
 
 
-def go_on(daemon: Daemon, now: float) -> None:
-    """Before anybody is accepted. Sessions and events first, as memories belong to them. What a dead daemon left behind
-    may be anything by now: whatever of it cannot be used costs itself, and nothing else.
-    """
-    written = receipts.written()
-    for uuid, event_name in written.items():
-        if event_name == SESSION.name:
-            daemon.sessions.remember_end(uuid)
-    for session_id, journal in daemon.journal.left_behind():
-        with _at_its_own_cost("a session"):
-            _recover(daemon, session_id, journal, written, now)
-    for producer, memory in left_behind(daemon.socket_path, daemon.manager.kept()):
-        with _at_its_own_cost("a memory"):
-            _take_in(daemon, producer, memory, now)
-            if daemon.listener.is_near_the_limit():
-                memory.let_go()
+@dataclass
+class Recovery:
+    """Runs once, before any connection is accepted."""
+
+    table: SessionTable
+    service: Service
+    counter_files: CounterFiles
+    journal: Journal
+    delivery: Delivery
+    consent: ConsentGate
+    intake: Intake
+    manager: ServiceManager
+    socket_path: str
+    api_key: str  # under which journaled events are sent, whatever key they were made with
+
+    def recover(self, is_on: bool) -> None:  # noqa: FBT001 (a callback)
+        """Take up what a dead daemon left behind. If telemetry is off, drop all of it."""
+        try:
+            self._recover()
+        except Exception as error:  # noqa: BLE001 (what a dead daemon left behind must not end this one)
+            log_unexpected(_log, "recovery", error)
+        if not is_on:  # a service manager starts the daemon nevertheless
+            self.service.withdraw()
+
+    def _recover(self) -> None:
+        """Take up sessions and events first, because counter files belong to sessions."""
+        now = monotonic()
+        written = receipts.written()
+        for uuid, event_name in written.items():
+            if event_name == SESSION.name:
+                self.table.remember_end(uuid)
+        for session_id, records in self.journal.left_behind():
+            with _at_its_own_cost("recovering a session"):
+                self._recover_session(session_id, records, written, now)
+        for producer, file in left_behind(self.socket_path, self.manager.take_stored()):
+            with _at_its_own_cost("recovering a counter file"):
+                self._recover_counter_file(producer, file, now)
+                if self.intake.is_short_of_descriptors():
+                    file.release_descriptor()
+        if self.table.open:
+            _log.info("recovered %d sessions", len(self.table.open))
+
+    def _recover_session(self, session_id: str, records: list[Record], written: Mapping[str, str], now: float) -> None:
+        """Take up the session of a journal, and send its events that have no receipt.
+
+        An event whose receipt cannot be read is sent again. It is the same frozen body with the same uuid, which the
+        endpoint counts once, and without a second attempt it might be lost.
+        """
+        fresh = self.table.new_session(session_id, Opening(0.0, self.consent.last_anonymous_id))
+        session, events, foreign = replay(fresh, records, now, process.boot_id(), self.api_key)
+        for name in foreign:
+            _log.warning("a journaled body of %s is not ours, and is not sent", name)
+        for event in events:
+            if event.name == SESSION.name:  # a frozen session event means that the session is over
+                self.table.remember_end(event.uuid)
+            if event.uuid in written:
+                self.journal.settle(event)
+            else:
+                self.delivery.put(event)
+        if session is None or self.table.has_ended(session.id):
+            self.journal.seal(session_id)
+        else:
+            self._take_up(session, now)
+
+    def _take_up(self, session: Session, now: float) -> None:
+        self.table.take_up(session)
+        self.journal.rewrite(session.id, session.whole(now))
+        if session.owner.pid is None:
+            return
+        if process.exists(session.owner.pid):
+            self.service.run([WatchOwner(session.id, session.owner.pid)])
+        else:
+            self.service.run(session.owner_exited(now))
+
+    def _recover_counter_file(self, producer: str, file: CounterFile, now: float) -> None:
+        """Merge the file of a worker that counted while no daemon ran. Its process, if it is alive, may be idle."""
+        is_alive, origin, snapshot = file.is_in_use(), file.origin, file.read()
+        cell = counter_layout.whose(self.consent.last_anonymous_id)
+        is_foreign = self.journal.found_foreign_id or origin.anonymous_id_cell not in (0, cell)
+        session = None
+        if not (is_foreign or snapshot is None):  # else consent was withdrawn meanwhile
+            session = self._session_of(producer, origin.session, origin.group, now, is_retired=origin.is_retired)
+        if session is None or snapshot is None:
+            self.counter_files.retire(producer, file)
+            return
+        self.counter_files.attach_found(session.id, producer, file)
+        self.service.run(session.found(producer, snapshot, now, origin.pid, is_alive=is_alive))
+
+    def _session_of(
+        self, producer: str, session_id: str | None, group: str | None, now: float, *, is_retired: bool
+    ) -> Session | None:
+        opening = Opening(now, self.consent.last_anonymous_id, str(uuid4()))
+        if is_retired:
+            session_id = group = None  # only a session that knows the worker counts it
+        session, effects = self.table.session_of_worker(producer, session_id, group, opening)
+        self.service.run(effects)
+        if session is None:
+            return None
+        worker = session.workers.get(producer)
+        return None if worker is not None and worker.phase is Phase.COMPACTED else session
 
 
 @contextmanager
-def _at_its_own_cost(what: str) -> Iterator[None]:
+def _at_its_own_cost(step: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (whatever is wrong with one, the others are to be recovered)
-        debug(f"{what} cannot be recovered", error)
-
-
-def _recover(daemon: Daemon, session_id: str, journal: list[Record], written: Mapping[str, str], now: float) -> None:
-    """An event whose receipt cannot be read is sent again: it is the same frozen body with the same uuid, which the
-    endpoint takes once, and not sent it might be lost.
-    """
-    session, events = recovered(session_id, journal, now, process.boot_id(), daemon.reporter.api_key)
-    for event in events:
-        if event.name == SESSION.name:  # frozen is over, whether it has a receipt or not
-            daemon.sessions.remember_end(event.uuid)
-        if event.uuid in written:
-            daemon.journal.settle(event)
-        else:
-            daemon.delivery.put(event)
-    if session is None or daemon.sessions.has_ended(session.id):
-        daemon.journal.seal(session_id)
-    else:
-        _take_up(daemon, session, now)
-
-
-def _take_up(daemon: Daemon, session: Session, now: float) -> None:
-    daemon.sessions.take_up(session)
-    daemon.journal.rewrite(session.id, records.whole(session, now))
-    if session.owner_pid is not None:
-        end_of_owner = process.end_of(session.owner_pid)
-        if end_of_owner is None:
-            daemon.sessions.owner_ended(session, now)
-        else:
-            daemon.watch_owner(session, end_of_owner)
-
-
-def _take_in(daemon: Daemon, producer: str, memory: CounterFile, now: float) -> None:
-    """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
-    is_alive, pid, whose = memory.is_in_use, memory.origin.pid, memory.origin.whose
-    is_anothers = daemon.journal.found_anothers or whose not in (0, counter_layout.whose(daemon.whose()))
-    session = None
-    if not is_anothers:  # else consent was withdrawn meanwhile
-        session = daemon.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
-    if session is None:
-        daemon.let_go_of_memory(producer, memory)
-    elif is_alive and not daemon.listener.is_near_the_limit():
-        end = process.end_of(pid)
-        if end is not None:
-            daemon.watch(producer, end, lambda: daemon.sessions.awaited_in_vain(session, producer, monotonic()))
+    except Exception as error:  # noqa: BLE001 (whatever is wrong with one part, the others are to be recovered)
+        log_unexpected(_log, step, error)

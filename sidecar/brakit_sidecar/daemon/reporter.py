@@ -1,70 +1,81 @@
-"""What occurred, made into events that are ready to be sent: values, uuid, timestamp and id are frozen here."""
+"""Makes events ready to be sent: values, uuid, timestamp and anonymous id are frozen here."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..core import outbox, payload
 from ..core.schema import SESSION
-from ..core.session.state import SessionState
-from ..host import config_file, machine
+from ..core.session.totals import SessionTotals
+from ..host import config_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ..core.frames import Occurred
-    from ..core.schema import EventSpec
-    from .session import Session
+    from ..core.session.effects import Emit
+    from .consent_gate import ConsentGate
+    from .delivery import Delivery
 
 
+@dataclass
 class Reporter:
-    def __init__(self, environ: Mapping[str, str], put: Callable[[outbox.QueuedEvent], None]) -> None:
-        self._environ = environ
-        self._put = put
-        self._machine = machine.facts()
-        self.api_key = environ.get("BRAKIT_TELEMETRY_KEY", "")  # the sink says why nothing is sent with a wrong one
-        self.withheld: Counter[outbox.Reason] = Counter()  # events that were never made, for want of consent
+    """Asks for consent, freezes an event, and gives it to the delivery."""
 
-    def journey(self, occurred: Occurred, session: Session | None) -> None:
-        """A journey event: one of a session knows what the session knows."""
-        state = session.state if session else SessionState()
-        values = state.report(occurred.event, occurred.fields, self._machine)
-        self._report(occurred.event, values, session)
+    api_key: str  # with one of the wrong shape nothing is sent
+    own: Mapping[str, Any]  # the fields that only the daemon knows
+    consent: ConsentGate
+    delivery: Delivery
+    withheld: Counter[outbox.Reason] = field(default_factory=Counter)  # events never made, because consent was missing
 
-    def session(self, session: Session, now: float) -> None:
-        """The one event of a session that is being sealed."""
-        values = self.session_values(session, now, first_session=config_file.take_first_session())
-        self._report(SESSION, values, session)
+    def report(self, emit: Emit) -> None:
+        """Report an event of a session.
 
-    def session_values(self, session: Session, now: float, *, first_session: bool = False) -> dict[str, Any]:
-        """The session event's fields as they are by now."""
-        own = {
-            **self._machine,
-            "first_session": first_session,
-            "session_duration_s": math.ceil(session.age_s(now)),
-            "exit_reason": session.ending.exit_reason if session.ending else "unknown",
-        }
-        return payload.admitted(SESSION, session.state.report(SESSION, {}, own))
-
-    def _report(self, event: EventSpec, values: Mapping[str, Any], session: Session | None) -> None:
-        """A session is of the id under which it was opened: where consent was withdrawn and came back, it came with
-        another one, and what was counted meanwhile is nobody's.
+        A session counts under one anonymous id. A withdrawal of consent replaces the id, even if consent returns later.
         """
-        decision = config_file.settled(self._environ)
-        if not decision.on or decision.anonymous_id is None or (session and session.whose != decision.anonymous_id):
+        if emit.anonymous_id is None or not self.consent.allows_event(emit.anonymous_id):
             self.withheld[outbox.Reason.CONSENT] += 1
             return
-        uuid = payload.event_uuid(session.id, event) if session and event.once else str(uuid4())
-        body = payload.body(
+        values, event = emit.values, emit.event
+        if event is SESSION and emit.joined:
+            values = {**values, "first_session": config_file.take_first_session()}
+        uuid = payload.event_uuid(emit.session_id, event) if event.once else str(uuid4())
+        frozen = outbox.freeze(
             event,
             values,
             api_key=self.api_key,
-            distinct_id=decision.anonymous_id,
+            distinct_id=emit.anonymous_id,
             uuid=uuid,
-            timestamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            session=emit.session_id,
+            now=datetime.now(timezone.utc),
         )
-        self._put(outbox.QueuedEvent(event.name, uuid, decision.anonymous_id, body, session.id if session else None))
+        if emit.joined:
+            self.delivery.put(frozen)
+        else:
+            self.delivery.drop(frozen, outbox.Reason.NOBODY_JOINED)
+
+    def report_without_session(self, occurred: Occurred) -> None:
+        """Report a journey event that belongs to no session."""
+        anonymous_id = self.consent.settled_id()
+        if anonymous_id is None:
+            self.withheld[outbox.Reason.CONSENT] += 1
+            return
+        values = SessionTotals().report(occurred.event, occurred.fields, self.own)
+        frozen = outbox.freeze(
+            occurred.event,
+            values,
+            api_key=self.api_key,
+            distinct_id=anonymous_id,
+            uuid=str(uuid4()),
+            session=None,
+            now=datetime.now(timezone.utc),
+        )
+        self.delivery.put(frozen)
+
+    def withdraw(self) -> None:
+        """Drop what is queued or being sent, because consent is withdrawn."""
+        self.delivery.withdraw()

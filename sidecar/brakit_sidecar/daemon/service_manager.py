@@ -1,7 +1,7 @@
-"""A service manager's part in the daemon's life: what it hands over at the start, and what it is told.
+"""A service manager's part in the daemon's life: what it hands over at the start, and the messages that it gets.
 
-These are systemd's protocols, which are variables, descriptors and datagrams: LISTEN_FDS and NOTIFY_SOCKET. Where no
-manager started us, nothing is inherited, and all that is said goes nowhere.
+These are systemd's protocols, which consist of variables, descriptors and datagrams: LISTEN_FDS and NOTIFY_SOCKET. If
+no service manager started the daemon, nothing is inherited and no message is sent.
 """
 
 from __future__ import annotations
@@ -21,70 +21,70 @@ _US_PER_S = 1_000_000
 
 class _Message(NamedTuple):
     state: bytes
-    fd: int | None  # a duplicate of ours, while it waits
+    fd: int | None  # a duplicate that we close after sending, while the message waits
 
 
 class ServiceManager:
-    """Reads its variables out of the environment: they are for this process alone."""
+    """Removes its variables from the environment, because they are for this process alone."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        self.listening, self._kept = _inherited(environ)
-        self.watchdog_s = _watchdog(environ)  # it ends us after so many seconds without a sign of life
+        self.listening, self._stored = _inherited(environ)
+        self.watchdog_s = _watchdog(environ)  # it kills the daemon after so many seconds without a message
         self._socket = _notify_socket(environ)
-        self._unsaid: deque[_Message] = deque()
+        self.unsent: deque[_Message] = deque()  # the service manager has not read enough; ``catch_up`` sends them
 
-    # --- what it is told ---------------------------------------------------------------------------------------
+    # --- messages --------------------------------------------------------------------------------------------------
 
     def ready(self) -> None:
-        self._tell("READY=1")
+        """Report that the daemon accepts connections."""
+        self._notify("READY=1")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1")
+        """Report that the daemon is about to exit."""
+        self._notify("STOPPING=1")
 
     def alive(self) -> None:
-        self._tell("WATCHDOG=1")
+        """Report to the watchdog."""
+        self._notify("WATCHDOG=1")
 
-    # --- its store of descriptors, which outlives us ------------------------------------------------------------
+    # --- its store of descriptors, which outlives the daemon --------------------------------------------------------
 
-    def keep(self, name: str, fd: int) -> None:
-        """Gives it a duplicate, to be handed to the daemon after us. The same file under the same name is kept once."""
-        self._tell(f"FDSTORE=1\nFDNAME={name}", fd)
+    def store(self, name: str, fd: int) -> None:
+        """Give it a duplicate for the next daemon. It stores the same file under the same name once."""
+        self._notify(f"FDSTORE=1\nFDNAME={name}", fd)
 
-    def forget(self, name: str) -> None:
-        self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    def discard(self, name: str) -> None:
+        """Have it close a stored descriptor."""
+        self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
-    def kept(self) -> dict[str, int]:
-        """What a daemon before us left there, by name; the descriptors are the caller's now."""
-        kept, self._kept = self._kept, {}
-        return kept
+    def take_stored(self) -> dict[str, int]:
+        """Return what an earlier daemon stored, by name. The descriptors belong to the caller now."""
+        stored, self._stored = self._stored, {}
+        return stored
 
-    # --- the way to it -----------------------------------------------------------------------------------------
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether it has not read enough to take all that was said: ``catch_up`` tries again."""
-        return bool(self._unsaid)
+    # --- sending ---------------------------------------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        while self._unsaid:
-            message = self._unsaid[0]
+        """Send the waiting messages, as many as fit."""
+        while self.unsent:
+            message = self.unsent[0]
             if not self._send(message):
                 return
-            self._unsaid.popleft()
+            self.unsent.popleft()
             if message.fd is not None:
                 os.close(message.fd)
 
-    def _tell(self, state: str, fd: int | None = None) -> None:
-        """In order, and without ever waiting for it: a queue of datagrams may be as short as ten."""
+    def _notify(self, state: str, fd: int | None = None) -> None:
+        """Send in order and without waiting, because a queue of datagrams may be as short as ten."""
         message = _Message(state.encode(), fd)
-        if self._socket is None or (not self._unsaid and self._send(message)):
+        if self._socket is None or (not self.unsent and self._send(message)):
             return
-        with suppress(OSError):  # out of descriptors: this one is found by its name alone
-            self._unsaid.append(message._replace(fd=None if fd is None else os.dup(fd)))
+        with suppress(OSError):  # out of descriptors: this file is found by its name alone
+            self.unsent.append(message._replace(fd=None if fd is None else os.dup(fd)))
 
     def _send(self, message: _Message) -> bool:
-        """False where it would have to wait."""
-        assert self._socket is not None  # else nothing is ever said
+        """Return False if it would block."""
+        assert self._socket is not None  # else no message is made
         try:
             if message.fd is None:
                 self._socket.send(message.state)
@@ -92,37 +92,37 @@ class ServiceManager:
                 socket.send_fds(self._socket, [message.state], [message.fd])
         except BlockingIOError:
             return False
-        except OSError:  # a manager that is gone
+        except OSError:  # the service manager is gone
             return True
         return True
 
 
 def _inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket | None, dict[str, int]]:
-    """The socket that listens for us, and the descriptors of the store by name; what is neither is closed."""
+    """Return the listening socket, and the stored descriptors by name. Closes every other descriptor."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not count.isdecimal():  # handed down to us, and meant for another
+    if pid != str(os.getpid()) or not count.isdecimal():  # inherited from a parent, and meant for that process
         return None, {}
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     listening: socket.socket | None = None
-    kept: dict[str, int] = {}
+    stored: dict[str, int] = {}
     for position, fd in enumerate(fds):
         name = names[position] if position < len(names) else ""
         os.set_inheritable(fd, False)
         if listening is None and (found := _as_listening(fd)) is not None:
             listening = found
-        elif name and name not in kept:
-            kept[name] = fd
+        elif name and name not in stored:
+            stored[name] = fd
         else:
             os.close(fd)
-    return listening, kept
+    return listening, stored
 
 
 def _as_listening(fd: int) -> socket.socket | None:
-    """The stream socket with a path at which somebody may wait already; None where it is something else."""
+    """Return the Unix stream socket that listens at a path, or None if the descriptor is something else."""
     try:
         found = socket.socket(fileno=fd)
-    except OSError:  # no socket
+    except OSError:  # not a socket
         return None
     if (
         found.family == socket.AF_UNIX

@@ -32,6 +32,14 @@ def end_of(pid: int) -> int | None:
     return None
 
 
+def can_be_watched(pid: int) -> bool:
+    """Whether the exit of this process can be watched for."""
+    exit_fd = end_of(pid)
+    if exit_fd is not None:
+        os.close(exit_fd)
+    return exit_fd is not None
+
+
 def exists(pid: int) -> bool:
     """Whether there is a process of that number; it may be another one by now."""
     try:

@@ -18,7 +18,7 @@ from brakit_sidecar.core import payload
 from brakit_sidecar.core.frames import parse
 from brakit_sidecar.core.lines import FrameReader
 from brakit_sidecar.core.schema import EVENTS, SESSION
-from brakit_sidecar.core.session.state import SessionState
+from brakit_sidecar.core.session.totals import SessionTotals
 from brakit_sidecar.core.wire import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,7 +203,7 @@ class Interleaved(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
-        self.session = SessionState()
+        self.session = SessionTotals()
         self.workers = [Producer(producer) for producer in PRODUCERS]
         self.now_ns = 0
         self.sent: list[dict[str, Any]] = []
@@ -416,7 +416,7 @@ TestInterleaved.settings = settings(max_examples=150, stateful_step_count=50)
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(PRODUCERS), strategies.lines), max_size=8))
 def test_whatever_is_said_what_leaves_is_in_the_pages_grammar(said: list[tuple[str, bytes]]) -> None:
-    session = SessionState()
+    session = SessionTotals()
     for when, (producer, line) in enumerate(said):
         frame = parse(line)
         if frame.hello is not None:
@@ -434,7 +434,7 @@ def test_whatever_is_said_what_leaves_is_in_the_pages_grammar(said: list[tuple[s
 @given(st.lists(strategies.json_values, max_size=6))
 def test_no_report_has_a_word_more_than_the_schema(values: list[object]) -> None:
     """Every field of every event is told every value; only words of the page come out."""
-    session = SessionState()
+    session = SessionTotals()
     own_words = {word for words in page.VOCABULARY.values() for word in words.split()}
     for when, value in enumerate(values):
         for name, event in EVENTS.items():

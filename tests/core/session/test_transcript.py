@@ -7,33 +7,33 @@ from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from brakit_sidecar.core.frames import parse
 from brakit_sidecar.core.schema import SESSION
 from brakit_sidecar.core.session import transcript
-from brakit_sidecar.core.session.state import ProducerState, SessionState
+from brakit_sidecar.core.session.totals import ProducerTotals, SessionTotals
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core import strategies
 
 if TYPE_CHECKING:
-    from brakit_sidecar.core.session.transcript import Said
+    from brakit_sidecar.core.session.transcript import Timed
 
 PRODUCERS = ("p", "q")
 
 
-def told(lines: list[tuple[str, bytes]]) -> SessionState:
-    session = SessionState()
+def told(lines: list[tuple[str, bytes]]) -> SessionTotals:
+    session = SessionTotals()
     for when, (producer, line) in enumerate(lines, start=1):
         session.apply(producer, parse(line), when, when)
     return session
 
 
-def hear(session: SessionState, producer: str, said: list[Said]) -> None:
+def hear(session: SessionTotals, producer: str, said: list[Timed]) -> None:
     for when, frame in said:
         heard = parse(json.dumps(frame).encode())
         assert not heard.refused
-        session.recall(producer, heard, when)
+        session.replay(producer, heard, when)
 
 
-def summary(session: SessionState) -> dict[str, Any]:
+def summary(session: SessionTotals) -> dict[str, Any]:
     return session.report(SESSION, {}, {})
 
 
@@ -42,7 +42,7 @@ lines = st.lists(st.tuples(st.sampled_from(PRODUCERS), strategies.lines), max_si
 
 @given(lines)
 def test_whoever_hears_a_whole_transcript_has_the_same_session(said: list[tuple[str, bytes]]) -> None:
-    session, again = told(said), SessionState()
+    session, again = told(said), SessionTotals()
     for producer in session.producers:
         hear(again, producer, transcript.whole(session.producers[producer]))
     assert summary(again) == summary(session)
@@ -50,7 +50,7 @@ def test_whoever_hears_a_whole_transcript_has_the_same_session(said: list[tuple[
 
 @given(lines, st.randoms())
 def test_heard_in_any_order_and_twice_it_is_the_same(said: list[tuple[str, bytes]], random: Any) -> None:
-    session, again = told(said), SessionState()
+    session, again = told(said), SessionTotals()
     heard = [(producer, one) for producer, state in session.producers.items() for one in transcript.whole(state)]
     heard += heard[: len(heard) // 2]
     random.shuffle(heard)
@@ -63,8 +63,8 @@ def test_heard_in_any_order_and_twice_it_is_the_same(said: list[tuple[str, bytes
 def test_merging_the_accounts_of_the_departed_changes_nothing(
     said: list[tuple[str, bytes]], departed: set[str]
 ) -> None:
-    session, merged, again = told(said), told(said), SessionState()
-    merged.merge_departed(departed)
+    session, merged, again = told(said), told(said), SessionTotals()
+    merged.compact(departed)
     for producer, state in merged.producers.items():
         hear(again, producer, transcript.whole(state))
     assert summary(session) == summary(merged) == summary(again)
@@ -72,14 +72,14 @@ def test_merging_the_accounts_of_the_departed_changes_nothing(
 
 @given(st.lists(lines, max_size=4))
 def test_the_news_of_each_time_are_together_the_whole(chapters: list[list[tuple[str, bytes]]]) -> None:
-    session, again = SessionState(), SessionState()
+    session, again = SessionTotals(), SessionTotals()
     when = 0
     for chapter in chapters:
         for producer, line in chapter:
             when += 1
             session.apply(producer, parse(line), when, when)
         for producer, state in session.producers.items():
-            hear(again, producer, transcript.news(state))
+            hear(again, producer, transcript.changed(state))
     assert summary(again) == summary(session)
 
 
@@ -87,8 +87,8 @@ def test_the_news_of_each_time_are_together_the_whole(chapters: list[list[tuple[
 def test_what_was_told_is_no_news(said: list[tuple[str, bytes]]) -> None:
     session = told(said)
     for state in session.producers.values():
-        transcript.news(state)
-        assert transcript.news(state) == []
+        transcript.changed(state)
+        assert transcript.changed(state) == []
 
 
 @given(lines)
@@ -97,42 +97,42 @@ def test_what_changes_nothing_is_no_news(said: list[tuple[str, bytes]]) -> None:
     for producer, state in list(session.producers.items()):
         whole = transcript.whole(state)
         hear(session, producer, whole)
-        assert transcript.news(state) == []
+        assert transcript.changed(state) == []
 
 
 def test_what_the_memory_says_is_news_once() -> None:
-    state = ProducerState("p")
+    state = ProducerTotals("p")
     contents = CounterSnapshot({"request_count": 7}, {"a" * 16: (5, 1, 0, 0, 0, 0, 0)})
-    state.take_in(contents)
-    assert transcript.news(state) == [
+    state.merge_snapshot(contents)
+    assert transcript.changed(state) == [
         (0, {"total": {"request_count": 7}, "histogram": {"a" * 16: [5, 1, 0, 0, 0, 0, 0]}})
     ]
-    state.take_in(contents)
-    assert transcript.news(state) == []
+    state.merge_snapshot(contents)
+    assert transcript.changed(state) == []
 
 
 def test_a_word_that_wins_by_being_first_keeps_its_time() -> None:
-    session, again = SessionState(), SessionState()
+    session, again = SessionTotals(), SessionTotals()
     for when, (producer, framework) in enumerate([("p", "flask"), ("q", "django")], start=5):
         session.apply(producer, parse(json.dumps({"set": {"framework": framework}}).encode()), when, 0)
     for producer in ("q", "p"):
-        hear(again, producer, transcript.news(session.producers[producer]))
+        hear(again, producer, transcript.changed(session.producers[producer]))
     assert summary(again)["framework"] == "flask"
-    again.recall("r", parse(b'{"set":{"framework":"custom"}}'), 4)
+    again.replay("r", parse(b'{"set":{"framework":"custom"}}'), 4)
     assert summary(again)["framework"] == "custom"
 
 
 def test_the_hellos_word_is_heard_with_the_hello() -> None:
-    session, again = SessionState(), SessionState()
+    session, again = SessionTotals(), SessionTotals()
     session.greet("p", "node", 3)
-    assert transcript.news(session.producers["p"]) == []
-    again.recall("p", parse(b"{}"), 3, sdk="node")
+    assert transcript.changed(session.producers["p"]) == []
+    again.replay("p", parse(b"{}"), 3, sdk="node")
     assert summary(again)["sdk"] == "node"
 
 
 def test_a_mark_is_news_once() -> None:
-    session, again = SessionState(), SessionState()
+    session, again = SessionTotals(), SessionTotals()
     session.apply("p", parse(b'{"mark":{"insight_count":["00000000000000aa","00000000000000bb"]}}'), 1, 1)
-    hear(again, "p", transcript.news(session.producers["p"]))
+    hear(again, "p", transcript.changed(session.producers["p"]))
     assert summary(again)["insight_count"] == 2
-    assert transcript.news(session.producers["p"]) == []
+    assert transcript.changed(session.producers["p"]) == []

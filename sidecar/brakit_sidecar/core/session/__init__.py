@@ -1,1 +1,10 @@
-"""One session as pure state: what happens comes in as a call, and effects come out as values."""
+"""One session as pure state: stimuli come in as calls, and effects come out as values.
+
+worker      one worker's record: a phase, moved by a table of transitions
+owner       the process or connection whose end is the session's end
+session     one session: applies stimuli to its workers and its owner
+table       all open sessions: who opens, finds, ends and seals them
+effects     what the daemon must do after a stimulus
+totals      what producers reported, merged by the rules
+records     a session as records of its journal; replay reads them back
+"""

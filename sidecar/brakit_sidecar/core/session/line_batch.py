@@ -1,7 +1,7 @@
-"""Counting equal increment lines before they are parsed: what a simple producer sends, thousands of times the same.
+"""Counting equal increment lines before they are parsed.
 
-Increments commute, so their order among themselves does not matter; before anything else is taken in, the burst is
-settled.
+A simple producer sends the same line thousands of times. Increments commute, so their order among themselves does not
+matter. A batch is flushed before any other line applies.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 from ..frames import parse
 
 if TYPE_CHECKING:
-    from .state import ProducerState
+    from .totals import ProducerTotals
 
-LONGEST = 1024  # longer lines are parsed each: some 1 MiB of remembered ones for a connection
-MAX_DISTINCT = 1024  # lines remembered; a producer that counts by ones has a handful
+LONGEST = 1024  # longer lines are parsed one by one: a connection remembers at most some 1 MiB of lines
+MAX_DISTINCT = 1024  # lines remembered; a producer that counts by ones sends a handful of distinct lines
 
 
 class LineBatch:
-    """Increment lines of one producer that are counted but not yet in its state."""
+    """Increment lines of one connection that are counted but not yet in the producer's totals."""
 
     def __init__(self) -> None:
         self._times: Counter[bytes] = Counter()
         self._increments: dict[bytes, list[tuple[str, int]]] = {}
 
-    def take(self, lines: list[bytes]) -> bool:
-        """Counts the lines, if each is an increment and nothing else. Otherwise it takes none of them."""
+    def add(self, lines: list[bytes]) -> bool:
+        """Count the lines, if each is an increment and nothing else. Otherwise count none of them."""
         known = len(self._times)
         self._times.update(lines)
         if len(self._times) == known:
@@ -42,20 +42,20 @@ class LineBatch:
 
     @property
     def is_full(self) -> bool:
-        """Whether it should be settled, to remember no more lines than it may."""
+        """Whether a flush is due, because more distinct lines are remembered than the bound."""
         return len(self._increments) > MAX_DISTINCT
 
-    def flush(self, producer: ProducerState) -> None:
-        """Takes what was counted into the producer's state."""
+    def flush(self, totals: ProducerTotals) -> None:
+        """Add what was counted to the producer's totals."""
         for line, times in self._times.items():
             for field, count in self._increments[line]:
-                producer.incr(field, count * times)
+                totals.incr(field, count * times)
         self._times.clear()
         if self.is_full:
             self._increments.clear()
 
     def _learn(self, line: bytes) -> bool:
-        """Parses a line seen for the first time; False where it says anything but increments."""
+        """Parse a line that is new. Returns False if it holds anything but increments."""
         if len(line) > LONGEST:
             return False
         frame = parse(line)

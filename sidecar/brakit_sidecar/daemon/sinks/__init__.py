@@ -1,25 +1,36 @@
-"""Where an event can go. A sink takes the body's bytes and says what became of them; it never raises."""
+"""Where an event can go. A sink gets the body's bytes and returns what became of them. It never raises."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ...core.endpoint import DEFAULT_ENDPOINT, is_acceptable_endpoint
 from ...core.outbox import Outcome, Reason, Verdict
 from ...core.payload import is_plausible_key
-from .local import LocalSink
-from .settings import DEFAULT_ENDPOINT, is_acceptable_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 
 class Sink(Protocol):
-    async def send(self, body: bytes) -> Verdict: ...
+    """What sends a body once."""
+
+    async def send(self, body: bytes) -> Verdict:
+        """Try once, and return the outcome."""
+
+
+class LocalSink(NamedTuple):
+    """Sends nothing: in local mode, and under settings with which nothing could arrive."""
+
+    verdict: Verdict
+
+    async def send(self, body: bytes) -> Verdict:
+        """Return the verdict that holds for every event."""
+        return self.verdict
 
 
 async def choose(environ: Mapping[str, str]) -> Sink:
-    """The sink that the settings name. aiohttp is only loaded where something may be sent."""
+    """Return the sink that the settings name. aiohttp is imported only if something may be sent."""
     key = environ.get("BRAKIT_TELEMETRY_KEY", "")
     endpoint = environ.get("BRAKIT_TELEMETRY_ENDPOINT", "") or DEFAULT_ENDPOINT
     if not key:
@@ -29,33 +40,17 @@ async def choose(environ: Mapping[str, str]) -> Sink:
     if not is_acceptable_endpoint(endpoint):
         return LocalSink(Verdict.dropped(Reason.BAD_ENDPOINT))
 
-    from anyio import to_thread  # noqa: PLC0415 (only with the next line)
+    from anyio import to_thread  # noqa: PLC0415 (needed only for the import of aiohttp)
 
     return await to_thread.run_sync(_load_posthog, endpoint)
 
 
 def _load_posthog(endpoint: str) -> Sink:
-    """Off the loop: aiohttp takes a fifth of a second to import."""
+    """Import aiohttp in a thread, because it takes a fifth of a second."""
+    from .posthog import PostHogSink  # noqa: PLC0415
     from .proxies import UnusableProxyError, proxy_for  # noqa: PLC0415
 
-    with _without_certificates():
-        from .posthog import PostHogSink  # noqa: PLC0415
     try:
         return PostHogSink(endpoint, proxy_for(endpoint))
     except UnusableProxyError:
         return LocalSink(Verdict.dropped(Reason.PROXY))
-
-
-@contextmanager
-def _without_certificates() -> Iterator[None]:
-    """When it is imported, aiohttp makes itself two TLS contexts that the sink never uses: it has its own where TLS is
-    spoken. Each would hold the system's CAs, a megabyte and more; without any they trust nobody.
-    """
-    import ssl  # noqa: PLC0415 (only with aiohttp)
-
-    load = ssl.SSLContext.set_default_verify_paths
-    ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        ssl.SSLContext.set_default_verify_paths = load  # type: ignore[method-assign]

@@ -9,8 +9,8 @@ from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from brakit_sidecar.core.frames import Frame, Occurred, parse
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.schema import JOURNEY, SESSION, SESSION_FIELDS
-from brakit_sidecar.core.session import state
-from brakit_sidecar.core.session.state import ProducerState, SessionState
+from brakit_sidecar.core.session import totals
+from brakit_sidecar.core.session.totals import ProducerTotals, SessionTotals
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ class Told:
     """A session that is told lines, a millisecond apart."""
 
     def __init__(self) -> None:
-        self.state = SessionState()
+        self.state = SessionTotals()
         self.ms = 0
         self.sent: list[Occurred] = []
         self.refused: list[Refusal] = []
@@ -106,7 +106,7 @@ def test_marks_of_one_field_are_none_of_another() -> None:
 
 
 def test_marks_beyond_what_a_producer_may_make_the_daemon_remember_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MAX_MARKS", 2)
+    monkeypatch.setattr(totals, "MAX_MARKS", 2)
     told = Told().says("p", mark={"insight_count": [ID_A, ID_B, ID_C, ID_A], "finding_count": [ID_C]})
     assert told.refused == [Refusal.TOO_MANY]
     assert (told["insight_count"], told["finding_count"]) == (2, 1)
@@ -125,18 +125,18 @@ def test_another_framework_is_a_framework() -> None:
 
 
 def test_frames_at_the_same_instant_are_ordered_by_their_arrival() -> None:
-    session = SessionState()
+    session = SessionTotals()
     session.apply("q", frame(set={"package_manager": "uv"}), when_ns=7, elapsed_ms=0)
     session.apply("p", frame(set={"package_manager": "pip"}), when_ns=7, elapsed_ms=0)
     assert session.total("package_manager") == "uv"
 
 
 def test_a_word_bears_the_time_at_which_it_was_said_and_no_two_frames_bear_the_same() -> None:
-    session = SessionState()
+    session = SessionTotals()
     for producer in ("p", "q"):
         session.apply(producer, frame(set={"framework": "flask"}), when_ns=7, elapsed_ms=0)
     session.greet("r", "python", when_ns=100)
-    said = [account.said for account in session.producers.values()]
+    said = [account.values for account in session.producers.values()]
     assert said == [{"framework": (7, "p", "flask")}, {"framework": (8, "q", "flask")}, {"sdk": (100, "r", "python")}]
 
 
@@ -206,7 +206,7 @@ def test_running_rows_of_workers_are_summed() -> None:
 
 
 def test_routes_beyond_the_bound_feed_durations_and_are_no_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MAX_ROUTES", 1)
+    monkeypatch.setattr(totals, "MAX_ROUTES", 1)
     told = Told().says("p", observe={ID_A: [1], ID_B: [5]}).says("p", histogram={ID_C: [9_000_000, 0, 0, 0, 0, 0, 1]})
     told.says("p", observe={ID_A: [1]})
     assert set(told.state.producer("p").routes) == {ID_A, limits.OVERFLOW_ROUTE}
@@ -223,18 +223,20 @@ def test_a_producers_memory_is_taken_in_as_if_it_had_just_been_said() -> None:
     told = Told().says("p", incr={"request_count": 3}, observe={ID_A: [1]})
     contents = CounterSnapshot({"request_count": 5, "error_count": 1}, {ID_A: (4_000_000, 2, 0, 0, 0, 0, 0)})
     for _ in range(2):
-        told.state.producer("p").take_in(contents)
+        told.state.producer("p").merge_snapshot(contents)
     assert (told["request_count"], told["error_count"], told["avg_duration_ms"], told["endpoint_count"]) == (5, 1, 2, 1)
 
 
 def test_an_older_reading_of_a_producers_memory_loses_nothing() -> None:
     told = Told().says("p", total={"request_count": 5}, histogram={ID_A: [4_000_000, 2, 0, 0, 0, 0, 0]})
-    told.state.producer("p").take_in(CounterSnapshot({"request_count": 4}, {ID_A: (1_000_000, 1, 0, 0, 0, 0, 0)}))
+    told.state.producer("p").merge_snapshot(
+        CounterSnapshot({"request_count": 4}, {ID_A: (1_000_000, 1, 0, 0, 0, 0, 0)})
+    )
     assert (told["request_count"], told["avg_duration_ms"]) == (5, 2)
 
 
 def test_one_producers_overflow_takes_no_room_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MAX_ROUTES", 1)
+    monkeypatch.setattr(totals, "MAX_ROUTES", 1)
     told = Told().says("p", observe={ID_A: [1], ID_B: [1]}).says("q", observe={ID_B: [1]})
     assert told["endpoint_count"] == 2
 
@@ -244,9 +246,9 @@ def test_one_producers_overflow_takes_no_room_from_another(monkeypatch: pytest.M
 
 def test_what_is_recalled_stands_beside_what_was_said_since() -> None:
     told = Told().says("q", set={"framework": "django"}, incr={"request_count": 1})
-    told.state.recall("p", frame(set={"framework": "flask"}, total={"request_count": 2}), 0, sdk="node")
+    told.state.replay("p", frame(set={"framework": "flask"}, total={"request_count": 2}), 0, sdk="node")
     assert (told["framework"], told["request_count"], told["sdk"]) == ("flask", 3, "node")
-    told.state.recall("p", frame(total={"request_count": 2}), 0)
+    told.state.replay("p", frame(total={"request_count": 2}), 0)
     assert told["request_count"] == 3
 
 
@@ -261,10 +263,10 @@ def test_accounts_that_become_one_change_nothing_of_what_is_reported() -> None:
         )
         told.says(producer, mark={"insight_count": [ID_A]}, observe={ID_B: [1, 600], ID_C: [3]})
     before = told.state.report(SESSION, {}, {})
-    told.state.merge_departed(["p", "q", "never seen"])
+    told.state.compact(["p", "q", "never seen"])
     assert told.state.report(SESSION, {}, {}) == before
     assert len(told.state.producers) == 2
-    told.state.merge_departed(["r"])
+    told.state.compact(["r"])
     assert told.state.report(SESSION, {}, {}) == before
     assert len(told.state.producers) == 1
 
@@ -316,7 +318,7 @@ def test_an_event_said_again_changes_no_time_and_no_field_that_is_known() -> Non
 
 
 def test_a_time_beyond_a_day_is_a_day() -> None:
-    session = SessionState()
+    session = SessionTotals()
     session.apply("p", frame(event={"name": "first_request"}), when_ns=0, elapsed_ms=page.DAY_MS + 1)
     assert session.total("time_to_first_request_ms") == page.DAY_MS
 
@@ -340,7 +342,7 @@ def test_an_event_counts_what_its_own_line_says() -> None:
 
 def test_what_an_event_says_for_itself_alone_the_session_does_not_learn() -> None:
     told = Told().says("p", event={"name": "first_request", "port": 8000, "sdk": "python", "brakit_version": "0.1.7"})
-    assert set(told.state.producer("p").said) == {"brakit_version", "time_to_first_request_ms"}
+    assert set(told.state.producer("p").values) == {"brakit_version", "time_to_first_request_ms"}
 
 
 # --- the report ---------------------------------------------------------------------------------------------
@@ -350,7 +352,7 @@ def test_what_an_event_says_for_itself_alone_the_session_does_not_learn() -> Non
 def test_of_an_event_that_nobody_said_anything_of_every_field_is_neutral(name: str) -> None:
     event = SESSION if name == "session" else JOURNEY[name]
     defaults = {field: promise.default for field, promise in page.EVENTS[name].items()}
-    assert SessionState().report(event, {}, {}) == defaults
+    assert SessionTotals().report(event, {}, {}) == defaults
 
 
 def test_a_report_is_what_was_said_then_what_the_daemon_knows_then_what_the_session_has() -> None:
@@ -376,13 +378,13 @@ def test_asking_for_the_report_changes_nothing() -> None:
 
 
 def test_a_total_that_nobody_spoke_of_is_none_or_nothing() -> None:
-    session = SessionState()
+    session = SessionTotals()
     assert (session.total("framework"), session.total("request_count")) == (None, 0)
 
 
 @pytest.mark.parametrize("field", SESSION_FIELDS.values(), ids=lambda field: field.name)
 def test_the_account_of_a_silent_producer_is_the_rules_identity(field: Any) -> None:
-    assert ProducerState("p").account(field) == field.rule.identity()
+    assert ProducerTotals("p").account(field) == field.rule.identity()
 
 
 def test_one_producers_garbage_leaves_another_producer_untouched() -> None:

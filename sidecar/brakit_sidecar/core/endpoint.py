@@ -1,4 +1,4 @@
-"""Which endpoint is worth a connection."""
+"""Which endpoint an event may be sent to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DEFAULT_ENDPOINT = "https://us.i.posthog.com"
 
 
 def is_acceptable_endpoint(endpoint: str) -> bool:
-    """Https anywhere; plain http on loopback only, as it would show the events to the network."""
+    """Whether it is https, or plain http on loopback, because the network could read plain http."""
     try:
         url = urlsplit(endpoint)
         port = url.port

@@ -1,0 +1,73 @@
+"""What the daemon must do after a stimulus, in the order of the list that it got.
+
+A session or a worker is named by its id, so an effect stays true whatever happens to the session afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..schema import EventSpec
+
+
+class Journal(NamedTuple):
+    """Append these records to the session's journal."""
+
+    session_id: str
+    records: list[dict[str, Any]]
+
+
+class Emit(NamedTuple):
+    """Make this event and queue it.
+
+    It is sent only if ``anonymous_id`` is still the one that counts. ``joined`` is False for the session event of a
+    session that no worker joined.
+    """
+
+    session_id: str
+    event: EventSpec
+    values: Mapping[str, Any]
+    anonymous_id: str | None
+    joined: bool = True
+
+
+class WatchOwner(NamedTuple):
+    """Watch for the exit of the process that owns the session."""
+
+    session_id: str
+    pid: int
+
+
+class WatchWorker(NamedTuple):
+    """Watch for the exit of a worker's process, by polling if descriptors are short."""
+
+    session_id: str
+    producer: str
+    pid: int
+    are_descriptors_short: bool = False
+
+
+class UnwatchWorker(NamedTuple):
+    """Stop watching a worker's process, because its connection says more."""
+
+    session_id: str
+    producer: str
+
+
+class Release(NamedTuple):
+    """Retire a worker's counter file, because it counts for no session any more."""
+
+    session_id: str
+    producer: str
+
+
+class Close(NamedTuple):
+    """Remove the journal, the counter files and the watches of a session that is over."""
+
+    session_id: str
+
+
+Effect = Journal | Emit | WatchOwner | WatchWorker | UnwatchWorker | Release | Close

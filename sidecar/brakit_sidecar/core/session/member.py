@@ -1,0 +1,35 @@
+"""One connection's part in a session: its producer, and the increments that are not in the producer's totals yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .line_batch import LineBatch
+
+if TYPE_CHECKING:
+    from .totals import ProducerTotals
+    from .worker import Worker
+
+
+class Member:
+    """What a connection that joined a session holds on to."""
+
+    __slots__ = ("batch", "producer", "session_id", "totals", "worker")
+
+    def __init__(self, session_id: str, producer: str, totals: ProducerTotals, worker: Worker | None) -> None:
+        """``worker`` is None if the connection is the owner's."""
+        self.session_id = session_id
+        self.producer = producer
+        self.totals = totals
+        self.worker = worker
+        self.batch = LineBatch()
+
+    def count(self, lines: list[bytes]) -> bool:
+        """Count increment lines without parsing each. Returns False, and counts none, if one holds something else."""
+        if self.batch.is_full:
+            self.flush()
+        return self.batch.add(lines)
+
+    def flush(self) -> None:
+        """Add the counted increments to the producer's totals."""
+        self.batch.flush(self.totals)

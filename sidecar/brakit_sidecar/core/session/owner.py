@@ -1,0 +1,45 @@
+"""The owner of a session: its end is the session's end. Time comes in as a number."""
+
+from __future__ import annotations
+
+
+class Owner:
+    """Nobody, a connection, a process, an owner that was lost, or one that is dead.
+
+    A method that may end the session returns since when it is over, in monotonic seconds, or None if it goes on.
+    """
+
+    __slots__ = ("connections", "is_dead", "lost_at", "pid")
+
+    def __init__(self) -> None:
+        self.connections = 0  # open ones
+        self.pid: int | None = None  # the process that owns the session without a connection
+        self.lost_at: float | None = None  # its last connection closed then, before any end was reported
+        self.is_dead = False  # its process has exited
+
+    @property
+    def exists(self) -> bool:
+        """Whether a connection or a process owns the session now."""
+        return self.pid is not None or self.connections > 0
+
+    def connect(self) -> None:
+        """Own the session by one more connection. An owner that was lost is no longer lost."""
+        self.connections += 1
+        self.lost_at = None
+        self.is_dead = False
+
+    def disconnect(self, now: float) -> float | None:
+        """Note that one of its connections closed."""
+        self.connections -= 1
+        if self.exists:
+            return None
+        self.lost_at = now
+        return now if self.is_dead else None
+
+    def process_exited(self, now: float) -> float | None:
+        """Note that its process has exited. An open connection is read to EOF first, because it may hold the end."""
+        self.pid = None
+        self.is_dead = True
+        if self.exists:
+            return None
+        return now if self.lost_at is None else self.lost_at

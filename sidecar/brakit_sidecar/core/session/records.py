@@ -1,0 +1,72 @@
+"""The records of a session's journal. What producers reported is in the wire's own words (``transcript``).
+
+The other records hold when the session began, which workers joined and left it, and how it ends. ``replay`` reads them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import transcript
+from .totals import COMPACTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .totals import ProducerTotals
+
+    Record = dict[str, Any]
+
+NS_PER_S = 1_000_000_000
+COMMANDS = "commands"  # the producer of what commands report; not a producer's id, because it is not a UUID
+NOT_PRODUCERS = frozenset({COMMANDS, COMPACTED})
+
+
+def opened(opened_at: float, boot: str, group: str | None, owner_pid: int | None) -> Record:
+    """Return the record of a session's start, and of the process that owns it."""
+    return {"opened": opened_at, "boot": boot, "group": group, "owner_pid": owner_pid}
+
+
+def joined(totals: ProducerTotals, *, is_worker: bool) -> Record:
+    """Return the record of a hello, the first one or a later one."""
+    sdk = totals.values.get("sdk")
+    return {"joined": totals.producer, "worker": is_worker, "sdk": sdk and sdk[2], "at": sdk[0] if sdk else 0}
+
+
+def changed(totals: ProducerTotals) -> list[Record]:
+    """Return what the totals gained since this function was last called for them."""
+    return [_frame(totals, when, frame) for when, frame in transcript.changed(totals)]
+
+
+def whole(totals: ProducerTotals) -> list[Record]:
+    """Return all of the totals."""
+    return [_frame(totals, when, frame) for when, frame in transcript.whole(totals)]
+
+
+def end(producer: str, exit_reason: str, now: float) -> Record:
+    """Return the record of a producer that reported its end."""
+    return {"by": producer, "at": int(now * NS_PER_S), "frame": {"end": {"exit_reason": exit_reason}}}
+
+
+def left(producer: str, left_at: float | None) -> Record:
+    """Return the record of a worker that has no connection any more. The time is None if it is unknown."""
+    return {"left": producer, "at": None if left_at is None else int(left_at * NS_PER_S)}
+
+
+def compacted(producers: Iterable[str]) -> Record:
+    """Return the record of workers whose totals became one. The records before it hold all that they reported."""
+    return {"compacted": sorted(producers)}
+
+
+def ending(exit_reason: str, ended_at: float) -> Record:
+    """Return the record of a session's end."""
+    return {"ending": exit_reason, "ended_at": ended_at}
+
+
+def occurred(name: str) -> Record:
+    """Return the record of an event that occurs once in a session."""
+    return {"occurred": name}
+
+
+def _frame(totals: ProducerTotals, when: int, frame: dict[str, Any]) -> Record:
+    return {"by": totals.producer, "at": when, "frame": frame}

@@ -1,0 +1,177 @@
+"""A session from the records of its journal, by the same stimuli that wrote them.
+
+A record may hold anything, because a file is not under our control. One that is not ours costs only itself.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from .. import payload
+from ..frames import UUID, parse
+from ..outbox import QueuedEvent
+from ..schema import EVENTS, SESSION, SESSION_FIELDS
+from .records import NS_PER_S
+from .session import Ending
+from .totals import COMPACTED
+from .worker import Phase, Stimulus, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .records import Record
+    from .session import Session
+
+
+class Replayed(NamedTuple):
+    """What a journal holds."""
+
+    session: Session | None  # None if it was reported, or if the journal is of events without a session
+    events: list[QueuedEvent]  # frozen, and not known to have a receipt
+    foreign: list[str]  # the names of events whose frozen bodies are not ours
+
+
+def replay(session: Session, journal: Iterable[Record], now: float, boot: str, api_key: str) -> Replayed:
+    """Replay a journal into a session of its id in which nothing has happened yet.
+
+    Workers that had not left are taken as gone since ``now`` (monotonic seconds); they may be found alive later.
+    ``boot`` is the id of this boot of the machine.
+    """
+    reader = _Reader(session, api_key)
+    for record in journal:
+        with suppress(KeyError, TypeError, ValueError, AttributeError):  # not our record; the rest is still good
+            reader.read(record)
+    return Replayed(reader.session_as_of(now, boot), list(reader.events.values()), reader.foreign)
+
+
+class _Reader:
+    """Applies records one after another."""
+
+    def __init__(self, session: Session, api_key: str) -> None:
+        self._session = session
+        self._api_key = api_key
+        self.events: dict[str, QueuedEvent] = {}
+        self.foreign: list[str] = []
+        self._is_open = False
+        self._is_owned = False
+        self._ending: tuple[str, float] | None = None
+        self._last_at = 0.0
+        self._readers: dict[str, Callable[[Record], None]] = {
+            "opened": self._opened,
+            "joined": self._joined,
+            "frame": self._frame,
+            "left": self._left,
+            "compacted": self._compacted,
+            "ending": self._ends,
+            "occurred": self._occurred,
+            "frozen": self._frozen,
+            "settled": self._settled,
+        }
+
+    def read(self, record: Record) -> None:
+        """Apply one record. Raises anything if it is not ours."""
+        self._last_at = max(self._last_at, (record.get("at") or 0) / NS_PER_S)
+        for key, reader in self._readers.items():
+            if key in record:
+                reader(record)
+
+    def session_as_of(self, now: float, boot: str) -> Session | None:
+        """Return the session as it goes on, or None if it does not."""
+        session = self._session
+        if not self._is_open or SESSION.name in session.totals.occurred:
+            return None
+        for worker in session.workers.values():
+            if worker.phase in (Phase.CONNECTED, Phase.FINISHED):  # its connection vanished with the daemon
+                worker.apply(Stimulus.DISCONNECT)
+                worker.left_at = now
+                session.last_left = worker
+        if session.boot != boot:  # the machine was off: its clock is another one, and its processes are gone
+            reason, ended_at = self._ending or ("crash", max(self._last_at, session.opened_at))
+            session.ending = Ending(reason, ended_at, seal_by=now)
+        elif self._ending is not None:
+            session.ending = Ending(*self._ending, seal_by=now + session.timing.goodbye_s)
+        elif self._is_owned:
+            session.owner.lost_at = now
+        return session
+
+    # --- one method for each kind of record ------------------------------------------------------------------------
+
+    def _opened(self, record: Record) -> None:
+        session = self._session
+        session.opened_at, session.boot = float(record["opened"]), str(record["boot"])
+        session.group = record["group"] if UUID.fullmatch(record["group"] or "") else None
+        session.owner.pid = record["owner_pid"] if type(record["owner_pid"]) is int else None
+        self._is_open = UUID.fullmatch(session.id) is not None
+
+    def _joined(self, record: Record) -> None:
+        session, producer = self._session, record["joined"]
+        if record["worker"]:
+            worker = self._worker(producer)
+            worker.apply(Stimulus.HELLO)
+            worker.exit_reason = None
+            session.totals.replay(producer, parse(b"{}"), record["at"], record["sdk"])
+        else:
+            session.totals.producer(producer)
+            self._is_owned = True
+
+    def _frame(self, record: Record) -> None:
+        frame = parse(orjson.dumps(record["frame"]))
+        self._session.totals.replay(record["by"], frame, record["at"])
+        worker = self._session.workers.get(record["by"])
+        if frame.end is not None and worker is not None:
+            worker.exit_reason = frame.end
+            worker.apply(Stimulus.END)
+
+    def _left(self, record: Record) -> None:
+        session, worker = self._session, self._session.workers[record["left"]]
+        left_at = None if record["at"] is None else record["at"] / NS_PER_S
+        if worker.phase is not Phase.GONE:
+            worker.apply(Stimulus.DISCONNECT)
+        if left_at is None:
+            return
+        worker.left_at = left_at
+        last = session.last_left
+        if last is None or last.left_at is None or last.left_at <= left_at:
+            session.last_left = worker
+
+    def _compacted(self, record: Record) -> None:
+        session = self._session
+        session.totals.compact(record["compacted"])
+        for producer in record["compacted"]:
+            worker = session.workers.setdefault(producer, Worker(producer, session.totals.producer(COMPACTED)))
+            if worker.phase in (Phase.CONNECTED, Phase.FINISHED):
+                worker.apply(Stimulus.DISCONNECT)
+            worker.apply(Stimulus.COMPACT)
+
+    def _ends(self, record: Record) -> None:
+        self._ending = SESSION_FIELDS["exit_reason"].domain.coerce(record["ending"]), float(record["ended_at"])
+
+    def _occurred(self, record: Record) -> None:
+        self._session.totals.occurred.add(EVENTS[record["occurred"]].name)
+
+    def _frozen(self, record: Record) -> None:
+        """Read an event that was about to be sent.
+
+        A body that is not ours must not be sent. Its session then goes on. An event that occurs once is not made a
+        second time, because workers report it again and the first body may have arrived.
+        """
+        name, uuid, distinct_id, frozen = record["frozen"]
+        body = payload.rebuild(name, frozen.encode(), api_key=self._api_key, distinct_id=distinct_id, uuid=uuid)
+        if EVENTS[name].once and (body is not None or name != SESSION.name):
+            self._session.totals.occurred.add(EVENTS[name].name)
+        if body is None:
+            self.foreign.append(EVENTS[name].name)
+            return
+        self.events[uuid] = QueuedEvent(EVENTS[name].name, uuid, distinct_id, body, self._session.id)
+
+    def _settled(self, record: Record) -> None:
+        self.events.pop(record["settled"], None)
+
+    def _worker(self, producer: str) -> Worker:
+        workers = self._session.workers
+        if producer not in workers:
+            workers[producer] = Worker(producer, self._session.totals.producer(producer))
+        return workers[producer]

@@ -1,0 +1,163 @@
+"""All open sessions: which one a hello joins, which ones are due, and which ids are over. Time comes in as a number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..payload import event_uuid
+from ..schema import SESSION
+from .effects import Close, Journal
+from .session import USUAL, Session, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..frames import Hello
+    from .effects import Effect
+    from .member import Member
+    from .worker import Worker
+
+REMEMBERED = 10_000  # ended sessions, some 2 MB; a producer that outlives so many of them opens a new session
+
+
+class Opening(NamedTuple):
+    """What a session that is opened now is made with."""
+
+    now: float  # monotonic seconds
+    anonymous_id: str | None  # the one under which it counts
+    fresh_id: str = ""  # the id of a session that only a group names
+
+
+class SessionTable:
+    """The sessions that are open, and the ids of those that are over."""
+
+    def __init__(self, boot: str = "", timing: Timing = USUAL, own: Mapping[str, Any] | None = None) -> None:
+        """``boot``: the id of this boot of the machine. ``own``: the fields that only the daemon knows."""
+        self.open: dict[str, Session] = {}
+        self._groups: dict[str, Session] = {}
+        self._ended: dict[str, None] = {}  # by the uuid of the session event, the oldest first
+        self._boot = boot
+        self._timing = timing
+        self._own = own or {}
+
+    # --- stimuli ---------------------------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello, opening: Opening, pid: int = 0) -> tuple[Member | None, list[Effect]]:
+        """Join a connection to the session that its hello names. Returns None if that session is over.
+
+        The session is opened if it is new. A worker that was compacted does not join either.
+        """
+        session, effects = self._named(hello, opening)
+        if session is None:
+            return None, []
+        member, more = session.hello(hello, opening.now, pid)
+        return member, effects + more
+
+    def open_session(
+        self, session_id: str, opening: Opening, group: str | None = None
+    ) -> tuple[Session | None, list[Effect]]:
+        """Return the session of that id, opened if it is new. Returns None if it is over."""
+        session = self.open.get(session_id)
+        if session is not None:
+            return session, []
+        if self.has_ended(session_id):
+            return None, []
+        session = self.new_session(session_id, opening, group)
+        self.take_up(session)
+        return session, [Journal(session.id, session.whole(opening.now))]
+
+    def new_session(self, session_id: str, opening: Opening, group: str | None = None) -> Session:
+        """Return a session that is not in the table yet."""
+        return Session(
+            session_id,
+            group,
+            opening.now,
+            self._boot,
+            anonymous_id=opening.anonymous_id,
+            timing=self._timing,
+            own=self._own,
+        )
+
+    def take_up(self, session: Session) -> None:
+        """Add a session: a new one, or one whose daemon died."""
+        self.open[session.id] = session
+        if session.group is not None:
+            self._groups[session.group] = session
+
+    def session_of_worker(
+        self, producer: str, session_id: str | None, group: str | None, opening: Opening
+    ) -> tuple[Session | None, list[Effect]]:
+        """Return the session of a worker whose counter file was found: one that knows it, else the one it names."""
+        for session in self.open.values():
+            if producer in session.workers:
+                return session, []
+        if session_id is not None:
+            return self.open_session(session_id, opening)
+        if group is not None:
+            known = self._groups.get(group)
+            return (known, []) if known else self.open_session(opening.fresh_id, opening, group)
+        return None, []
+
+    def seal(self, session: Session, now: float) -> list[Effect]:
+        """Make the event of a session that has ended. What is reported for it from now on is refused."""
+        return [session.report(now), *self._close(session)]
+
+    def withdraw(self) -> list[Effect]:
+        """Close every session without an event, because consent was withdrawn.
+
+        Running workers count for nothing until they start again, even if consent returns, because what they counted
+        meanwhile cannot be separated from the rest.
+        """
+        return [effect for session in list(self.open.values()) for effect in self._close(session)]
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def advance(self, now: float) -> list[Effect]:
+        """Begin the end of every session whose grace is over."""
+        return [effect for session in self.open.values() for effect in session.advance(now)]
+
+    def to_seal(self, now: float) -> list[Session]:
+        """Return the sessions that have ended and wait for nothing."""
+        return [session for session in self.open.values() if session.may_be_sealed(now)]
+
+    def to_compact(self) -> list[tuple[Session, list[Worker]]]:
+        """Return the workers that may be compacted, if so many have left that it is worth it."""
+        return [(session, workers) for session in self.open.values() if (workers := session.compactable())]
+
+    def next_due(self) -> float | None:
+        """Return when to call ``advance`` and ``to_seal`` next if nothing happens, in monotonic seconds."""
+        return min((due for session in self.open.values() if (due := session.due()) is not None), default=None)
+
+    # --- what is over ----------------------------------------------------------------------------------------------
+
+    def has_ended(self, session_id: str) -> bool:
+        """Whether the session was sealed, here or by an earlier daemon."""
+        return event_uuid(session_id, SESSION) in self._ended
+
+    def remember_end(self, session_event_uuid: str) -> None:
+        """Note that the session event of this uuid exists, made here or by an earlier daemon."""
+        self._ended[session_event_uuid] = None
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+
+    def opens_none(self, hello: Hello) -> bool:
+        """Whether no session would have to be opened for this hello."""
+        if hello.session is not None:
+            return hello.session in self.open or self.has_ended(hello.session)
+        return hello.group is None or hello.group in self._groups
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def _named(self, hello: Hello, opening: Opening) -> tuple[Session | None, list[Effect]]:
+        if hello.session is not None:
+            return self.open_session(hello.session, opening)
+        assert hello.group is not None  # a hello with neither joins nothing
+        known = self._groups.get(hello.group)
+        return (known, []) if known else self.open_session(opening.fresh_id, opening, hello.group)
+
+    def _close(self, session: Session) -> list[Effect]:
+        del self.open[session.id]
+        if session.group is not None:
+            del self._groups[session.group]
+        self.remember_end(event_uuid(session.id, SESSION))
+        return [Close(session.id)]

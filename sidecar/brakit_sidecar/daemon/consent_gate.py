@@ -1,0 +1,69 @@
+"""The daemon's one question about consent: may it count and send now, and under which anonymous id?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..host import config_file, consent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+
+@dataclass(eq=False)
+class ConsentGate:
+    """Reads the config at every question, because any program may change it."""
+
+    environ: MutableMapping[str, str]
+    last_anonymous_id: str | None = None  # as of the last question that could be answered
+    _when_readable: Callable[[bool], None] | None = None
+
+    def when_readable(self, call: Callable[[bool], None]) -> None:
+        """Call a function once, as soon as the config can be read, with whether telemetry is on."""
+        self._when_readable = call
+        self.allows()
+
+    def allows(self) -> bool | None:
+        """Whether telemetry is on. Returns None if the config cannot be read now, so that clients try again later."""
+        decision = consent.current(self.environ)
+        if decision.unreadable:
+            return None
+        self.last_anonymous_id = decision.anonymous_id
+        if self._when_readable is not None:
+            call, self._when_readable = self._when_readable, None
+            call(decision.on)
+        return decision.on
+
+    def allows_id(self, anonymous_id: str | None) -> bool:
+        """Whether an event of this anonymous id may be sent now.
+
+        A withdrawal of consent replaces the id, and nothing is sent under an old one.
+        """
+        decision = consent.current(self.environ)
+        return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
+
+    def allows_event(self, anonymous_id: str | None) -> bool:
+        """Whether an event of this anonymous id may be made. An opt-out by environment is written to the config."""
+        decision = config_file.settled(self.environ)
+        return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
+
+    def settled_id(self) -> str | None:
+        """Return the anonymous id for an event without a session. Returns None if telemetry is off."""
+        decision = config_file.settled(self.environ)
+        return decision.anonymous_id if decision.on else None
+
+    def status(self) -> dict[str, object]:
+        """Return the decision and its reason, for ``status``."""
+        self.allows()  # the config may have become readable
+        decision = consent.current(self.environ)
+        return {"on": decision.on, "why": decision.why}
+
+    def config_was_changed(self) -> bool:
+        """Whether a person has opted out in the config.
+
+        That decision is later than the opt-in by the environment which the daemon was started with.
+        """
+        self.environ.pop("BRAKIT_TELEMETRY", None)
+        decision = consent.current(self.environ)
+        return not decision.on and not decision.unreadable

@@ -1,0 +1,195 @@
+"""The listener and its connections, and what to do if descriptors run short. All of that pressure is handled here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import select
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ..host.launch import BACKLOG
+from .connection import Connection
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+    from ..core.protocol import SessionBook
+    from ..core.session.member import Member
+    from .interfaces import Evictor
+
+ACCEPT_AT_ONCE = 16  # then the connections have their turn, so that a flood of connects starves none of them
+MAX_PENDING = BACKLOG + 1  # Linux queues backlog + 1 connections
+RETRY_ACCEPT_S = 0.1  # if a connection waits that cannot be accepted: trying again at once would only spin
+# Descriptors that connections do not get: one for the counter file of each connection that is accepted at once, and a
+# few for the config, the receipts, and what sending takes.
+RESERVE = ACCEPT_AT_ONCE + 8
+
+_log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Accepts connections and serves each in a task of its own."""
+
+    def __init__(
+        self, listening: socket.socket, path: str, tasks: TaskGroup, wake: Callable[[], None], *, is_inherited: bool
+    ) -> None:
+        """``wake`` is called when no connection is left. An inherited socket's path is its owner's to unlink."""
+        self._listening = listening
+        self._path = path
+        self._bound = None if is_inherited else _identity(path)
+        self._tasks = tasks
+        self._wake = wake
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._is_starved = False  # a connection waits that cannot be accepted
+        self._accepting = anyio.CancelScope()
+        self._book: SessionBook
+        self._evictor: Evictor
+        self.connections: dict[Connection, None] = {}  # the oldest first
+
+    async def serve(self) -> None:
+        """Accept until ``stop``. Then close the listener at once, because its number may be another socket's later."""
+        with self._accepting:
+            while True:
+                await anyio.wait_readable(self._listening)
+                if self._accepting.cancel_called:  # it became readable in the very turn of the stop
+                    break
+                self.accept(ACCEPT_AT_ONCE)
+                if self._is_starved and not self._make_room():
+                    await anyio.sleep(RETRY_ACCEPT_S)
+        self._listening.close()
+
+    def connect(self, book: SessionBook, evictor: Evictor) -> None:
+        """Give the connections their book, before any is accepted."""
+        self._book, self._evictor = book, evictor
+
+    def accept(self, most: int = ACCEPT_AT_ONCE) -> list[Connection]:
+        """Accept at most ``most`` pending connections. Returns them."""
+        streams: list[socket.socket] = []
+        self._is_starved = False
+        while len(streams) < most and not self._is_starved:
+            stream = None if self.is_short_of_descriptors() else self._accept_one()
+            if stream is not None:
+                streams.append(stream)
+            elif self._is_pending():
+                self._is_starved = True
+            else:
+                break
+        accepted = [Connection(stream, self._book, self.connections, self._wake) for stream in streams]
+        for connection in accepted:
+            self._tasks.start_soon(connection.serve)
+        return accepted
+
+    def drain(self, expendable: Callable[[Member], bool] = lambda _member: False) -> bool:
+        """Accept every pending connection and read every pending byte, without yielding.
+
+        Returns False if a connection still waits for want of descriptors. Connections of ``expendable`` members are
+        closed for it, after they were read.
+        """
+        while not self._drain_once():
+            if not self._close_one(expendable):
+                return False
+        return True
+
+    def stop(self) -> None:
+        """Accept no more."""
+        self._accepting.cancel()
+
+    def remove_path(self) -> None:
+        """Unlink the socket, if its path still leads to what was bound. The directory may be another one by now."""
+        if self._bound is not None and _identity(self._path) == self._bound:
+            os.unlink(self._path)
+
+    def is_short_of_descriptors(self) -> bool:
+        """Whether a further descriptor would be one of the reserve. The kernel gives the lowest number that is free."""
+        try:
+            probe = os.dup(self._listening.fileno())
+        except OSError:
+            return True
+        os.close(probe)
+        return probe >= self._limit - RESERVE
+
+    # --- one connection --------------------------------------------------------------------------------------------
+
+    def _accept_one(self) -> socket.socket | None:
+        """Return None if no connection waits, or if the machine is short of files or of memory."""
+        while True:
+            try:
+                stream, _ = self._listening.accept()
+            except ConnectionAbortedError:  # the client closed it meanwhile
+                continue
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    _log.warning("cannot accept: %s", os.strerror(error.errno or 0))
+                return None
+            stream.setblocking(False)
+            return stream
+
+    def _is_pending(self) -> bool:
+        waiting = select.poll()
+        waiting.register(self._listening, select.POLLIN)
+        return bool(waiting.poll(0))
+
+    # --- all of them -----------------------------------------------------------------------------------------------
+
+    def _drain_once(self) -> bool:
+        """Accept in batches, because each hello may carry a descriptor, which is lost if it cannot be received.
+
+        Accepts at most as many as can have waited by now, because a flood has no end.
+        """
+        left = MAX_PENDING
+        while True:
+            accepted = self.accept(min(ACCEPT_AT_ONCE, left))
+            left -= len(accepted)
+            for connection in accepted:
+                connection.drain()
+            if accepted and left and not self._is_starved:
+                continue
+            for connection in list(self.connections):
+                connection.drain()
+            if not self._is_starved:
+                return True
+            if not self._make_room():
+                return False
+
+    def _make_room(self) -> bool:
+        """Free descriptors. Returns False if all are needed, or if the machine is short of them and not this process.
+
+        Counter files are read by their names from here on. The connections that have been open longest and lose nothing
+        are closed, one for each that waits.
+        """
+        if not self.is_short_of_descriptors():
+            return False
+        self._evictor.release_descriptors()
+        for connection in list(self.connections):
+            if not self.is_short_of_descriptors():
+                break
+            self._evict(connection)
+        return not self.is_short_of_descriptors()
+
+    def _evict(self, connection: Connection) -> None:
+        member = connection.member
+        if connection.protocol.is_closing or (member is None and connection.is_idle):
+            connection.close()
+        elif member is not None and not connection.protocol.owes_answer and self._evictor.may_evict(member):
+            connection.evict()
+
+    def _close_one(self, expendable: Callable[[Member], bool]) -> bool:
+        for connection in self.connections:
+            if connection.member is not None and expendable(connection.member) and not connection.protocol.is_closing:
+                connection.close()
+                return True
+        return False
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino

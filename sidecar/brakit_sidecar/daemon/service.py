@@ -1,0 +1,231 @@
+"""The sessions' book: applies what connections report, carries out the effects, and seals.
+
+Effects are carried out at once and in their order, so a record is in the journal before anything that follows from it.
+Sealing drains the intake, which calls the book again. Those calls carry out their own effects, and none of them seals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ..core.protocol import Ended, Joined, TryLater
+from ..core.refusal import Refusal
+from ..core.session import effects as fx
+from ..core.session.table import Opening
+from ..host import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..core.frames import Frame, Hello
+    from ..core.session.member import Member
+    from ..core.session.session import Session
+    from ..core.session.table import SessionTable
+    from ..core.session.worker import Worker
+    from .consent_gate import ConsentGate
+    from .counter_files import CounterFiles
+    from .interfaces import Intake
+    from .journal import Journal
+    from .process_watcher import ProcessWatcher
+    from .reporter import Reporter
+
+
+@dataclass(eq=False)
+class Service:
+    """Implements SessionBook and Evictor."""
+
+    table: SessionTable
+    consent: ConsentGate
+    counter_files: CounterFiles
+    journal: Journal
+    reporter: Reporter
+    watcher: ProcessWatcher
+    intake: Intake
+    wake: Callable[[], None]  # a due time may have moved
+    answer: Callable[[Any], Any] = lambda _question: Refusal.UNKNOWN_ASK
+    refusals: Counter[Refusal] = field(default_factory=Counter)
+    is_stopping: bool = False  # no session is opened, because no daemon would end it: a client asks the next daemon
+
+    # --- SessionBook -----------------------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
+        """Join the session that the hello names, which is opened if it is new."""
+        names_a_session = hello.session is not None or hello.group is not None
+        allowed = self.consent.allows() if names_a_session else False
+        file = None if counter_file is None else self.counter_files.accept(counter_file)
+        refused = Refusal.BAD_COUNTER_FILE if counter_file is not None and file is None else None
+        if not names_a_session or allowed is None or (self.is_stopping and not self.table.opens_none(hello)):
+            if file is not None:
+                file.close()
+            return TryLater() if names_a_session else Joined(None, refused=refused)
+        member = None
+        if allowed and not (file is not None and file.origin.is_retired):
+            opening = Opening(monotonic(), self.consent.last_anonymous_id, str(uuid4()))
+            known = len(self.table.open)
+            member, effects = self.table.hello(hello, opening, pid)
+            self.run(effects)
+            if hello.is_owner or len(self.table.open) > known:  # a worker of an open session makes nothing due earlier
+                self.wake()
+        if member is None:
+            if file is not None:
+                file.retire()
+            return Ended(refused)
+        if file is not None and (snapshot := self.counter_files.attach(member.session_id, member.producer, file)):
+            self.table.open[member.session_id].counted(member.producer, snapshot)
+        return Joined(member, takes_counter_file=file is not None, refused=refused)
+
+    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
+        """Apply a frame. Returns what is refused."""
+        if member is None:
+            for occurred in frame.events:
+                self.reporter.report_without_session(occurred)
+            return [Refusal.NO_SESSION] if frame.needs_a_session else []
+        session = self.table.open.get(member.session_id)
+        if session is None:
+            return [Refusal.SESSION_ENDED] if frame.needs_a_session or frame.events else []
+        for occurred in frame.events:
+            if occurred.event.requests_in:  # a count of all producers
+                self.read_counters(session)
+        refused, effects = session.receive(member, frame, monotonic())
+        self.run(effects)
+        if frame.end is not None:
+            self.wake()
+        return refused
+
+    def receive_increments(self, member: Member, lines: list[bytes]) -> bool:
+        """Count lines that are increments and nothing else. Returns False, and counts none, if they are not."""
+        return member.session_id in self.table.open and member.count(lines)
+
+    def ask(self, member: Member | None, question: Any) -> Any:
+        """Answer a question, after all that the member reported is journaled."""
+        opens = isinstance(question, dict) and "open" in question and member is None
+        if opens and (self.is_stopping or self.consent.allows() is None):
+            return TryLater()
+        session = None if member is None else self.table.open.get(member.session_id)
+        if member is not None and session is not None:
+            self.run(session.journal_member(member))
+        return self.answer(question)
+
+    def refused(self, reason: Refusal) -> None:
+        """Count a refusal."""
+        self.refusals[reason] += 1
+
+    def closed(self, member: Member, *, is_evicted: bool = False) -> None:
+        """Note that the member's connection is closed, and that all of it was read."""
+        session = self.table.open.get(member.session_id)
+        if session is not None:
+            self.read_counter(session, member.producer)
+            self.run(session.disconnect(member, monotonic(), is_evicted=is_evicted))
+            self.wake()
+
+    # --- Evictor ---------------------------------------------------------------------------------------------------
+
+    def release_descriptors(self) -> None:
+        """Close the descriptors of all counter files that can be opened again by their names."""
+        self.counter_files.release_descriptors()
+
+    def may_evict(self, member: Member) -> bool:
+        """Whether the member is a worker that counts in a file with a name, or its session is over."""
+        if member.session_id not in self.table.open:
+            return True
+        file = self.counter_files.of(member.session_id, member.producer)
+        return member.worker is not None and file is not None and file.has_name
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def run(self, effects: Iterable[fx.Effect]) -> None:
+        """Carry out the effects of one stimulus."""
+        for effect in effects:
+            match effect:
+                case fx.Journal(session_id, records):
+                    session = self.table.open.get(session_id)
+                    if self.journal.append(session_id, records) and session is not None:
+                        self.journal.rewrite(session_id, session.whole(monotonic()))
+                case fx.Emit():
+                    self.reporter.report(effect)
+                case fx.WatchOwner(session_id, pid):
+                    exited = partial(self._process_exited, session_id, None)
+                    self.watcher.watch((session_id, None), pid, partial(process.exists, pid), exited)
+                case fx.WatchWorker(session_id, producer, pid, are_short):
+                    self.watcher.watch(
+                        (session_id, producer),
+                        pid,
+                        partial(self.counter_files.is_in_use, session_id, producer),
+                        partial(self._process_exited, session_id, producer),
+                        by_descriptor=not (are_short or self.intake.is_short_of_descriptors()),
+                    )
+                case fx.UnwatchWorker(session_id, producer):
+                    self.watcher.unwatch((session_id, producer))
+                case fx.Release(session_id, producer):
+                    self.counter_files.release(session_id, producer)
+                case fx.Close(session_id):  # pragma: no branch (the last one of a closed set)
+                    # Only after the event is journaled, because until then all of this is needed.
+                    self.watcher.unwatch_all(session_id)
+                    self.counter_files.release_all(session_id)
+                    self.journal.seal(session_id)
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def seal(self, session: Session) -> None:
+        """Make the event of a session that has ended, with all that was written before.
+
+        A live worker that is found only now may report its own end first.
+        """
+        is_drained = self.intake.drain()
+        now = monotonic()
+        if session.id not in self.table.open or not session.may_be_sealed(now):  # consent was withdrawn, or it waits
+            return
+        if not is_drained:  # what the session's own workers write from now on is too late in any case
+            self.intake.drain(lambda member: member.worker is not None and member.session_id == session.id)
+            if session.id not in self.table.open:
+                return
+        self.read_counters(session)
+        self.run(self.table.seal(session, now))
+
+    def compact(self, session: Session, workers: Iterable[Worker]) -> None:
+        """Compact the workers whose processes have exited, after all that they wrote is read."""
+        exited = [worker for worker in workers if self.counter_files.has_exited(session.id, worker.id, worker.pid)]
+        if not exited or not self.intake.drain() or session.id not in self.table.open:
+            return
+        for worker in exited:
+            self.read_counter(session, worker.id)
+        self.run(session.compact(exited))
+
+    def withdraw(self) -> None:
+        """Close every session without an event and drop what is queued, because consent is withdrawn."""
+        self.run(self.table.withdraw())
+        self.reporter.withdraw()
+        self.wake()
+
+    # --- counter files ---------------------------------------------------------------------------------------------
+
+    def read_counters(self, session: Session) -> None:
+        """Merge what all workers of the session have counted by now."""
+        for producer, snapshot in self.counter_files.snapshots(session.id):
+            session.counted(producer, snapshot)
+        session.flush()
+
+    def read_counter(self, session: Session, producer: str) -> None:
+        """Merge what one worker has counted by now."""
+        snapshot = self.counter_files.snapshot(session.id, producer)
+        if snapshot is not None:
+            session.counted(producer, snapshot)
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def _process_exited(self, session_id: str, producer: str | None) -> None:
+        session = self.table.open.get(session_id)
+        if session is None:
+            return
+        now = monotonic()
+        if producer is None:
+            self.run(session.owner_exited(now))
+        else:
+            self.read_counter(session, producer)
+            self.run(session.worker_exited(producer, now))
+        self.wake()

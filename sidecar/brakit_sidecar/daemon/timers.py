@@ -1,0 +1,34 @@
+"""Calls that are due at a time. Time comes in as a number, in monotonic seconds."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NEVER = float("inf")
+
+
+@dataclass
+class Timers:
+    """Calls each function once, at the first look at or after its time."""
+
+    next_due: float = NEVER
+    _calls: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)  # calls of the same time run in the order of their making
+
+    def call_at(self, when: float, function: Callable[[], None]) -> None:
+        """Call ``function`` at that time."""
+        heapq.heappush(self._calls, (when, next(self._numbers), function))
+        self.next_due = self._calls[0][0]
+
+    def run(self, now: float) -> None:
+        """Call what is due."""
+        while self._calls and self._calls[0][0] <= now:
+            _when, _number, function = heapq.heappop(self._calls)
+            function()
+        self.next_due = self._calls[0][0] if self._calls else NEVER

@@ -1,0 +1,288 @@
+"""What a session's journal holds, replayed: from records alone, with time as numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from brakit_sidecar.core import payload
+from brakit_sidecar.core.counter_snapshot import CounterSnapshot
+from brakit_sidecar.core.schema import EVENTS, SESSION
+from brakit_sidecar.core.session.replay import Replayed, replay
+from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL, Session
+from brakit_sidecar.core.session.worker import Phase
+
+from tests.core.session.story import BOOT, SESSION_ID, Story, hello
+from tests.harness import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NEXT_BOOT = "the next boot"
+KEY = "phc_test"
+OPENED = {"opened": 1.0, "boot": "", "group": None, "owner_pid": None}
+LINES: dict[str, Any] = {
+    "set": {"framework": "flask", "is_custom_command": True, "setup_duration_ms": 7},
+    "add": {"insight_types": ["n1"]},
+    "mark": {"insight_count": ["a" * 16]},
+    "event": {"name": "first_request", "port": 8000},
+}
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def replayed(
+    records: Iterable[dict[str, Any]], now: float = 2.0, boot: str = "", session_id: str = SESSION_ID
+) -> Replayed:
+    """Replay records into a fresh session."""
+    return replay(Session(session_id, None, 0.0, ""), records, now, boot, KEY)
+
+
+def again(story: Story, after_s: float = 10.0, boot: str = BOOT) -> Session:
+    """Return the story's session as the next daemon finds it."""
+    found = replayed(story.journal(), story.now + after_s, boot, story.session.id).session
+    assert found is not None
+    return found
+
+
+def summary(session: Session) -> dict[str, Any]:
+    """Return the session event's fields, without those that only the daemon knows."""
+    return session.totals.report(SESSION, {}, {})
+
+
+def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
+    """Return the record of an event that was about to be sent."""
+    event, uuid, distinct_id = EVENTS[name], uuid or new_id(), new_id()
+    body = payload.body(
+        event,
+        dict.fromkeys(event.fields),
+        api_key=KEY,
+        distinct_id=distinct_id,
+        uuid=uuid,
+        timestamp="2026-11-22T14:08:28.998Z",
+    )
+    return {"frozen": [name, uuid, distinct_id, body.decode()]}
+
+
+def test_a_journal_restores_what_was_reported(story: Story) -> None:
+    story.worker("p").send("p", **LINES).send("p", incr={"request_count": 3}, observe={"b" * 16: [700]}).close("p")
+    found = again(story)
+    assert summary(found) == summary(story.session)
+    assert found.opened_at == story.session.opened_at
+
+
+def test_counts_are_journaled_with_a_snapshot(story: Story) -> None:
+    story.worker("p").send("p", incr={"request_count": 3})
+    assert summary(again(story))["request_count"] == 0
+    story.run(story.session.journal_changes())
+    assert summary(again(story))["request_count"] == 3
+
+
+def test_what_an_answer_acknowledges_is_journaled_before(story: Story) -> None:
+    story.worker("p").send("p", incr={"request_count": 3})
+    story.run(story.session.journal_member(story.members["p"]))
+    assert summary(again(story))["request_count"] == 3
+
+
+def test_an_unchanged_session_writes_nothing(story: Story) -> None:
+    story.worker("p").send("p", incr={"request_count": 3}).run(story.session.journal_changes())
+    before = story.journal()
+    story.run(story.session.journal_changes()).send("p", set={})
+    story.run(story.session.journal_member(story.members["p"]))
+    assert story.journal() == before
+
+
+def test_a_rewritten_journal_restores_the_same(story: Story) -> None:
+    story.owner().worker("p").worker("q").worker("r").send("p", **LINES).close("r")
+    story.at(1).end("p", "sigterm").close("p").send("q", incr={"query_count": 2})
+    appended = again(story)
+    whole = json.loads(json.dumps(story.session.whole(story.now)))
+    rewritten = replayed(whole, story.now + 10, BOOT).session
+    assert rewritten is not None
+    assert summary(rewritten) == {**summary(appended), "query_count": 2}
+    for found in (rewritten, appended):
+        assert {worker.id: worker.exit_reason for worker in found.workers.values()} == {
+            "p": "sigterm",
+            "q": None,
+            "r": None,
+        }
+        assert found.owner.lost_at == story.now + 10
+    assert rewritten.totals.occurred == {"first_request"}
+
+
+def test_a_rewritten_journal_restores_the_last_worker_that_left(story: Story) -> None:
+    story.worker("p").worker("q").at(1).close("p").at(2).end("q").close("q")
+    rewritten = replayed(story.session.whole(story.now + 3), story.now + 10, BOOT).session
+    assert rewritten is not None
+    assert rewritten.last_left is not None
+    assert (rewritten.last_left.id, rewritten.last_left.left_at) == ("q", story.now)
+
+
+def test_a_rewritten_journal_restores_an_end_that_had_begun(story: Story) -> None:
+    story.worker("p").at(4).run(story.session.end("sigint", story.now, story.now))
+    rewritten = replayed(story.session.whole(story.now), story.now + 1, BOOT).session
+    assert rewritten is not None
+    assert rewritten.ending == ("sigint", story.now, story.now + 1 + USUAL.goodbye_s)
+
+
+@pytest.mark.parametrize("is_rewritten", [False, True])
+def test_compacted_workers_stay_compacted(story: Story, is_rewritten: bool) -> None:
+    for number in range(COMPACT_AFTER):
+        story.worker(f"p{number}").send(f"p{number}", incr={"request_count": 1}).close(f"p{number}")
+    ((session, workers),) = story.table.to_compact()
+    story.run(session.compact(workers))
+    records = story.session.whole(story.now) if is_rewritten else story.journal()
+    found = replayed(json.loads(json.dumps(records)), story.now, BOOT).session
+    assert found is not None
+    assert summary(found)["request_count"] == COMPACT_AFTER
+    assert found.workers["p0"].phase is Phase.COMPACTED
+    assert found.hello(hello("p0"), story.now) == (None, [])
+
+
+def test_an_owner_has_the_grace_to_reconnect_from_the_recovery_on(story: Story) -> None:
+    assert again(story.owner(), after_s=30.0).owner.lost_at == 1030.0
+
+
+def test_an_end_that_had_begun_goes_on(story: Story) -> None:
+    found = again(story.owner().worker("p").at(4).end("owner", "sigint"), after_s=6.0)
+    assert found.ending == ("sigint", 1004.0, 1010.0 + USUAL.goodbye_s)
+
+
+def test_a_connected_worker_is_gone_with_its_daemon(story: Story) -> None:
+    found = again(story.worker("p").worker("q").end("q", "clean").close("q"), after_s=3.0)
+    assert found.last_left is not None
+    assert (found.last_left.id, found.last_left.left_at) == ("p", 1003.0)
+    assert not found.has_live_workers
+
+
+def test_a_worker_that_left_last_has_the_last_exit_reason_still(story: Story) -> None:
+    found = again(story.worker("p").close("p").at(1).worker("q").end("q", "clean").close("q"))
+    assert found.last_left is not None
+    assert (found.last_left.id, found.last_left.left_at, found.last_left.exit_reason) == ("q", 1001.0, "clean")
+
+
+def test_a_worker_found_dead_does_not_become_the_last_one_to_leave(story: Story) -> None:
+    story.worker("p").worker("q").at(1).close("p").at(2).end("q").close("q")
+    story.at(3).run(story.session.found("p", CounterSnapshot({}, {}), story.now, 0, is_alive=False))
+    story.run(story.session.found("r", CounterSnapshot({}, {}), story.now, 0, is_alive=False))
+    found = again(story)
+    assert found.last_left is not None
+    assert found.last_left.id == "q"
+
+
+def test_a_session_is_a_crash_as_old_as_its_last_record_after_a_power_cut(story: Story) -> None:
+    found = again(story.owner().worker("p").at(42).send("p", set={"framework": "flask"}), boot=NEXT_BOOT)
+    assert found.ending is not None
+    assert found.ending.exit_reason == "crash"
+    assert found.age_s(0.0) == pytest.approx(42.0)
+
+
+def test_the_owners_end_before_a_power_cut_is_the_sessions_end(story: Story) -> None:
+    found = again(story.owner().end("owner", "clean"), boot=NEXT_BOOT)
+    assert found.ending is not None
+    assert found.ending.exit_reason == "clean"
+
+
+def test_a_session_of_a_group_is_found_by_the_group_again(story: Story) -> None:
+    group = new_id()
+    story.group("p", group)
+    assert again(story).group == group
+
+
+def test_a_process_that_owns_the_session_is_restored(story: Story) -> None:
+    story.worker("p").run(story.session.own_by_process(4711))
+    assert again(story).owner.pid == 4711
+
+
+def test_a_frozen_event_without_a_receipt_is_still_to_be_sent() -> None:
+    session_id = new_id()
+    one, two = new_id(), new_id()
+    records = [frozen("first_request", one), frozen("first_request", two)]
+    found = replayed([OPENED, *records], session_id=session_id)
+    assert [event.uuid for event in found.events] == [one, two]
+    assert [event.body.decode() for event in found.events] == [record["frozen"][3] for record in records]
+    settled = replayed([*records, {"settled": one}], session_id=session_id)
+    assert [(event.uuid, event.session) for event in settled.events] == [(two, session_id)]
+    assert found.session is not None
+    assert found.session.totals.occurred == {"first_request"}
+
+
+def test_a_session_whose_event_was_frozen_is_over() -> None:
+    found = replayed([OPENED, frozen("session")])
+    assert found.session is None
+    assert [event.name for event in found.events] == ["session"]
+
+
+def test_events_without_a_session_are_recovered_without_one() -> None:
+    found = replayed([frozen("cli_invoked")], session_id="events")
+    assert found.session is None
+    assert [event.name for event in found.events] == ["cli_invoked"]
+
+
+def test_a_frozen_body_that_is_not_ours_is_not_sent_and_its_session_goes_on() -> None:
+    record = frozen("session")
+    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
+    found = replayed([OPENED, record])
+    assert found.events == []
+    assert found.session is not None
+
+
+def test_a_journey_event_whose_frozen_body_is_not_ours_is_not_made_again() -> None:
+    record = frozen("first_request")
+    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
+    found = replayed([OPENED, record])
+    assert found.events == []
+    assert found.session is not None
+    assert found.session.totals.occurred == {"first_request"}
+
+
+def test_an_exit_reason_is_a_word_of_the_schema_whatever_the_journal_holds() -> None:
+    found = replayed([OPENED, {"ending": "/home/zoe", "ended_at": 1.5}])
+    assert found.session is not None
+    assert found.session.ending is not None
+    assert found.session.ending.exit_reason == "unknown"
+
+
+def test_an_end_without_a_time_is_skipped() -> None:
+    found = replayed([OPENED, {"ending": "clean", "ended_at": "now"}])
+    assert found.session is not None
+    assert found.session.ending is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"frame": {"set": {"framework": "flask"}}},
+        {"frame": 1, "by": "p", "at": 1},
+        {"frame": {"set": {"framework": "flask"}}, "by": "p", "at": "now"},
+        {"joined": "p"},
+        {"frozen": ["session"]},
+        {"frozen": ["no event", "uuid", "id", "{}"]},
+        {"occurred": "nothing"},
+        {"opened": "yesterday"},
+        {"left": ["p"], "at": 1},
+        {"ending": "clean"},
+        {"settled": {}},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_not_ours_costs_only_itself(story: Story, wrong: dict[str, Any]) -> None:
+    records = story.worker("p").send("p", **LINES).journal()
+    records.insert(2, wrong)
+    found = replayed(records, story.now, BOOT).session
+    assert found is not None
+    assert summary(found) == summary(story.session)
+
+
+def test_no_text_of_a_journal_becomes_a_value(story: Story) -> None:
+    records = story.worker("p").journal()
+    records.append({"by": "p", "at": 1, "frame": {"set": {"framework": "/home/zoe", "brakit_version": "zoe"}}})
+    records.append({"joined": "q", "worker": True, "sdk": "/home/zoe", "at": 1})
+    found = replayed(records, story.now, BOOT).session
+    assert found is not None
+    assert "zoe" not in json.dumps(summary(found))

@@ -1,0 +1,490 @@
+"""Sessions over time, with time as numbers: what opens one, what ends it, and what its end is called."""
+
+from __future__ import annotations
+
+import pytest
+from brakit_sidecar.core.counter_snapshot import CounterSnapshot
+from brakit_sidecar.core.schema import SESSION
+from brakit_sidecar.core.session import table as module
+from brakit_sidecar.core.session.effects import (
+    Close,
+    Emit,
+    Journal,
+    Release,
+    UnwatchWorker,
+    WatchOwner,
+    WatchWorker,
+)
+from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL
+from brakit_sidecar.core.session.table import REMEMBERED
+from brakit_sidecar.core.session.worker import Phase
+
+from tests.core.session.story import ANONYMOUS_ID, GROUP_ID, SESSION_ID, Story, frame, hello, occurred
+from tests.harness import new_id
+
+GRACE_S, GOODBYE_S, UNJOINED_S = USUAL
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+# --- the owner ----------------------------------------------------------------------------------------
+
+
+def test_the_owners_end_is_the_sessions_end(story: Story) -> None:
+    story.owner().at(7).end("owner", "sigint")
+    assert story.due(7) == [("sigint", 7)]
+
+
+def test_the_first_end_counts(story: Story) -> None:
+    story.owner().worker("a")
+    story.at(7).end("owner", "sigint").end("owner", "crash").close("owner")
+    assert story.due(7 + GOODBYE_S) == [("sigint", 7)]
+
+
+def test_a_live_worker_has_time_to_report_its_end(story: Story) -> None:
+    story.owner().worker("a").at(7).end("owner")
+    assert story.due(7) == []
+    assert story.table.next_due() == 1007 + GOODBYE_S
+    assert story.due(7 + GOODBYE_S) == [("clean", 7)]
+
+
+@pytest.mark.parametrize("how", ["reports its end", "disconnects"])
+def test_a_session_that_ended_is_over_with_its_last_workers_end(story: Story, how: str) -> None:
+    story.owner().worker("a").at(7).end("owner").at(7.1)
+    if how == "disconnects":
+        story.close("a")
+    else:
+        story.end("a")
+    assert story.due(7.1) == [("clean", 7)]
+
+
+def test_a_session_does_not_wait_for_a_worker_that_reported_its_end_before(story: Story) -> None:
+    story.owner().worker("a").end("a").at(7).end("owner")
+    assert story.due(7) == [("clean", 7)]
+
+
+def test_a_stop_may_give_workers_less_time(story: Story) -> None:
+    story.worker("a").run(story.session.end("unknown", story.now, story.now, goodbye_s=0.1))
+    assert story.due(0.09) == []
+    story.session.stop_waiting()
+    assert story.due(0.09) == [("unknown", 0)]
+
+
+def test_a_session_that_has_not_ended_is_not_due_because_a_daemon_stops_waiting(story: Story) -> None:
+    story.worker("a").session.stop_waiting()
+    assert story.due(1) == []
+
+
+def test_an_owner_that_lost_its_connection_has_the_grace_to_reconnect(story: Story) -> None:
+    story.owner().at(10).close("owner")
+    assert story.due(10 + GRACE_S - 0.001) == []
+    story.owner("owner again")
+    assert story.due(10 + 2 * GRACE_S) == []
+    story.at(30).end("owner again", "sigterm")
+    assert story.due(30) == [("sigterm", 30)]
+
+
+def test_an_owner_that_stays_lost_is_a_crash_since_it_disconnected(story: Story) -> None:
+    story.owner().worker("a").end("a").at(10).close("owner")
+    assert story.table.next_due() == 1010 + GRACE_S
+    assert story.due(10 + GRACE_S) == [("crash", 10)]
+
+
+def test_a_session_does_not_wait_for_an_owner_whose_process_exited(story: Story) -> None:
+    story.owner().at(10).close("owner").at(11).run(story.session.owner_exited(story.now))
+    assert story.due(11) == [("crash", 10)]
+
+
+def test_the_connection_of_an_owner_that_exited_is_read_to_eof_first(story: Story) -> None:
+    story.owner().at(10).run(story.session.owner_exited(story.now))
+    assert story.due(10) == []  # its end may wait in the socket
+    story.end("owner", "sigterm").close("owner")
+    assert story.due(10) == [("sigterm", 10)]
+
+
+def test_an_owner_that_exited_without_an_end_is_a_crash(story: Story) -> None:
+    story.owner().at(10).run(story.session.owner_exited(story.now)).close("owner")
+    assert story.due(10) == [("crash", 10)]
+
+
+def test_one_of_two_connections_of_an_owner_is_enough(story: Story) -> None:
+    story.owner("one").owner("another").at(1).close("one")
+    assert story.due(1 + 2 * GRACE_S) == []
+
+
+def test_workers_that_come_and_go_do_not_end_an_owned_session(story: Story) -> None:
+    story.owner()
+    for second in range(3):
+        story.at(second).worker("a").close("a")
+    assert story.table.next_due() is None
+    assert story.due(3 + 10 * GRACE_S) == []
+
+
+def test_a_process_that_owns_a_session_ends_it_by_its_exit(story: Story) -> None:
+    session = story.open()
+    assert session is not None
+    effects = session.own_by_process(4711)
+    assert WatchOwner(SESSION_ID, 4711) in effects
+    story.worker("a").at(3).end("a").close("a")
+    assert story.due(2 * UNJOINED_S) == []
+    story.run(session.owner_exited(story.now))
+    assert story.due(2 * UNJOINED_S) == [("crash", 2 * UNJOINED_S)]
+
+
+def test_an_owners_process_is_watched_if_its_pid_is_known(story: Story) -> None:
+    assert WatchOwner(SESSION_ID, 4711) in story.owner("one", pid=4711).effects
+    assert not [effect for effect in Story().owner().effects if isinstance(effect, WatchOwner)]
+
+
+def test_live_workers_have_their_time_even_if_the_owner_disconnected_long_ago(story: Story) -> None:
+    story.owner().worker("a").at(10).close("owner")
+    assert story.due(10 + GRACE_S) == []
+    assert story.due(10 + GRACE_S + GOODBYE_S) == [("crash", 10)]
+
+
+# --- without an owner ---------------------------------------------------------------------------------
+
+
+def test_the_grace_runs_from_the_last_disconnect(story: Story) -> None:
+    story.worker("a").worker("b").at(5).end("b").close("b")
+    story.at(9).end("a", "sigterm").close("a")
+    assert story.table.next_due() == 1009 + GRACE_S
+    assert story.due(9 + GRACE_S - 0.001) == []
+    assert story.due(9 + GRACE_S) == [("sigterm", 9)]
+
+
+def test_a_worker_that_connects_within_the_grace_continues_the_session(story: Story) -> None:
+    story.worker("a").at(5).end("a").close("a").at(5 + GRACE_S - 0.001).worker("b")
+    assert story.due(100) == []
+    story.end("b", "sighup").close("b")
+    assert story.due(100 + GRACE_S) == [("sighup", 100)]
+
+
+def test_a_last_worker_that_reported_no_end_is_a_crash(story: Story) -> None:
+    story.worker("a").worker("b").at(5).end("a").close("a").at(6).close("b")
+    assert story.due(6 + GRACE_S) == [("crash", 6)]
+
+
+def test_an_earlier_crash_does_not_matter_beside_the_last_workers_end(story: Story) -> None:
+    story.worker("a").worker("b").at(5).close("a").at(6).end("b", "clean").close("b")
+    assert story.due(6 + GRACE_S) == [("clean", 6)]
+
+
+def test_a_worker_that_reconnects_takes_its_end_back(story: Story) -> None:
+    story.worker("a").end("a").close("a").at(2).worker("a").at(3).close("a")
+    assert story.due(3 + GRACE_S) == [("crash", 3)]
+
+
+def test_a_worker_with_two_connections_leaves_with_the_last_one(story: Story) -> None:
+    story.worker("a").worker("a", "second").at(4).close("a")
+    assert story.due(4 + 2 * GRACE_S) == []
+    story.close("second")
+    assert story.due(4 + 3 * GRACE_S) == [("crash", 4 + 2 * GRACE_S)]
+
+
+def test_a_session_without_worker_and_owner_ends_after_ten_minutes(story: Story) -> None:
+    story.open()
+    assert UNJOINED_S == 600
+    assert story.table.next_due() == 1600
+    assert story.due(599.9) == []
+    assert story.due(600) == [("unknown", 600)]
+
+
+def test_a_session_that_a_worker_joined_does_not_wait_for_ten_minutes(story: Story) -> None:
+    story.open()
+    story.at(10).worker("a").at(11).end("a").close("a")
+    assert story.due(11 + GRACE_S) == [("clean", 11)]
+
+
+# --- the event ----------------------------------------------------------------------------------------
+
+
+def test_the_event_of_a_session_that_a_worker_joined_is_marked_so(story: Story) -> None:
+    story.owner().worker("a").end("owner").end("a")
+    assert story.seal().joined
+
+
+def test_the_event_of_a_session_that_only_its_owner_joined_is_marked_so(story: Story) -> None:
+    story.owner().send("owner", incr={"request_count": 3}).end("owner")
+    assert not story.seal().joined
+
+
+def test_an_event_counts_under_the_anonymous_id_with_which_its_session_opened(story: Story) -> None:
+    assert story.worker("a").seal().anonymous_id == ANONYMOUS_ID
+
+
+def test_an_event_holds_increments_that_were_not_parsed_yet(story: Story) -> None:
+    story.worker("a")
+    assert story.members["a"].count([b'{"incr":{"request_count":2}}'] * 3)
+    assert story.seal().values["request_count"] == 6
+
+
+def test_a_line_that_is_not_an_increment_is_not_counted_unparsed(story: Story) -> None:
+    story.worker("a")
+    assert not story.members["a"].count([b'{"incr":{"request_count":2}}', b"{}"])
+    assert story.seal().values["request_count"] == 0
+
+
+def test_a_member_with_very_many_distinct_lines_is_flushed(story: Story) -> None:
+    story.worker("a")
+    lines = [b'{"incr":{"request_count":%d}}' % number for number in range(1, 2001)]
+    assert story.members["a"].count(lines)
+    assert story.members["a"].count([b'{"incr":{"request_count":1}}'])
+    assert story.seal().values["request_count"] == 2000 * 2001 // 2 + 1
+
+
+# --- groups -------------------------------------------------------------------------------------------
+
+
+def test_a_group_joins_its_open_session(story: Story) -> None:
+    assert story.group("a") == story.group("b")
+
+
+def test_another_group_is_another_session(story: Story) -> None:
+    assert story.group("a") != story.group("b", new_id())
+
+
+def test_the_session_of_a_group_has_an_id_of_its_own(story: Story) -> None:
+    assert story.group("a") != GROUP_ID
+
+
+def test_a_group_whose_session_was_sealed_opens_the_next_one(story: Story) -> None:
+    first = story.group("a")
+    story.at(1).close("a").due(1 + GRACE_S)
+    story.seal()
+    second = story.group("b")
+    assert second != first
+    assert story.group("c") == second
+
+
+def test_a_session_named_in_the_hello_wins_over_a_group(story: Story) -> None:
+    member = story.connect(hello("a", SESSION_ID, GROUP_ID))
+    assert member is not None
+    assert member.session_id == SESSION_ID
+
+
+def test_a_hello_opens_none_if_its_session_is_known(story: Story) -> None:
+    story.group("a")
+    assert story.table.opens_none(hello("b", None, GROUP_ID))
+    assert not story.table.opens_none(hello("b", None, new_id()))
+    assert not story.table.opens_none(hello("b"))
+    assert story.table.opens_none(hello("b", None))
+    story.open()
+    assert story.table.opens_none(hello("b"))
+
+
+# --- after the end ------------------------------------------------------------------------------------
+
+
+def test_an_ended_session_cannot_be_joined_or_opened_again(story: Story) -> None:
+    story.worker("a").seal()
+    assert story.connect(hello("b")) is None
+    assert story.open() is None
+    assert story.table.has_ended(SESSION_ID)
+    assert story.table.next_due() is None
+
+
+def test_sealing_closes_the_session_after_its_event(story: Story) -> None:
+    story.worker("a")
+    effects = story.table.seal(story.session, story.now)
+    assert [type(effect) for effect in effects] == [Emit, Close]
+
+
+def test_a_withdrawal_closes_every_session_without_an_event(story: Story) -> None:
+    story.worker("a").group("b")
+    effects = story.table.withdraw()
+    assert [type(effect) for effect in effects] == [Close, Close]
+    assert not story.table.open
+    assert story.connect(hello("c")) is None
+
+
+def test_ended_ids_are_remembered_up_to_a_bound(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert REMEMBERED >= 10_000
+    monkeypatch.setattr(module, "REMEMBERED", 3)
+    ids = [new_id() for _ in range(4)]
+    for session_id in ids:
+        assert story.open(session_id)
+        story.seal()
+    assert [story.table.has_ended(session_id) for session_id in ids] == [False, True, True, True]
+
+
+# --- journey events -----------------------------------------------------------------------------------
+
+
+def test_an_event_of_a_command_changes_the_session_and_makes_no_worker(story: Story) -> None:
+    story.worker("a")
+    event = occurred("setup_completed", framework="flask")
+    story.run(story.session.receive_event(event, story.now))
+    story.run(story.session.receive_event(event, story.now))
+    assert story.emitted() == ["setup_completed"]
+    assert story.session.workers.keys() == {"a"}
+    assert story.session.totals.report(SESSION, {}, {})["framework"] == "flask"
+
+
+def test_an_event_holds_the_sessions_age(story: Story) -> None:
+    story.worker("a").at(3.25).send("a", event={"name": "first_request", "port": 8000})
+    (emit,) = [effect for effect in story.effects if isinstance(effect, Emit)]
+    assert emit.values["time_to_first_request_ms"] == 3250
+
+
+def test_a_value_is_journaled_before_the_event_that_reports_it(story: Story) -> None:
+    story.worker("a")
+    _refused, effects = story.session.receive(story.members["a"], frame(event={"name": "first_request"}), story.now)
+    assert [type(effect) for effect in effects] == [Journal, Emit]
+
+
+# --- workers without a connection ---------------------------------------------------------------------
+
+NOTHING = CounterSnapshot({}, {})
+FIVE = CounterSnapshot({"request_count": 5}, {})
+
+
+def test_an_evicted_worker_keeps_the_session_open_until_its_process_exits(story: Story) -> None:
+    story.worker("a", pid=4711).at(1).close("a", is_evicted=True)
+    assert WatchWorker(SESSION_ID, "a", 4711, are_descriptors_short=True) in story.effects
+    assert story.due(1 + 2 * GRACE_S) == []
+    story.at(30).run(story.session.worker_exited("a", story.now))
+    assert story.due(30 + GRACE_S) == [("crash", 30)]
+
+
+def test_an_evicted_worker_that_reconnects_is_not_watched_any_more(story: Story) -> None:
+    story.worker("a").close("a", is_evicted=True).worker("a")
+    assert UnwatchWorker(SESSION_ID, "a") in story.effects
+    assert story.session.worker_exited("a", story.now) == []
+    assert story.session.workers["a"].phase is Phase.CONNECTED
+
+
+def test_an_evicted_worker_that_had_reported_its_end_has_left(story: Story) -> None:
+    story.worker("a").end("a").at(1).close("a", is_evicted=True)
+    assert story.due(1 + GRACE_S) == [("clean", 1)]
+
+
+def test_an_end_in_the_counter_file_is_the_workers_end(story: Story) -> None:
+    story.owner().worker("a").counted("a", CounterSnapshot({}, {}, "sigint"))
+    assert not story.session.has_live_workers
+    story.close("owner").at(2).close("a")
+    assert story.session.workers["a"].exit_reason == "sigint"
+
+
+def test_an_end_in_the_counter_file_may_be_read_after_the_disconnect(story: Story) -> None:
+    story.worker("a").at(2).close("a").counted("a", CounterSnapshot({}, {}, "sigint"))
+    assert story.due(2 + GRACE_S) == [("sigint", 2)]
+
+
+def test_the_counter_file_of_an_owner_counts(story: Story) -> None:
+    story.owner().counted("owner", FIVE)
+    assert story.session.totals.total("request_count") == 5
+
+
+def found(story: Story, producer: str, snapshot: CounterSnapshot, *, is_alive: bool, session: str | None) -> None:
+    """Find a counter file, as a daemon does that follows one that died."""
+    opened, effects = story.table.session_of_worker(producer, session, None if session else GROUP_ID, story.opening)
+    assert opened is not None
+    story.run(effects).run(opened.found(producer, snapshot, story.now, 4711, is_alive=is_alive))
+
+
+@pytest.mark.parametrize("session", [SESSION_ID, None])
+def test_the_counter_file_of_a_live_worker_opens_its_session_and_waits_for_it(story: Story, session: str) -> None:
+    found(story, "a", FIVE, is_alive=True, session=session)
+    assert story.session.totals.total("request_count") == 5
+    assert story.due(10 * GRACE_S) == []
+    assert [effect.pid for effect in story.effects if isinstance(effect, WatchWorker)] == [4711]
+
+
+def test_a_second_counter_file_of_a_group_joins_its_session(story: Story) -> None:
+    found(story, "a", FIVE, is_alive=True, session=None)
+    found(story, "b", FIVE, is_alive=True, session=None)
+    assert story.session.totals.total("request_count") == 10
+
+
+def test_the_counter_file_of_a_dead_worker_counts_and_its_grace_runs(story: Story) -> None:
+    found(story, "a", FIVE, is_alive=False, session=SESSION_ID)
+    assert story.due(GRACE_S) == [("crash", 0)]
+    assert story.seal().values["request_count"] == 5
+
+
+def test_a_dead_worker_that_is_found_beside_a_member_is_not_the_last_one_to_leave(story: Story) -> None:
+    story.worker("b")
+    found(story, "a", FIVE, is_alive=False, session=SESSION_ID)
+    story.at(3).end("b").close("b")
+    assert story.due(3 + GRACE_S) == [("clean", 3)]
+
+
+def test_a_live_worker_whose_counter_file_holds_its_end_is_not_waited_for_at_the_sessions_end(story: Story) -> None:
+    found(story, "a", CounterSnapshot({}, {}, "clean"), is_alive=True, session=SESSION_ID)
+    assert story.session.workers["a"].phase is Phase.FINISHED
+    story.run(story.session.worker_exited("a", story.now))
+    assert story.due(GRACE_S) == [("clean", 0)]
+
+
+def test_a_worker_that_had_reported_its_end_before_its_daemon_died_has_reported_it_still(story: Story) -> None:
+    story.worker("a").end("a").close("a")
+    found(story, "a", NOTHING, is_alive=True, session=SESSION_ID)
+    assert story.session.workers["a"].phase is Phase.FINISHED
+
+
+def test_a_session_that_knows_a_worker_is_found_by_the_worker_alone(story: Story) -> None:
+    story.worker("a").close("a")
+    session, _effects = story.table.session_of_worker("a", None, None, story.opening)
+    assert session is story.session
+
+
+def test_a_counter_file_that_names_nothing_belongs_to_no_session(story: Story) -> None:
+    assert story.table.session_of_worker("a", None, None, story.opening) == (None, [])
+
+
+# --- workers whose processes have exited ---------------------------------------------------------------
+
+
+def test_the_totals_of_many_workers_whose_processes_have_exited_become_one(story: Story) -> None:
+    for number in range(10 * COMPACT_AFTER):
+        name = f"p{number}"
+        story.worker(name, pid=4711).send(name, incr={"request_count": 1}, observe={"9f3a61c2d4e5b607": [3]})
+        story.end(name).close(name)
+        for session, workers in story.table.to_compact():
+            story.run(session.compact(workers))
+    assert len(story.session.totals.producers) <= COMPACT_AFTER + 1
+    assert story.session.totals.total("request_count") == 10 * COMPACT_AFTER
+    assert len(story.session.workers) == 10 * COMPACT_AFTER
+    assert story.connect(hello("p0")) is None
+
+
+def crowd(story: Story) -> Story:
+    """Let so many workers leave that they may be compacted."""
+    for number in range(COMPACT_AFTER):
+        story.worker(f"p{number}").send(f"p{number}", incr={"request_count": 1}).close(f"p{number}")
+    return story
+
+
+def test_compaction_releases_the_counter_files_after_all_is_journaled(story: Story) -> None:
+    crowd(story)
+    ((session, workers),) = story.table.to_compact()
+    effects = session.compact(workers)
+    releases = [effect for effect in effects if isinstance(effect, Release)]
+    assert len(releases) == COMPACT_AFTER - 1
+    assert effects[-len(releases) :] == releases
+
+
+def test_compaction_is_considered_once_for_each_many_that_left(story: Story) -> None:
+    crowd(story)
+    assert story.table.to_compact()
+    assert story.table.to_compact() == []
+
+
+def test_a_worker_that_reconnects_meanwhile_is_not_compacted(story: Story) -> None:
+    crowd(story)
+    ((session, workers),) = story.table.to_compact()
+    story.worker("p0").send("p0", total={"request_count": 5})
+    session.compact(workers)
+    assert session.workers["p0"].phase is Phase.CONNECTED
+    assert session.workers["p1"].phase is Phase.COMPACTED
+    assert session.totals.total("request_count") == COMPACT_AFTER + 4
+
+
+def test_the_last_worker_to_leave_is_not_compacted_because_its_exit_reason_is_needed(story: Story) -> None:
+    crowd(story)
+    assert story.session.last_left is not None
+    assert story.session.compact([story.session.last_left]) == []

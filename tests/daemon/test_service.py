@@ -1,0 +1,617 @@
+"""The sessions' book over real files, with an intake and a delivery that note what they are asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from brakit_sidecar.client import counter_file
+from brakit_sidecar.core import counter_layout
+from brakit_sidecar.core.counter_layout import COUNTER_CELLS, VERSION
+from brakit_sidecar.core.frames import Hello, parse
+from brakit_sidecar.core.outbox import Reason
+from brakit_sidecar.core.protocol import Ended, Joined, TryLater
+from brakit_sidecar.core.refusal import Refusal
+from brakit_sidecar.core.schema import JOURNEY
+from brakit_sidecar.core.session.effects import WatchOwner, WatchWorker
+from brakit_sidecar.core.session.session import COMPACT_AFTER
+from brakit_sidecar.core.session.table import SessionTable
+from brakit_sidecar.core.session.worker import Phase
+from brakit_sidecar.daemon import journal as journal_module
+from brakit_sidecar.daemon.consent_gate import ConsentGate
+from brakit_sidecar.daemon.counter_files import CounterFiles
+from brakit_sidecar.daemon.journal import Journal
+from brakit_sidecar.daemon.reporter import Reporter
+from brakit_sidecar.daemon.service import Service
+from brakit_sidecar.daemon.service_manager import ServiceManager
+
+from tests.harness import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from brakit_sidecar.core.outbox import QueuedEvent
+    from brakit_sidecar.core.session.member import Member
+    from brakit_sidecar.core.session.session import Session
+    from brakit_sidecar.daemon.delivery import Delivery
+    from brakit_sidecar.daemon.process_watcher import ProcessWatcher
+
+SESSION = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
+
+
+class NotedIntake:
+    """An intake whose drains do what the test says."""
+
+    def __init__(self) -> None:
+        self.is_short = False
+        self.while_draining: Callable[[], object] = lambda: None
+        self.drained: list[bool] = []  # what each drain returns, the last for all further ones
+        self.expendable: list[Callable[[Member], bool]] = []
+
+    def drain(self, expendable: Callable[[Member], bool] = lambda _member: False) -> bool:
+        self.expendable.append(expendable)
+        self.while_draining()
+        return self.drained.pop(0) if self.drained else True
+
+    def is_short_of_descriptors(self) -> bool:
+        return self.is_short
+
+
+class NotedDelivery:
+    """A delivery that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.queued: list[QueuedEvent] = []
+        self.dropped: list[tuple[QueuedEvent, Reason]] = []
+        self.is_withdrawn = False
+
+    def put(self, event: QueuedEvent) -> None:
+        self.queued.append(event)
+
+    def drop(self, event: QueuedEvent, reason: Reason) -> None:
+        self.dropped.append((event, reason))
+
+    def withdraw(self) -> None:
+        self.is_withdrawn = True
+
+
+class NotedWatcher:
+    """A watcher of processes that exit when the test says."""
+
+    def __init__(self) -> None:
+        self.watched: dict[tuple[str, str | None], tuple[int, Callable[[], object], bool]] = {}
+        self.is_alive: dict[tuple[str, str | None], Callable[[], bool]] = {}
+
+    def watch(
+        self,
+        name: tuple[str, str | None],
+        pid: int,
+        is_alive: Callable[[], bool],
+        then: Callable[[], object],
+        *,
+        by_descriptor: bool = True,
+    ) -> None:
+        self.watched[name] = pid, then, by_descriptor
+        self.is_alive[name] = is_alive
+
+    def unwatch(self, name: tuple[str, str | None]) -> None:
+        self.watched.pop(name, None)
+
+    def unwatch_all(self, session_id: str) -> None:
+        for name in [name for name in self.watched if name[0] == session_id]:
+            del self.watched[name]
+
+    def exit(self, session_id: str, producer: str | None = None) -> None:
+        """Let the process exit."""
+        self.watched.pop((session_id, producer))[1]()
+
+
+class Daemon:
+    """A service with its neighbours."""
+
+    def __init__(self, root: Path) -> None:
+        self.config = root / ".brakit" / "config.json"
+        self.config.parent.mkdir(mode=0o700)
+        self.anonymous_id = new_id()
+        self.consent = ConsentGate({"HOME": str(root)})
+        self.runtime = root / "r"
+        self.runtime.mkdir(mode=0o700)
+        self.intake, self.delivery, self.watcher = NotedIntake(), NotedDelivery(), NotedWatcher()
+        self.table = SessionTable("this boot")
+        self.journal = Journal(str(root / "journal"), self.consent)
+        self.counter_files = CounterFiles(str(self.runtime / "sidecar-1.sock"), ServiceManager({}))
+        self.wakes: list[None] = []
+        self.service = Service(
+            self.table,
+            self.consent,
+            self.counter_files,
+            self.journal,
+            Reporter("phc_test", {}, self.consent, cast("Delivery", self.delivery)),
+            cast("ProcessWatcher", self.watcher),
+            self.intake,
+            wake=lambda: self.wakes.append(None),
+        )
+        self.opt(in_=True)
+
+    def opt(self, *, in_: bool) -> None:
+        self.config.write_text(json.dumps({"telemetry": in_, "anonymousId": self.anonymous_id}))
+
+    def make_counter_file(self) -> counter_file.CounterFile:
+        """Make a worker's counter file."""
+        made = counter_file.shared(str(self.runtime))
+        assert made is not None
+        made.sign(os.getpid(), counter_layout.OF_SESSION, bytes(16), 0)
+        return made
+
+    def hello(
+        self,
+        producer: str | None = None,
+        session: str | None = SESSION,
+        counter_fd: int | None = None,
+        *,
+        is_owner: bool = False,
+    ) -> Joined | Ended | TryLater:
+        version = None if counter_fd is None else VERSION
+        hello = Hello(session, None, producer or new_id(), "python", is_owner, version)
+        return self.service.hello(hello, None if counter_fd is None else os.dup(counter_fd), os.getpid())
+
+    def join(self, producer: str | None = None, counter_fd: int | None = None, *, is_owner: bool = False) -> Member:
+        outcome = self.hello(producer, counter_fd=counter_fd, is_owner=is_owner)
+        assert isinstance(outcome, Joined)
+        assert outcome.member is not None
+        assert outcome.takes_counter_file == (counter_fd is not None)
+        return outcome.member
+
+    def send(self, member: Member | None, **keys: Any) -> list[Refusal]:
+        return self.service.receive(member, parse(json.dumps(keys).encode()))
+
+    @property
+    def session(self) -> Session:
+        return self.table.open[SESSION]
+
+    def seal(self) -> None:
+        """Seal the session as the main loop does when it is over."""
+        self.service.run(self.session.end("clean", 0.0, 0.0, goodbye_s=0.0))
+        self.service.seal(self.session)
+
+    def sent(self) -> list[dict[str, Any]]:
+        return [json.loads(event.body) for event in self.delivery.queued]
+
+    def journaled(self) -> list[dict[str, Any]]:
+        """Return the records that a next daemon finds."""
+        return [
+            record
+            for _session, records in Journal(self.journal.directory, self.consent).left_behind()
+            for record in records
+        ]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Daemon:
+    return Daemon(tmp_path)
+
+
+# --- hello --------------------------------------------------------------------------------------------
+
+
+def test_a_hello_is_journaled_and_wakes_the_main_loop(daemon: Daemon) -> None:
+    member = daemon.join()
+    assert [record["joined"] for record in daemon.journaled() if "joined" in record] == [member.producer]
+    assert daemon.wakes
+
+
+def test_a_hello_that_names_no_session_joins_none(daemon: Daemon) -> None:
+    assert daemon.hello(session=None) == Joined(None)
+    assert not daemon.table.open
+
+
+def test_a_counter_file_of_a_connection_without_a_session_is_closed(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    assert made.fd is not None
+    before = len(os.listdir("/proc/self/fd"))
+    assert daemon.hello(session=None, counter_fd=made.fd) == Joined(None)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not made.is_retired
+
+
+def test_an_accepted_counter_file_is_read_for_the_session(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    member = daemon.join(counter_fd=made.fd)
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    daemon.service.read_counters(daemon.session)
+    assert daemon.session.totals.total("request_count") == 7
+    assert daemon.service.may_evict(member)
+
+
+def test_a_second_counter_file_of_a_producer_adds_to_what_the_first_one_held(daemon: Daemon) -> None:
+    first, second, producer = daemon.make_counter_file(), daemon.make_counter_file(), new_id()
+    daemon.join(producer, first.fd)
+    first.cells[COUNTER_CELLS["request_count"]] = 7
+    daemon.join(producer, second.fd)
+    assert daemon.session.totals.total("request_count") == 7
+
+
+def test_a_descriptor_that_is_not_a_counter_file_is_refused_and_the_hello_stands(daemon: Daemon) -> None:
+    with open(os.devnull, "rb") as null:
+        outcome = daemon.hello(counter_fd=null.fileno())
+    assert isinstance(outcome, Joined)
+    assert outcome.member is not None
+    assert (outcome.takes_counter_file, outcome.refused) == (False, Refusal.BAD_COUNTER_FILE)
+
+
+def test_a_session_that_is_over_cannot_be_joined_and_the_counter_file_is_retired(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.seal()
+    made = daemon.make_counter_file()
+    assert daemon.hello(counter_fd=made.fd) == Ended()
+    assert made.is_retired
+
+
+def test_a_worker_whose_counter_file_was_retired_joins_nothing(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    made.retire()
+    assert daemon.hello(counter_fd=made.fd) == Ended()
+    assert not daemon.table.open
+
+
+def test_no_session_is_joined_if_telemetry_is_off(daemon: Daemon) -> None:
+    daemon.opt(in_=False)
+    assert daemon.hello() == Ended()
+    assert not daemon.table.open
+
+
+def test_a_client_tries_later_if_the_config_cannot_be_read(daemon: Daemon) -> None:
+    daemon.config.write_text("{")
+    made = daemon.make_counter_file()
+    assert daemon.hello(counter_fd=made.fd) == TryLater()
+    assert not made.is_retired
+    assert daemon.service.ask(None, {"open": {"session": SESSION}}) == TryLater()
+
+
+def test_a_stopping_daemon_opens_no_session_and_accepts_hellos_to_open_ones(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.service.is_stopping = True
+    assert isinstance(daemon.hello(), Joined)
+    assert daemon.hello(session=new_id()) == TryLater()
+    assert daemon.service.ask(None, {"open": {"session": new_id()}}) == TryLater()
+
+
+# --- lines --------------------------------------------------------------------------------------------
+
+
+def test_a_frame_applies_to_the_members_session(daemon: Daemon) -> None:
+    member = daemon.join()
+    assert daemon.send(member, incr={"request_count": 3}) == []
+    assert daemon.session.totals.total("request_count") == 3
+
+
+def test_increments_are_counted_at_once_while_the_session_is_open(daemon: Daemon) -> None:
+    member = daemon.join()
+    lines = [b'{"incr":{"request_count":1}}'] * 5
+    assert daemon.service.receive_increments(member, lines)
+    daemon.seal()
+    assert daemon.sent()[0]["properties"]["request_count"] == 5
+    assert not daemon.service.receive_increments(member, lines)
+
+
+@pytest.mark.parametrize("keys", [{"incr": {"request_count": 1}}, {"event": {"name": "first_request"}}], ids=str)
+def test_a_frame_for_a_sealed_session_is_refused(daemon: Daemon, keys: dict[str, Any]) -> None:
+    member = daemon.join()
+    daemon.seal()
+    assert daemon.send(member, **keys) == [Refusal.SESSION_ENDED]
+    assert daemon.send(member) == []
+
+
+def test_an_event_without_a_session_is_queued_and_counts_are_refused(daemon: Daemon) -> None:
+    refused = daemon.send(None, event={"name": "cli_invoked"}, incr={"request_count": 1})
+    assert refused == [Refusal.NO_SESSION]
+    assert [body["event"] for body in daemon.sent()] == ["cli_invoked"]
+
+
+def test_an_event_that_holds_the_requests_of_all_workers_reads_their_counter_files(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    daemon.join(counter_fd=made.fd)
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    daemon.send(daemon.join(), event={"name": "dashboard_viewed"})
+    assert daemon.sent()[0]["properties"]["request_count_at_open"] == 7
+
+
+def test_an_end_wakes_the_main_loop(daemon: Daemon) -> None:
+    member = daemon.join()
+    daemon.wakes.clear()
+    daemon.send(member, end={"exit_reason": "clean"})
+    assert daemon.wakes
+    assert daemon.session.workers[member.producer].phase is Phase.FINISHED
+
+
+def test_what_an_answer_acknowledges_is_journaled_before_it(daemon: Daemon) -> None:
+    member = daemon.join()
+    daemon.send(member, incr={"request_count": 3})
+    totals: list[Any] = []
+
+    def answer(question: Any) -> str:
+        totals.extend(record["frame"]["total"] for record in daemon.journaled() if "total" in record.get("frame", {}))
+        return f"the answer to {question}"
+
+    daemon.service.answer = answer
+    assert daemon.service.ask(member, "status") == "the answer to status"
+    assert totals == [{"request_count": 3}]
+
+
+def test_a_question_of_a_connection_without_a_session_is_answered(daemon: Daemon) -> None:
+    daemon.service.answer = lambda question: question
+    assert daemon.service.ask(None, "status") == "status"
+    assert daemon.service.ask(None, {"open": {}}) == {"open": {}}
+
+
+def test_a_question_for_a_session_that_was_sealed_is_answered(daemon: Daemon) -> None:
+    member = daemon.join()
+    daemon.seal()
+    assert daemon.service.ask(member, "status") is Refusal.UNKNOWN_ASK
+
+
+def test_refusals_are_counted_by_reason(daemon: Daemon) -> None:
+    for reason in (Refusal.BAD_JSON, Refusal.BAD_JSON, Refusal.OVERSIZE):
+        daemon.service.refused(reason)
+    assert daemon.service.refusals == {Refusal.BAD_JSON: 2, Refusal.OVERSIZE: 1}
+
+
+# --- the end of a connection ----------------------------------------------------------------------------
+
+
+def test_a_workers_counter_file_is_read_when_its_connection_closes(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    member = daemon.join(counter_fd=made.fd)
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    made.cells[counter_layout.END] = counter_layout.ENDS.index("sigint")
+    daemon.service.closed(member)
+    worker = daemon.session.workers[member.producer]
+    assert (worker.phase, worker.exit_reason) == (Phase.GONE, "sigint")
+    assert daemon.session.totals.total("request_count") == 7
+
+
+def test_a_connection_of_a_sealed_session_may_close(daemon: Daemon) -> None:
+    member = daemon.join()
+    daemon.seal()
+    daemon.service.closed(member)
+    assert not daemon.table.open
+
+
+def test_only_a_worker_with_a_named_counter_file_may_be_evicted_from_an_open_session(daemon: Daemon) -> None:
+    owner, raw = daemon.join(is_owner=True), daemon.join()
+    made = daemon.make_counter_file()
+    counting = daemon.join(counter_fd=made.fd)
+    assert [daemon.service.may_evict(member) for member in (owner, raw, counting)] == [False, False, True]
+    daemon.seal()
+    assert [daemon.service.may_evict(member) for member in (owner, raw, counting)] == [True, True, True]
+
+
+def test_an_evicted_worker_is_watched_until_it_reconnects(daemon: Daemon) -> None:
+    made, producer = daemon.make_counter_file(), new_id()
+    daemon.service.closed(daemon.join(producer, made.fd), is_evicted=True)
+    _pid, _then, by_descriptor = daemon.watcher.watched[SESSION, producer]
+    assert not by_descriptor
+    assert daemon.watcher.is_alive[SESSION, producer]()
+    daemon.join(producer, made.fd)
+    assert (SESSION, producer) not in daemon.watcher.watched
+
+
+def test_the_counter_file_of_an_evicted_worker_is_read_when_its_process_exits(daemon: Daemon) -> None:
+    made, producer = daemon.make_counter_file(), new_id()
+    daemon.service.closed(daemon.join(producer, made.fd), is_evicted=True)
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    daemon.watcher.exit(SESSION, producer)
+    assert daemon.session.workers[producer].phase is Phase.GONE
+    assert daemon.session.totals.total("request_count") == 7
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_worker_that_was_found_is_watched_by_a_descriptor_if_one_can_be_had(daemon: Daemon, is_short: bool) -> None:
+    daemon.join()
+    daemon.intake.is_short = is_short
+    daemon.service.run([WatchWorker(SESSION, "p", os.getpid())])
+    assert daemon.watcher.watched[SESSION, "p"][2] == (not is_short)
+
+
+def test_released_descriptors_are_opened_by_name(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    daemon.join(counter_fd=made.fd)
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    before = len(os.listdir("/proc/self/fd"))
+    daemon.service.release_descriptors()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    daemon.service.read_counters(daemon.session)
+    assert daemon.session.totals.total("request_count") == 7
+
+
+# --- the owner's process --------------------------------------------------------------------------------
+
+
+def test_the_exit_of_the_process_that_owns_a_session_ends_it(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.service.run(daemon.session.own_by_process(os.getpid()))
+    assert daemon.watcher.is_alive[SESSION, None]()
+    daemon.watcher.exit(SESSION)
+    assert daemon.session.ending is not None
+    assert daemon.session.ending.exit_reason == "crash"
+
+
+def test_a_process_of_a_session_that_is_over_is_not_watched(daemon: Daemon) -> None:
+    daemon.join(is_owner=True)
+    watched = dict(daemon.watcher.watched)
+    daemon.seal()
+    assert not daemon.watcher.watched
+    watched[SESSION, None][1]()  # an exit that was reported at the same moment
+    assert not daemon.table.open
+
+
+# --- sealing --------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_a_worker_joined_is_one_event(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    daemon.join(counter_fd=made.fd)
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    daemon.seal()
+    (body,) = daemon.sent()
+    assert (body["event"], body["distinct_id"]) == ("session", daemon.anonymous_id)
+    assert (body["properties"]["request_count"], body["properties"]["exit_reason"]) == (7, "clean")
+    assert made.is_retired
+
+
+def test_a_session_that_nobody_joined_is_dropped(daemon: Daemon) -> None:
+    daemon.join(is_owner=True)
+    daemon.seal()
+    assert daemon.sent() == []
+    ((event, reason),) = daemon.delivery.dropped
+    assert (event.name, reason) == ("session", Reason.NOBODY_JOINED)
+
+
+def test_what_was_written_before_the_end_is_in_the_event(daemon: Daemon) -> None:
+    member = daemon.join()
+    daemon.intake.while_draining = lambda: daemon.send(member, incr={"request_count": 3})
+    daemon.seal()
+    assert daemon.sent()[0]["properties"]["request_count"] == 3
+
+
+def test_a_live_worker_that_is_found_while_draining_may_report_its_end(daemon: Daemon) -> None:
+    daemon.join(is_owner=True)
+    daemon.service.run(daemon.session.end("clean", 0.0, 10.0**12))
+    daemon.intake.while_draining = daemon.join
+    daemon.service.seal(daemon.session)
+    assert SESSION in daemon.table.open
+    assert daemon.sent() == []
+
+
+def test_connections_of_the_sealed_session_make_room_for_those_that_wait(daemon: Daemon) -> None:
+    owner, worker = daemon.join(is_owner=True), daemon.join()
+    other = daemon.hello(session=new_id())
+    assert isinstance(other, Joined)
+    assert other.member is not None
+    daemon.intake.drained = [False, False]
+    daemon.seal()
+    first, second = daemon.intake.expendable
+    assert [first(member) for member in (owner, worker, other.member)] == [False, False, False]
+    assert [second(member) for member in (owner, worker, other.member)] == [False, True, False]
+    assert len(daemon.sent()) == 1
+
+
+@pytest.mark.parametrize("drain", [1, 2])
+def test_nothing_is_sent_if_consent_is_withdrawn_while_draining(daemon: Daemon, drain: int) -> None:
+    daemon.join()
+    daemon.intake.drained = [False, True]
+
+    def withdraw() -> None:
+        if len(daemon.intake.expendable) == drain:
+            daemon.service.withdraw()
+
+    daemon.intake.while_draining = withdraw
+    daemon.seal()
+    assert daemon.sent() == []
+    assert daemon.delivery.is_withdrawn
+
+
+def test_an_event_of_a_session_is_withheld_if_its_id_was_replaced(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.anonymous_id = new_id()
+    daemon.opt(in_=True)
+    daemon.seal()
+    assert daemon.sent() == []
+    assert daemon.service.reporter.withheld == {Reason.CONSENT: 1}
+
+
+def test_an_event_without_a_session_is_withheld_if_telemetry_is_off(daemon: Daemon) -> None:
+    daemon.opt(in_=False)
+    daemon.send(None, event={"name": "cli_invoked"})
+    assert daemon.service.reporter.withheld == {Reason.CONSENT: 1}
+
+
+# --- the journal ----------------------------------------------------------------------------------------
+
+
+def test_a_long_journal_is_rewritten(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 2000)
+    member = daemon.join()
+    for number in range(100):
+        daemon.send(member, set={"setup_duration_ms": number})
+    assert len(daemon.journaled()) < 50
+    assert daemon.journaled()[-1]["frame"] == {"set": {"setup_duration_ms": 99}}
+
+
+# --- compaction -----------------------------------------------------------------------------------------
+
+
+def leave(daemon: Daemon, made: counter_file.CounterFile) -> None:
+    """Let many workers leave, one of them with a counter file."""
+    for number in range(COMPACT_AFTER):
+        daemon.service.closed(daemon.join(counter_fd=made.fd if number == 0 else None))
+
+
+def compact(daemon: Daemon) -> None:
+    for session, workers in daemon.table.to_compact():
+        daemon.service.compact(session, workers)
+
+
+def test_workers_whose_processes_have_exited_are_compacted(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    leave(daemon, made)
+    made.cells[counter_layout.PID] = 0  # not a process
+    made.cells[COUNTER_CELLS["request_count"]] = 7
+    compact(daemon)
+    phases = [worker.phase for worker in daemon.session.workers.values()]
+    assert phases.count(Phase.COMPACTED) == 1  # the others' process is this one
+    assert daemon.session.totals.total("request_count") == 7
+    assert made.is_retired
+
+
+def test_workers_whose_processes_live_are_not_compacted(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    leave(daemon, made)
+    compact(daemon)
+    assert {worker.phase for worker in daemon.session.workers.values()} == {Phase.GONE}
+    assert daemon.intake.expendable == []
+    assert not made.is_retired
+
+
+def test_nothing_is_compacted_if_not_all_can_be_read(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    leave(daemon, made)
+    made.cells[counter_layout.PID] = 0
+    daemon.intake.drained = [False]
+    compact(daemon)
+    assert Phase.COMPACTED not in {worker.phase for worker in daemon.session.workers.values()}
+
+
+def test_nothing_is_journaled_of_a_session_that_is_withdrawn_before_its_compaction(daemon: Daemon) -> None:
+    made = daemon.make_counter_file()
+    leave(daemon, made)
+    made.cells[counter_layout.PID] = 0
+    daemon.intake.while_draining = daemon.service.withdraw
+    compact(daemon)
+    assert daemon.journaled() == []
+
+
+def test_the_watch_of_an_owner_ends_with_its_session(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.service.run([WatchOwner(SESSION, os.getpid())])
+    daemon.service.withdraw()
+    assert not daemon.watcher.watched
+
+
+def test_a_journal_of_a_session_that_is_over_is_not_rewritten(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = daemon.join()
+    session = daemon.session
+    daemon.service.withdraw()
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
+    daemon.service.run(session.disconnect(member, 1.0))
+    assert SESSION not in daemon.table.open
+
+
+def test_every_journey_event_of_a_session_is_queued(daemon: Daemon) -> None:
+    member = daemon.join()
+    for name in JOURNEY:
+        daemon.send(member, event={"name": name})
+    assert [body["event"] for body in daemon.sent()] == [*JOURNEY]
