@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.harness import Endpoint, Place
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SOURCES = os.path.join(REPOSITORY, "sidecar")  # the folder that holds the package
 
 _USERS = (
     "1", "17", "4711", "5f1d7a84b2c9", "DEADBEEFdeadbeef00", "6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e",

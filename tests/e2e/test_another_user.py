@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.serving import REPOSITORY
+from tests.e2e.serving import SOURCES
 from tests.harness import PATIENCE_S, Place, Wire, new_id, wait_until
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Somebodys(Place):
     """A place of somebody's, whose doors stand open. Root needs no opening."""
 
     def __init__(self) -> None:
-        super().__init__(PYTHONPATH=REPOSITORY)
+        super().__init__(PYTHONPATH=SOURCES)
         os.chmod(self.root, 0o755)
         for directory in (self.home, self.runtime):
             os.chown(directory, SOMEBODY, SOMEBODY)

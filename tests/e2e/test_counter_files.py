@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.serving import REPOSITORY
+from tests.e2e.serving import SOURCES
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def find_python(version: str) -> str | None:
         with suppress(OSError, subprocess.TimeoutExpired):
             asked = subprocess.run(
                 [path, "-c", _ASKED],
-                env={**os.environ, "PYTHONPATH": REPOSITORY, "PYTHONDONTWRITEBYTECODE": "1"},
+                env={**os.environ, "PYTHONPATH": SOURCES, "PYTHONDONTWRITEBYTECODE": "1"},
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE_S,
@@ -78,7 +78,7 @@ class Session:
         self.id = new_id()
         self.environ = {
             **place.environ,
-            "PYTHONPATH": REPOSITORY,
+            "PYTHONPATH": SOURCES,
             "PYTHONDONTWRITEBYTECODE": "1",
             "BRAKIT_SESSION_ID": self.id,
             "BRAKIT_SIDECAR_SOCKET": place.socket_path,
