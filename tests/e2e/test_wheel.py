@@ -1,4 +1,4 @@
-"""The wheel: its contents, a virtual environment that holds only it, and one that holds it beside PyPI's ``sidecar``."""
+"""The wheel: its contents, an environment that holds only it, and one that holds it beside PyPI's ``sidecar``."""
 
 from __future__ import annotations
 
