@@ -1,7 +1,7 @@
 """The fixtures of every test, an endpoint and a place, and the profile of hypothesis.
 
-No property is judged by the clock. CI draws the same examples in each run, and prints an example that fails as a blob
-that replays it anywhere.
+No property fails because of a slow machine. CI draws the same examples in each run. An example that fails is printed as
+a blob that replays it anywhere.
 """
 
 from __future__ import annotations

@@ -191,11 +191,11 @@ class Place:
         return subprocess.Popen(command, env={**self.environ, **environ}, cwd=cwd)
 
     def python(self, code: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run Python code to its end in a process of this place: a worker, if the code counts."""
+        """Run Python code to its end with this place's environment, for example a worker."""
         return run_to_end([sys.executable, "-c", code], {**self.environ, **environ})
 
     def start(self) -> dict[str, Any]:
-        """Make sure that a daemon accepts. Returns its ``socket``, ``pid`` and ``version``."""
+        """Start a daemon if none runs, and return when it accepts. Returns its ``socket``, ``pid`` and ``version``."""
         started = self.run("start", "--json")
         assert started.returncode == 0, started.stderr
         found: dict[str, Any] = json.loads(started.stdout)
@@ -256,7 +256,7 @@ class Wire:
         counter_file: int | None = None,
         **more: Any,
     ) -> Wire:
-        """Write a hello: a worker's of that session, or a command's, which has no session.
+        """Write a hello. Without a session it is that of a command, which may only ask and report events.
 
         ``counter_file`` is the descriptor of the worker's counter file, to be sent with the line.
         """

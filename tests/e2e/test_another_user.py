@@ -1,4 +1,4 @@
-"""Two users of one machine. Neither can write to the other's daemon, and neither daemon reads or answers the other."""
+"""Two users of one machine. A daemon refuses the other user's clients, and clients write nothing to its socket."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class TestFastAPI(ServedSessionTests):
     def test_all_fetches_are_counted(self, ran: Ran) -> None:
         assert ran.session["fetch_count"] == len(RELAYED)
 
-    def test_the_setups_duration_includes_brakits_own_setup_that_the_integration_imports(self, ran: Ran) -> None:
+    def test_the_setup_duration_includes_the_setup_of_brakit_if_the_integration_imports_it(self, ran: Ran) -> None:
         assert ran.session["setup_duration_ms"] >= ran.properties("setup_completed")["setup_duration_ms"] > 0
 
 

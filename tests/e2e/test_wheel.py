@@ -105,7 +105,7 @@ def _output(directory: Path, *command: Path | str) -> str:
 
 @pytest.fixture(scope="module")
 def other_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a wheel with the name, version and modules of PyPI's ``sidecar`` 0.8.1, which needs all of Jupyter."""
+    """Return a stand-in for PyPI's ``sidecar`` 0.8.1, with the same name, version and modules but no dependency."""
     path = tmp_path_factory.mktemp("other") / "sidecar-0.8.1-py3-none-any.whl"
     metadata = "sidecar-0.8.1.dist-info"
     files = {

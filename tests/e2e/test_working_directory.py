@@ -90,7 +90,7 @@ def test_in_safe_mode_the_first_directory_of_the_users_pythonpath_is_kept(direct
 
 
 def test_a_command_works_in_a_directory_that_was_removed(tmp_path: Path, place: Place) -> None:
-    """Python puts no directory on the path then, so the first of PYTHONPATH stands there and must stay."""
+    """Python then adds no directory, so the first entry of sys.path is the user's, and it must be kept."""
     packages = tmp_path / "packages"
     packages.mkdir()
     (packages / "uuid.py").write_text("import sys; sys.exit('the first of PYTHONPATH')\n")

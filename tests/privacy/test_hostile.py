@@ -261,7 +261,7 @@ _ids = _one_of([f"{number:016x}" for number in range(9)])
 
 
 def _fields(key: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw fields that the key of a line allows, with these values."""
+    """Draw fields that a line's key (such as ``set``) may hold, with values of the given strategy."""
     known = [name for name, field in SESSION_FIELDS.items() if key in field.rule.said_by]
     return st.dictionaries(_one_of(known), values, min_size=1, max_size=4)
 

@@ -77,7 +77,7 @@ def test_counts_that_only_a_counter_file_holds_are_dropped(
 
 
 @each_way_out
-def test_a_session_whose_daemon_was_killed_before_is_not_sent(
+def test_a_session_whose_daemon_was_killed_before_the_opt_out_is_not_sent(
     withdraw: Callable[[Place], None], endpoint: Endpoint, place: Place
 ) -> None:
     endpoint.may_answer.clear()  # the attempt does not end, and the event is in the journal
