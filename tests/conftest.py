@@ -1,5 +1,7 @@
-"""What every test has: one profile of hypothesis, an endpoint and a place. No property is judged by the clock, and CI
-draws the same examples each time; what fails there is printed as a blob that replays it anywhere.
+"""The fixtures of every test, an endpoint and a place, and the profile of hypothesis.
+
+No property fails because of a slow machine. CI draws the same examples in each run. An example that fails is printed as
+a blob that replays it anywhere.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from tests.harness import Endpoint, Place
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What is ignored is handed down to what tests start, and a shell's background job (or nohup) ignores these.
+# A process that ignores a signal passes that on to its children. Test runs below nohup, or in a shell's background,
+# ignore these signals, so restore the default for the commands that tests start.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-os.environ.pop("PYTHONUNBUFFERED", None)  # users have it not: it would hide what is written out too late
+os.environ.pop(
+    "PYTHONUNBUFFERED", None
+)  # users do not set it, and it would hide output that a command flushes too late
 
 settings.register_profile("sidecar", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("sidecar")
@@ -29,7 +34,7 @@ settings.load_profile("sidecar")
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """A remote endpoint that takes everything."""
+    """Return a remote endpoint that answers 200 to every request."""
     server = Endpoint()
     yield server
     server.close()
@@ -37,14 +42,14 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def place(endpoint: Endpoint) -> Iterator[Place]:
-    """A place whose daemon sends to the endpoint."""
+    """Return a place whose daemon sends to the endpoint."""
     with Place(endpoint.url) as place:
         yield place
 
 
 @pytest.fixture(scope="module")
 def remote() -> Iterator[Endpoint]:
-    """A remote endpoint that takes everything, for all tests of a file."""
+    """Return a remote endpoint that answers 200 to every request, for all tests of a file."""
     server = Endpoint()
     yield server
     server.close()
@@ -52,7 +57,7 @@ def remote() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="module")
 def home(remote: Endpoint) -> Iterator[Place]:
-    """A place for all tests of a file, with a daemon in the foreground that stays."""
+    """Return a place for all tests of a file, with a daemon in the foreground that runs until their end."""
     with Place(remote.url) as place:
         place.serve()
         yield place

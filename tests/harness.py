@@ -1,6 +1,6 @@
-"""What tests stand on: a place of their own for a daemon, an endpoint that captures, and the wire by hand.
+"""The base of all tests that start processes: a private HOME for a daemon, an endpoint that records, and a raw client.
 
-Only the outermost edge is faked, the remote endpoint. Everything else is the real thing, in processes of its own.
+Only the outermost edge is faked, the remote endpoint. Everything else is the real program in processes of its own.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from brakit_sidecar.core import counter_layout
 from brakit_sidecar.host import guards, launch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-PATIENCE_S = 60.0  # how long anything may take before it counts as hanging; nothing is judged by less
+PATIENCE_S = 60.0  # after this long a process or a condition counts as hanging; no test fails sooner by the clock
 POLL_S = 0.02
 
 _CLEARED = {
@@ -38,15 +40,26 @@ _CLEARED = {
 
 
 def wait_until(condition: Callable[[], object], what: str = "it") -> None:
-    """Returns when the condition holds; fails after PATIENCE_S."""
+    """Return when the condition holds. Fails the test after PATIENCE_S seconds."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE_S:.0f} s"
         time.sleep(POLL_S)
 
 
+def run_to_end(
+    command: Sequence[str], environ: Mapping[str, str], cwd: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, of at most PATIENCE_S seconds, and return its exit code, stdout and stderr."""
+    return subprocess.run(
+        command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+
+
 class Endpoint(ThreadingHTTPServer):
-    """Captures every request; answers with ``status`` (and a redirect's ``location``), once it may."""
+    """A remote endpoint that records every request. It answers with ``status`` (and a redirect's ``location``) as
+    soon as ``may_answer`` is set, which it is from the beginning.
+    """
 
     daemon_threads = True
 
@@ -54,7 +67,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Capture)
         self.status = status
         self.location = location
-        self.may_answer = threading.Event()  # cleared, it is an endpoint that is slow
+        self.may_answer = threading.Event()  # cleared by a test that needs a slow endpoint
         self.may_answer.set()
         self.requests: list[tuple[str, dict[str, str], bytes]] = []  # path, headers by lower-case name, body
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -68,21 +81,22 @@ class Endpoint(ThreadingHTTPServer):
         return [json.loads(body) for _path, _headers, body in list(self.requests)]
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        """The bodies of one event, in the order of arrival."""
+        """Return the bodies of the events with that name, in the order of arrival."""
         return [body for body in self.bodies if body["event"] == event]
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Return the bodies of the events with that name as soon as ``count`` of them have arrived."""
         wait_until(lambda: len(self.named(event)) >= count, f"the arrival of {count} {event}")
         return self.named(event)
 
     def only_session(self) -> dict[str, Any]:
-        """The properties of the one session event that there is."""
+        """Return the properties of the only session event. Fails if a second one has arrived."""
         (body,) = self.wait_for("session")
         properties: dict[str, Any] = body["properties"]
         return properties
 
     def end_of(self, session: str) -> dict[str, Any]:
-        """The properties of that session's one event, once it has arrived."""
+        """Return the properties of that session's event as soon as it has arrived. Fails if it arrived twice."""
         expected = str(uuid.uuid5(uuid.UUID(session), "session"))
 
         def found() -> list[dict[str, Any]]:
@@ -107,7 +121,7 @@ class _Capture(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.requests.append((self.path, headers, body))
         self.server.may_answer.wait()
-        with suppress(OSError):  # whoever asked may have gone meanwhile
+        with suppress(OSError):  # the client may have disconnected meanwhile
             self._answer()
 
     def _answer(self) -> None:
@@ -117,12 +131,15 @@ class _Capture(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the handler's own name for it)
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class names the argument so)
         pass
 
 
 class Place:
-    """A HOME and a runtime directory of its own, with short paths; ends the daemon that is left in it."""
+    """A private HOME and runtime directory for one daemon. Stops that daemon and removes the files at the end.
+
+    Its paths are short, because the path of a Unix socket may have about 100 bytes.
+    """
 
     within = "/tmp"
 
@@ -142,7 +159,7 @@ class Place:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with suppress(Exception):  # whatever a test left behind; the directory goes in any case
+        with suppress(Exception):  # a failed test can leave anything here; the directory is removed in any case
             if os.listdir(self.runtime):
                 self.run("stop")
         for served in self._served:
@@ -166,40 +183,26 @@ class Place:
         return os.path.join(self.runtime, "brakit", "sidecar-1.sock")
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """One command, as a user types it, to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "brakit_sidecar", *arguments],
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        """Run one command of brakit-sidecar to its end."""
+        return run_to_end([sys.executable, "-m", "brakit_sidecar", *arguments], {**self.environ, **environ})
 
     def popen(self, *command: str, cwd: str | None = None, **environ: str) -> subprocess.Popen[bytes]:
-        """Any command in this place; its output goes where the test's does."""
+        """Start any command with this place's environment. It writes to the test's own stdout and stderr."""
         return subprocess.Popen(command, env={**self.environ, **environ}, cwd=cwd)
 
     def python(self, code: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """A worker: a Python of this place that runs the code to its end."""
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        """Run Python code to its end with this place's environment, for example a worker."""
+        return run_to_end([sys.executable, "-c", code], {**self.environ, **environ})
 
     def start(self) -> dict[str, Any]:
-        """A daemon that accepts: ``socket``, ``pid`` and ``version``."""
+        """Start a daemon if none runs, and return when it accepts. Returns its ``socket``, ``pid`` and ``version``."""
         started = self.run("start", "--json")
         assert started.returncode == 0, started.stderr
         found: dict[str, Any] = json.loads(started.stdout)
         return found
 
     def serve(self) -> subprocess.Popen[bytes]:
-        """A daemon in the foreground, which has no linger, once it accepts."""
+        """Return a daemon in the foreground, which has no linger, as soon as it accepts."""
         served = self.popen(sys.executable, "-m", "brakit_sidecar", "serve")
         self._served.append(served)
         wait_until(lambda: self.accepts() or served.poll() is not None, "a daemon that accepts")
@@ -207,12 +210,12 @@ class Place:
         return served
 
     def accepts(self) -> bool:
-        """Whether a daemon accepts here."""
+        """Return whether a daemon accepts connections at this place's socket."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             return stream.connect_ex(self.socket_path) == 0
 
     def is_gone(self) -> bool:
-        """Whether no daemon is left: neither its socket nor a process that holds the lock."""
+        """Return whether the daemon has exited: its socket is removed, and no process holds the lock."""
         lock = None if os.path.lexists(self.socket_path) else launch.acquire_lock(self.socket_path)
         if lock is None:
             return False
@@ -220,15 +223,17 @@ class Place:
         return True
 
     def status(self) -> dict[str, Any]:
+        """Return the answer of ``status --json``."""
         found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
         return found
 
     def receipts(self) -> list[dict[str, Any]]:
+        """Return the receipts, oldest first."""
         return [json.loads(line) for line in self.run("log", "--json").stdout.splitlines()]
 
 
 class Wire:
-    """A producer that speaks raw lines."""
+    """A raw connection to the daemon, by which a test writes and reads single lines."""
 
     def __init__(self, socket_path: str) -> None:
         self.stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -242,13 +247,30 @@ class Wire:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def hello(self, session: str | None = None, *, role: str = "worker", sdk: str = "python", **more: Any) -> Wire:
+    def hello(
+        self,
+        session: str | None = None,
+        *,
+        role: str = "worker",
+        sdk: str = "python",
+        counter_file: int | None = None,
+        **more: Any,
+    ) -> Wire:
+        """Write a hello. Without a session it is that of a command, which may only ask and report events.
+
+        ``counter_file`` is the descriptor of the worker's counter file, to be sent with the line.
+        """
         hello: dict[str, Any] = {"protocol": 1, "producer": str(uuid.uuid4()), "sdk": sdk, "role": role, **more}
         if session is not None:
             hello["session"] = session
-        return self.say(hello=hello)
+        if counter_file is None:
+            return self.say(hello=hello)
+        hello["counter_file"] = counter_layout.VERSION
+        socket.send_fds(self.stream, [json.dumps({"hello": hello}).encode() + b"\n"], [counter_file])
+        return self
 
     def say(self, **frame: Any) -> Wire:
+        """Write one line with these keys."""
         return self.write(json.dumps(frame).encode() + b"\n")
 
     def write(self, data: bytes) -> Wire:
@@ -256,12 +278,12 @@ class Wire:
         return self
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What the daemon says, until it hangs up."""
+        """Yield each line that the daemon writes, until it closes the connection."""
         while True:
             while b"\n" not in self._received:
                 try:
                     chunk = self.stream.recv(65536)
-                except ConnectionResetError:  # it hung up without reading the rest of what we said
+                except ConnectionResetError:  # the daemon closed the connection with unread lines of ours
                     chunk = b""
                 if not chunk:
                     return
@@ -270,17 +292,17 @@ class Wire:
             yield json.loads(line)
 
     def ask(self, question: Any = "status") -> tuple[Any, list[dict[str, Any]]]:
-        """The answer, and the refusals that came before it."""
+        """Ask a question. Returns the answer, and the refusals that arrived before it."""
         self.say(ask=question)
         refused: list[dict[str, Any]] = []
-        for said in self.lines():
-            if "answer" in said:
-                return said["answer"], refused
-            refused.append(said["refused"])
-        raise AssertionError("the daemon hung up before it answered")
+        for line in self.lines():
+            if "answer" in line:
+                return line["answer"], refused
+            refused.append(line["refused"])
+        raise AssertionError("the daemon closed the connection before it answered")
 
     def sync(self) -> list[dict[str, Any]]:
-        """Returns when the daemon has taken in everything said before: the refusals that it answered."""
+        """Wait until the daemon has applied every line written before. Returns the refusals that it answered."""
         return self.ask("identity")[1]
 
     def close(self) -> None:
@@ -298,11 +320,11 @@ def join_once(socket_path: str, session: str) -> None:
 
 
 def fate(place: Place) -> dict[str, Any]:
-    """Says one event in a place of its own; the receipt of what became of it."""
+    """Report one event to a new daemon in that place, and return the event's receipt."""
     place.start()
     with Wire(place.socket_path).hello() as wire:
         wire.say(event={"name": "cli_invoked"}).sync()
-        wait_until(lambda: wire.ask()[0]["delivery"]["queued"] == 0, "the event's fate")
+        wait_until(lambda: wire.ask()[0]["delivery"]["queued"] == 0, "an empty queue")
     (receipt,) = place.receipts()
     return receipt
 
@@ -313,7 +335,7 @@ def new_id() -> str:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process holds still (SIGSTOP) in here: what is said to it meanwhile waits in its sockets."""
+    """Suspend the process (SIGSTOP) for the block. Data that is sent to it meanwhile waits in its sockets."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -322,6 +344,29 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def end_process(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
-    """Sends the signal and waits: the exit code."""
+    """Send the signal, wait for the process to exit, and return its exit code."""
     process.send_signal(number)
     return process.wait(PATIENCE_S)
+
+
+@contextmanager
+def attached_strace(pid: int, log: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Trace the process, with its threads, for the block. strace itself runs until the process exits, or is ended.
+
+    Skips the test if strace is not installed or may not attach.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    command = [strace, "-f", "-o", log, "-p", str(pid), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracing:
+        assert tracing.stderr is not None
+        line = tracing.stderr.readline()
+        if "attached" not in line:
+            tracing.wait(PATIENCE_S)
+            pytest.skip(f"strace may not attach here: {line.strip()}")
+        try:
+            yield tracing
+        finally:
+            if tracing.poll() is None:
+                end_process(tracing)

@@ -1,5 +1,5 @@
-"""The facts of a served application are a base class outside the test files: its asserts are to be readable too."""
+"""Rewrite the asserts of the base class of the servers' tests, which pytest does only for test files by itself."""
 
 import pytest
 
-pytest.register_assert_rewrite("tests.e2e.facts")
+pytest.register_assert_rewrite("tests.e2e.served_session")

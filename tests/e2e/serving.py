@@ -1,4 +1,4 @@
-"""A web server as the command of ``run``, in a directory of its own, and a user's requests to it."""
+"""A web server as the command of ``run``, in a private directory, and a user's requests to it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from tests.harness import Endpoint, Place
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SOURCES = os.path.join(REPOSITORY, "sidecar")  # the folder that holds the package
 
 _USERS = (
     "1", "17", "4711", "5f1d7a84b2c9", "DEADBEEFdeadbeef00", "6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e",
     "6F9D4C1E-3C56-5B0E-9A55-0B6F3D6A1C7E", "k3jd92ms", "A1B2C3D4E5", "2", "3", "99999999999999999999",
 )  # fmt: skip
 
-# What both applications are asked: 44 requests to six routes, eight of which make one query each, and four an error.
+# Requests to both applications: 44 requests to six routes. Eight of them make a query each, and four fail.
 SHARED = (
     *(("GET", f"/orders/{order}") for order in range(1, 9)),
     *[("GET", "/broken")] * 4,
@@ -40,7 +41,7 @@ SHARED_ROUTES = 6
 SHARED_QUERIES = 8
 SHARED_ERRORS = 4
 
-# Asked too, and no requests to the application: files, health checks, and what brakit's processes tell each other.
+# Requests that do not count: files, health checks, and those between brakit's own processes.
 NOT_COUNTED = (
     ("GET", "/logo.svg"),
     ("GET", "/missing.css"),
@@ -50,15 +51,15 @@ NOT_COUNTED = (
 
 
 class Ran(NamedTuple):
-    """What is to be seen of a session after its end."""
+    """A session that has ended, as seen from the outside and as recorded by its workers."""
 
-    code: int  # of the command line
+    code: int  # the exit code of the whole command
     port: int
     bodies: list[dict[str, Any]]
-    witnessed: list[dict[str, Any]]  # by the application's own processes
+    recorded: list[dict[str, Any]]  # by tests.e2e.apps.witness, in each worker
 
     def properties(self, event: str) -> dict[str, Any]:
-        """Of the one event of that name."""
+        """Return the properties of the only event with that name."""
         (body,) = (body for body in self.bodies if body["event"] == event)
         properties: dict[str, Any] = body["properties"]
         return properties
@@ -69,12 +70,12 @@ class Ran(NamedTuple):
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """Those that count, as the workers saw them."""
+        """The requests that count, as the workers recorded them."""
         return [
-            seen
-            for seen in self.witnessed
-            if seen["channel"] == "request:completed"
-            and not (seen["is_static"] or seen["is_health_check"] or seen["url"].startswith("/__brakit"))
+            record
+            for record in self.recorded
+            if record["channel"] == "request:completed"
+            and not (record["is_static"] or record["is_health_check"] or record["url"].startswith("/__brakit"))
         ]
 
 
@@ -82,22 +83,22 @@ RUN = ("-m", "brakit_sidecar", "run", "--", sys.executable)
 
 
 class Server:
-    """A module of a server with its arguments, as the command of ``run`` or by itself. It says its port in its log."""
+    """A server, started as a Python module with arguments, below ``run`` or by itself. Its log names its port."""
 
     def __init__(self, place: Place, *command: str, by_itself: bool = False) -> None:
         self._place = place
         self.directory = os.path.join(place.root, "shop")
         os.mkdir(self.directory)
-        _stock(os.path.join(self.directory, "shop.db"))
+        _make_database(os.path.join(self.directory, "shop.db"))
         with open(os.path.join(self.directory, "touched.py"), "w", encoding="utf-8"):
-            pass  # at whose change a server reloads, where it watches files
+            pass  # a server that watches files reloads when this one changes
         self._log = os.path.join(place.root, "log")
-        self._witness = os.path.join(place.root, "witness.jsonl")
+        self._records = os.path.join(place.root, "records.jsonl")
         environ = {
             "PYTHONPATH": REPOSITORY,
-            "WITNESS_FILE": self._witness,
-            "POSTHOG_API_KEY": "phc_the_users_own",  # with which brakit's own telemetry would send
-            "BRAKIT_PORT": "none",  # brakit looks for its Node core no further than here
+            "WITNESS_FILE": self._records,
+            "POSTHOG_API_KEY": "phc_the_users_own",  # brakit's own telemetry would send with this key
+            "BRAKIT_PORT": "none",  # keeps brakit from looking for its Node core
         }
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
@@ -106,7 +107,7 @@ class Server:
                 cwd=self.directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # as a shell gives each command line a process group of its own
+                start_new_session=True,  # a process group of its own, as a shell gives to each command
             )
         self.port = self._await_port()
 
@@ -121,24 +122,24 @@ class Server:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
 
     def request(self, method: str, path: str) -> bytes:
-        """The answer's body. By a connection of its own, so that any worker may be the one that answers."""
+        """Return the answer's body. Uses a new connection, so that any worker may answer."""
         with closing(self.connection()) as connection:
             return answer(connection, method, path)
 
     def requests_counted(self) -> int:
-        """By the daemon, so far."""
+        """Return the number of requests that the daemon has counted so far."""
         (session,) = self._place.status()["sessions"]
         count: int = session["fields"]["request_count"]
         return count
 
     def stop(self, endpoint: Endpoint) -> Ran:
-        """SIGTERM; returns when all that is to come has come."""
+        """End the server by SIGTERM, and return the session after all its events have arrived."""
         code = end_process(self.process, signal.SIGTERM)
         endpoint.wait_for("session")
-        assert self._place.run("stop").returncode == 0  # it sends what is left, and is gone
-        with open(self._witness, encoding="utf-8") as file:
-            witnessed = [json.loads(line) for line in file]
-        return Ran(code, self.port, endpoint.bodies, witnessed)
+        assert self._place.run("stop").returncode == 0  # the daemon sends what is queued and exits
+        with open(self._records, encoding="utf-8") as file:
+            recorded = [json.loads(line) for line in file]
+        return Ran(code, self.port, endpoint.bodies, recorded)
 
     def _await_port(self) -> int:
         found: list[str] = []
@@ -160,7 +161,7 @@ def answer(connection: http.client.HTTPConnection, method: str, path: str) -> by
     return response.read()
 
 
-def _stock(path: str) -> None:
+def _make_database(path: str) -> None:
     with closing(sqlite3.connect(path)) as shop, shop:
         shop.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, what TEXT)")
         shop.executemany("INSERT INTO orders VALUES (?, ?)", [(order, f"thing {order}") for order in range(1, 9)])

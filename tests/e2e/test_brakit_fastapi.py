@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from tests.e2e.facts import ServedFacts
+from tests.e2e.served_session import ServedSessionTests
 from tests.e2e.serving import NOT_COUNTED, SHARED, SHARED_ROUTES, Server, answer
 from tests.harness import Endpoint, Place, wait_until
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 WORKERS = 2
-RELAYED = (("GET", "/relayed"),) * 4  # each fetches something
-ASKED = RELAYED + SHARED
+RELAYED = (("GET", "/relayed"),) * 4  # each makes a fetch
+REQUESTS = RELAYED + SHARED
 
 
-def _serve(*, one_is_killed: bool = False) -> Ran:
-    """FastAPI under uvicorn with two workers: 48 requests that count, some that do not, SIGTERM."""
+def _serve(*, kill_one: bool = False) -> Ran:
+    """Serve FastAPI by uvicorn with two workers. It gets 48 requests that count, others that do not, and SIGTERM."""
     endpoint = Endpoint()
     uvicorn = ["uvicorn", "--port", "0", "--workers", str(WORKERS), "--timeout-keep-alive", "300"]
     with Place(endpoint.url) as place, Server(place, *uvicorn, "tests.e2e.apps.fastapi_app:app") as server:
-        workers = _ask(server, ASKED[::2])
-        if one_is_killed:
-            # An answer is on its way before brakit has seen the request's end.
-            wait_until(lambda: server.requests_counted() == len(ASKED[::2]), "the count of what was asked so far")
+        workers = _ask(server, REQUESTS[::2])
+        if kill_one:
+            # brakit counts a request only after its answer was sent.
+            wait_until(lambda: server.requests_counted() == len(REQUESTS[::2]), "the count of the requests so far")
             os.kill(workers[0], signal.SIGKILL)
-        _ask(server, ASKED[1::2] + NOT_COUNTED)
+        _ask(server, REQUESTS[1::2] + NOT_COUNTED)
         ran = server.stop(endpoint)
     endpoint.close()
     return ran
 
 
 def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[int]:
-    """Each worker in turn. Returns the workers."""
+    """Make the requests to each worker in turn. Returns the workers' pids."""
     with ExitStack() as connections:
         by_worker: dict[int, http.client.HTTPConnection] = {}
 
         def connect() -> bool:
-            """One more connection; it is kept, and with it its worker, where there was none to that worker."""
+            """Open a connection, and keep it if it is the first to its worker. Returns whether each worker has one."""
             connection = connections.enter_context(closing(server.connection()))
-            with suppress(ConnectionRefusedError):  # uvicorn says its port before a worker listens to it
+            with suppress(ConnectionRefusedError):  # uvicorn logs its port before a worker listens
                 by_worker.setdefault(int(answer(connection, "GET", "/health")), connection)
             return len(by_worker) == WORKERS
 
@@ -57,7 +57,7 @@ def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[int]:
         for number, (method, path) in enumerate(requests):
             worker = workers[number % WORKERS]
             answer(by_worker[worker], method, path)
-            if path == "/broken":  # after which uvicorn hangs up
+            if path == "/broken":  # uvicorn closes the connection after an error
                 del by_worker[worker]
                 wait_until(connect, "another connection to that worker")
     return workers
@@ -65,10 +65,10 @@ def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[int]:
 
 @pytest.fixture(scope="class")
 def ran(request: pytest.FixtureRequest) -> Ran:
-    return _serve(**request.cls.manner)
+    return _serve(**request.cls.serving)
 
 
-class TestFastAPI(ServedFacts):
+class TestFastAPI(ServedSessionTests):
     framework = "fastapi"
     routes = SHARED_ROUTES + 1
     workers = WORKERS
@@ -76,9 +76,9 @@ class TestFastAPI(ServedFacts):
     def test_all_fetches_are_counted(self, ran: Ran) -> None:
         assert ran.session["fetch_count"] == len(RELAYED)
 
-    def test_the_setups_duration_is_brakits_where_the_integration_came_first(self, ran: Ran) -> None:
+    def test_the_setup_duration_includes_the_setup_of_brakit_if_the_integration_imports_it(self, ran: Ran) -> None:
         assert ran.session["setup_duration_ms"] >= ran.properties("setup_completed")["setup_duration_ms"] > 0
 
 
-class TestFastAPIWithOneWorkerKilled(TestFastAPI):
-    manner: ClassVar = {"one_is_killed": True}
+class TestFastAPIWithAKilledWorker(TestFastAPI):
+    serving: ClassVar = {"kill_one": True}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from tests.e2e.facts import ServedFacts
+from tests.e2e.served_session import ServedSessionTests
 from tests.e2e.serving import NOT_COUNTED, SHARED, SHARED_ROUTES, Server
 from tests.harness import Endpoint, Place, wait_until
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 WORKERS = 4
-MEETING = [("GET", f"/meet/{WORKERS}")] * WORKERS  # the same moment in every worker: each of them has a part
+MEETING = [("GET", f"/meet/{WORKERS}")] * WORKERS  # answered only when each worker has one, so each gets a request
 
 
-def _serve(*, options: Sequence[str] = (), by_itself: bool = False, one_is_killed: bool = False) -> Ran:
-    """Flask under gunicorn with four workers: 48 requests that count, some that do not, SIGTERM."""
+def _serve(*, options: Sequence[str] = (), by_itself: bool = False, kill_one: bool = False) -> Ran:
+    """Serve Flask by gunicorn with four workers. It gets 48 requests that count, others that do not, and SIGTERM."""
     endpoint = Endpoint()
     gunicorn = ["gunicorn", "--bind", "127.0.0.1:0", "--workers", str(WORKERS), "--timeout", "300", *options]
     with (
@@ -32,7 +32,7 @@ def _serve(*, options: Sequence[str] = (), by_itself: bool = False, one_is_kille
     ):
         workers = _ask(server, MEETING)
         _ask(server, SHARED[::2])
-        if one_is_killed:
+        if kill_one:
             _kill(server, int(workers[0]))
         _ask(server, SHARED[1::2] + NOT_COUNTED)
         ran = server.stop(endpoint)
@@ -46,7 +46,7 @@ def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[bytes]:
 
 
 def _kill(server: Server, worker: int) -> None:
-    """Returns when the worker's successor answers (a health check does not count)."""
+    """Kill the worker, and return when its successor answers a health check, which does not count."""
     known = {int(pid) for pid in os.listdir(os.path.join(server.directory, "met"))}
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: int(server.request("GET", "/health")) not in known, "a new worker's answer")
@@ -54,25 +54,25 @@ def _kill(server: Server, worker: int) -> None:
 
 @pytest.fixture(scope="class")
 def ran(request: pytest.FixtureRequest) -> Ran:
-    return _serve(**request.cls.manner)
+    return _serve(**request.cls.serving)
 
 
-class TestFlask(ServedFacts):
+class TestFlask(ServedSessionTests):
     framework = "flask"
     routes = SHARED_ROUTES + 1
     workers = WORKERS
 
 
-class TestFlaskMadeBeforeTheWorkersAreForked(TestFlask):
-    manner: ClassVar = {"options": ["--preload"]}
+class TestFlaskLoadedBeforeTheFork(TestFlask):
+    serving: ClassVar = {"options": ["--preload"]}
 
 
-class TestFlaskWithOneWorkerKilled(TestFlask):
-    manner: ClassVar = {"one_is_killed": True}
+class TestFlaskWithAKilledWorker(TestFlask):
+    serving: ClassVar = {"kill_one": True}
 
 
 class TestFlaskWithoutRun(TestFlask):
-    """Its workers find one another by their process group, and start the daemon."""
+    """The workers join one session by their process group, and start the daemon."""
 
-    manner: ClassVar = {"by_itself": True}
-    exit_reason = "clean"  # the last worker's word
+    serving: ClassVar = {"by_itself": True}
+    exit_reason = "clean"  # the last worker's own reason, because the session has no owner

@@ -1,4 +1,4 @@
-"""Counting in shared memory with a real daemon: exact, whatever happens to workers, threads and daemons."""
+"""Counting in counter files that a real daemon reads. The counts are exact, also if workers or daemons are killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.serving import REPOSITORY
+from tests.e2e.serving import SOURCES
 from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 THIS = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OTHERS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t") if version != THIS]
-_ASKED = """
+_PRINT_VERSION = """
 import brakit_sidecar, sys, sysconfig
 print(sys.executable)
 print("%d.%d" % sys.version_info[:2] + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""))
@@ -38,22 +38,24 @@ print("%d.%d" % sys.version_info[:2] + ("t" if sysconfig.get_config_var("Py_GIL_
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of that version which imports the worker's side; it needs nothing but its standard library."""
+    """Return an interpreter of that version that can import the worker's side, which needs only the standard library.
+    Returns None if there is none.
+    """
     home = glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin/python"))
     named = shutil.which(f"python{version}")
     found = [path for path in sorted(home) if f"/{version.rstrip('t')}." in path]
     for path in [*found, *([named] if named else [])]:
         with suppress(OSError, subprocess.TimeoutExpired):
-            asked = subprocess.run(
-                [path, "-c", _ASKED],
-                env={**os.environ, "PYTHONPATH": REPOSITORY, "PYTHONDONTWRITEBYTECODE": "1"},
+            ran = subprocess.run(
+                [path, "-c", _PRINT_VERSION],
+                env={**os.environ, "PYTHONPATH": SOURCES, "PYTHONDONTWRITEBYTECODE": "1"},
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE_S,
                 check=False,
             )
-            if asked.returncode == 0 and asked.stdout.splitlines()[1:] == [version]:
-                return asked.stdout.splitlines()[0]
+            if ran.returncode == 0 and ran.stdout.splitlines()[1:] == [version]:
+                return ran.stdout.splitlines()[0]
     return None
 
 
@@ -71,29 +73,29 @@ def python(request: pytest.FixtureRequest) -> str:
 
 
 class Session:
-    """A session of a place, told from outside of it what it has."""
+    """A session by its id: starts workers in it, and asks the daemon for its fields."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.id = new_id()
         self.environ = {
             **place.environ,
-            "PYTHONPATH": REPOSITORY,
+            "PYTHONPATH": SOURCES,
             "PYTHONDONTWRITEBYTECODE": "1",
             "BRAKIT_SESSION_ID": self.id,
             "BRAKIT_SIDECAR_SOCKET": place.socket_path,
         }
 
     def start(self, code: str, python: str = sys.executable, *around: str) -> subprocess.Popen[str]:
-        """A worker that runs the code; ``around`` is a command that it is given to."""
+        """Start a worker that runs the code. ``around`` is a command that runs the worker, such as strace."""
         return subprocess.Popen([*around, python, "-c", code], env=self.environ, text=True)
 
     def run(self, code: str, python: str = sys.executable, *around: str) -> int:
-        """The exit code of a worker that ran the code to its end."""
+        """Run the code in a worker to its end, and return the exit code."""
         return self.start(code, python, *around).wait(PATIENCE_S)
 
     def fields(self) -> dict[str, Any]:
-        """Its event as it would be sent now; empty where the daemon does not know it."""
+        """Return the session event's fields as they are now. They are empty if the daemon does not have the session."""
         with Wire(self.place.socket_path).hello() as wire:
             for found in wire.ask()[0]["sessions"]:
                 if found["id"] == self.id:
@@ -107,7 +109,7 @@ class Session:
 
 
 class Worker:
-    """A worker that lives on, and does what it is told when it is told."""
+    """A worker that executes lines of Python when the test sends them."""
 
     _CODE = """
 import os, signal, sys
@@ -137,36 +139,35 @@ for line in sys.stdin:
             self.process.kill()
         self.process.communicate()
 
-    def tell(self, line: str) -> None:
+    def do(self, line: str) -> None:
+        """Have the worker execute the line, and return when it has."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-
-    def do(self, line: str) -> None:
-        """Returns when it has done it."""
-        assert self.process.stdout is not None
-        self.tell(line)
         assert self.process.stdout.readline() == "done\n"
 
     def until(self, **expected: Any) -> None:
-        """Returns when the daemon has these fields; the worker makes calls meanwhile that count nothing."""
+        """Return when the daemon has these fields. Meanwhile the worker makes calls that count nothing, so that it
+        reconnects.
+        """
 
-        def has_come() -> bool:
+        def has_fields() -> bool:
             self.do("telemetry.set(framework='flask')")
             found = self.session.fields()
             return all(found.get(name) == value for name, value in expected.items())
 
-        wait_until(has_come, f"{expected}")
+        wait_until(has_fields, f"{expected}")
 
     def end(self) -> int:
-        """Its own end, of having nothing more to do."""
+        """Close the worker's stdin, at which it exits normally, and return the exit code."""
         self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Place]:
-    """One place for this file, with a daemon in the foreground."""
+    """Return one place for this file, with a daemon in the foreground and without an endpoint."""
     with Place() as place:
         place.serve()
         yield place
@@ -174,7 +175,7 @@ def home() -> Iterator[Place]:
 
 @pytest.fixture
 def session(home: Place) -> Iterator[Session]:
-    """A session that stays open until its test is done."""
+    """Return a session that is open until the end of the test."""
     session = Session(home)
     with Wire(home.socket_path).hello(session.id, role="owner") as owner:
         owner.sync()
@@ -184,7 +185,7 @@ def session(home: Place) -> Iterator[Session]:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    """A place without a daemon."""
+    """Return a place without a daemon and without an endpoint."""
     with Place() as place:
         yield place
 
@@ -259,7 +260,7 @@ telemetry.incr("error_count", handled)
 """
 
 
-def test_signal_handlers_that_count_while_the_main_thread_counts_lose_nothing(session: Session, python: str) -> None:
+def test_signal_handlers_that_interrupt_counting_to_count_lose_nothing(session: Session, python: str) -> None:
     assert session.run(SIGNALS, python) == 0
     fields = session.fields()
     turns = fields["fetch_count"] + fields["error_count"]
@@ -309,7 +310,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_worker_that_is_killed_right_after_its_last_count_has_lost_nothing(session: Session, python: str) -> None:
+def test_a_worker_that_is_killed_right_after_its_last_count_loses_nothing(session: Session, python: str) -> None:
     assert session.run(KILLED, python) == -signal.SIGKILL
     assert session.counted("request_count", "query_count", "endpoint_count") == (1001, 1, 1)
 
@@ -318,7 +319,7 @@ def test_a_worker_that_is_killed_right_after_its_last_count_has_lost_nothing(ses
 
 
 @pytest.mark.slow
-def test_fifty_workers_that_are_killed_right_after_their_last_count_have_lost_nothing(session: Session) -> None:
+def test_fifty_workers_that_are_killed_right_after_their_last_count_lose_nothing(session: Session) -> None:
     workers = [session.start(KILLED) for _ in range(50)]
     assert {worker.wait(PATIENCE_S) for worker in workers} == {-signal.SIGKILL}
     assert session.counted("request_count", "query_count", "endpoint_count") == (50 * 1001, 50, 1)
@@ -329,7 +330,7 @@ def test_two_hundred_forks_are_counted_exactly(session: Session) -> None:
     assert session.counted("request_count", "endpoint_count") == (2 + 200 * 11, 1)
 
 
-def test_a_fork_in_a_thread_while_others_count_is_exact(session: Session) -> None:
+def test_a_fork_in_a_thread_while_other_threads_count_is_exact(session: Session) -> None:
     assert session.run(_FORK_IN_THREAD) == 0
     assert session.counted("request_count", "query_count") == (4 * 5000 + 20 * 3, 20 * 2 + 4 * 5000)
 
@@ -338,7 +339,7 @@ _FORK_IN_THREAD = """
 import os, sys, threading, warnings
 import brakit_sidecar
 
-warnings.simplefilter("ignore")  # of forking with threads, which is what this is about
+warnings.simplefilter("ignore")  # Python warns of a fork beside threads, which is the subject of this test
 sys.setswitchinterval(1e-6)
 telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
@@ -367,12 +368,12 @@ for thread in threads:
 """
 
 
-def test_a_vfork_and_exec_in_the_middle_of_counting_changes_nothing(session: Session) -> None:
+def test_a_vfork_and_exec_between_two_counts_loses_nothing(session: Session) -> None:
     assert session.run(_SPAWN) == 0
     assert session.counted("request_count", "query_count") == (3 + 3 * 5, 3)
 
 
-def test_what_was_counted_before_an_exec_counts(session: Session) -> None:
+def test_counts_from_before_an_exec_are_kept(session: Session) -> None:
     assert session.run(_EXEC) == 0
     assert session.counted("request_count") == (2 + 5,)
 
@@ -394,7 +395,7 @@ telemetry.incr("query_count")
 assert os.waitpid(os.posix_spawn(command[0], command, os.environ), 0)[1] == 0
 requests.inc()
 telemetry.incr("query_count", 2)
-subprocess.run(command, check=True, preexec_fn=lambda: None)  # which forks
+subprocess.run(command, check=True, preexec_fn=lambda: None)  # with a preexec_fn, subprocess forks
 """
 _EXEC = f"""
 import os, sys
@@ -422,7 +423,7 @@ _MULTIPROCESSING = """
 import multiprocessing, sys
 import brakit_sidecar
 
-telemetry = brakit_sidecar.connect()  # in the children of spawn: as the module is imported there again
+telemetry = brakit_sidecar.connect()  # a child of spawn imports this module again, and connects by itself
 requests = telemetry.counter("request_count")
 
 def child(number):
@@ -500,7 +501,7 @@ if child == 0:
 os.waitpid(child, 0)
 """
 
-# --- what it costs the worker ---------------------------------------------------------------------------------
+# --- the cost to the worker -----------------------------------------------------------------------------------
 
 
 def may_trace() -> bool:
@@ -544,10 +545,10 @@ def test_a_worker_has_one_thread(session: Session) -> None:
         worker.do("assert len(os.listdir('/proc/self/task')) == 1")
 
 
-# --- daemons that come, go, stand still, or know no memory ----------------------------------------------------
+# --- daemons that start, exit, are suspended, or know no counter files ----------------------------------------
 
 
-def test_what_was_counted_before_any_daemon_ran_arrives_with_the_next_call_once_one_does(place: Place) -> None:
+def test_counts_from_before_the_first_daemon_arrive_with_the_next_call_after_its_start(place: Place) -> None:
     session = Session(place)
     with Worker(session) as worker:
         worker.do("for _ in range(1000): requests.inc()")
@@ -557,7 +558,7 @@ def test_what_was_counted_before_any_daemon_ran_arrives_with_the_next_call_once_
         worker.until(request_count=2001, query_count=7, avg_duration_ms=7, endpoint_count=1)
 
 
-def test_a_worker_that_met_no_daemon_leaves_nothing_behind(place: Place) -> None:
+def test_a_worker_that_never_had_a_daemon_leaves_no_file(place: Place) -> None:
     session = Session(place)
     os.makedirs(os.path.dirname(place.socket_path), mode=0o700)
     assert (
@@ -569,7 +570,7 @@ def test_a_worker_that_met_no_daemon_leaves_nothing_behind(place: Place) -> None
     assert os.listdir(os.path.dirname(place.socket_path)) == []
 
 
-def test_a_daemon_that_is_killed_and_a_new_one_in_its_place_cost_no_count_and_no_duration(place: Place) -> None:
+def test_a_killed_and_replaced_daemon_loses_no_count_and_no_duration(place: Place) -> None:
     session = Session(place)
     daemon = place.serve()
     with Worker(session) as worker:
@@ -587,7 +588,7 @@ def test_a_daemon_that_is_killed_and_a_new_one_in_its_place_cost_no_count_and_no
         wait_until(lambda: session.counted("request_count") == (6001,), "the last count")
 
 
-def test_a_daemon_that_stands_still_costs_no_count(session: Session) -> None:
+def test_a_suspended_daemon_loses_no_count(session: Session) -> None:
     with Wire(session.place.socket_path).hello() as wire:
         pid = wire.ask()[0]["pid"]
     with Worker(session) as worker:
@@ -596,7 +597,7 @@ def test_a_daemon_that_stands_still_costs_no_count(session: Session) -> None:
             worker.do("for n in range(100_000): requests.inc()")
             worker.do("for n in range(2000): telemetry.request(f'GET /{n % 5}', 7); telemetry.incr('query_count', 2)")
             worker.do("for n in range(2000): telemetry.mark('insight_count', str(n))")
-            with Worker(session) as other:  # one that finds it so
+            with Worker(session) as other:  # a worker that starts while the daemon is suspended
                 other.do("for n in range(1000): requests.inc()")
                 other.process.kill()
                 other.process.wait(PATIENCE_S)
@@ -604,7 +605,7 @@ def test_a_daemon_that_stands_still_costs_no_count(session: Session) -> None:
         assert worker.end() == 0
 
 
-def test_a_worker_that_stands_still_at_the_end_is_in_the_event(endpoint: Endpoint) -> None:
+def test_the_counts_of_a_suspended_worker_are_in_the_event(endpoint: Endpoint) -> None:
     with ExitStack() as stack:
         place = stack.enter_context(Place(endpoint.url))
         place.serve()
@@ -634,9 +635,9 @@ def test_a_worker_with_a_default_sigpipe_survives_its_daemon(place: Place) -> No
         assert worker.end() == 0
 
 
-class Listening:
-    """Keeps what it was told, and drops the memory that came with a hello, as an older daemon would that never heard
-    of any. ``answer`` is what it says to whoever connects.
+class OldDaemon:
+    """A daemon that knows no counter files: it keeps the lines that it reads, and drops the descriptor of a hello. It
+    writes ``answer`` to each client.
     """
 
     def __init__(self, place: Place, answer: bytes) -> None:
@@ -645,7 +646,7 @@ class Listening:
         self._listening.bind(place.socket_path)
         self._listening.listen()
         self._answer = answer
-        self._said: list[bytes] = []
+        self._received: list[bytes] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
@@ -655,11 +656,11 @@ class Listening:
             while True:
                 stream, _ = self._listening.accept()
                 with stream:
-                    with suppress(BrokenPipeError):  # it has gone already; what it said is still to be read
+                    with suppress(BrokenPipeError):  # the worker has exited; its lines can still be read
                         stream.sendall(self._answer)
                     while chunk := stream.recv(65536):
                         with self._lock:
-                            self._said.append(chunk)
+                            self._received.append(chunk)
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
@@ -668,10 +669,12 @@ class Listening:
 
     def frames(self) -> list[dict[str, Any]]:
         with self._lock:
-            return [json.loads(line) for line in b"".join(self._said).splitlines(keepends=True) if line.endswith(b"\n")]
+            return [
+                json.loads(line) for line in b"".join(self._received).splitlines(keepends=True) if line.endswith(b"\n")
+            ]
 
     def totals(self) -> dict[str, int]:
-        """As it would have them: a running total never goes down."""
+        """Return the totals by field. The largest of a field counts, because a running total never decreases."""
         totals: dict[str, int] = {}
         for frame in self.frames():
             for field, total in frame.get("total", {}).items():
@@ -687,40 +690,38 @@ class Listening:
 
 
 @contextmanager
-def listening(place: Place, answer: bytes = b"") -> Iterator[Listening]:
-    daemon = Listening(place, answer)
+def old_daemon(place: Place, answer: bytes = b"") -> Iterator[OldDaemon]:
+    daemon = OldDaemon(place, answer)
     try:
         yield daemon
     finally:
         daemon.close()
 
 
-def test_a_daemon_that_knows_no_memory_is_told_the_totals_while_the_worker_lives(place: Place) -> None:
+def test_a_daemon_without_counter_files_gets_the_totals_while_the_worker_lives(place: Place) -> None:
     session = Session(place)
-    with listening(place) as daemon, Worker(session) as worker:
+    with old_daemon(place) as daemon, Worker(session) as worker:
         worker.do("for _ in range(100): requests.inc()")
 
-        def is_told() -> bool:
+        def has_totals() -> bool:
             worker.do("telemetry.request('GET /', 7)")
             return daemon.totals().get("request_count", 0) > 100
 
-        wait_until(is_told, "the totals")
+        wait_until(has_totals, "the totals")
         wait_until(daemon.rows, "the histogram")
         assert worker.end() == 0
 
 
 @pytest.mark.parametrize("end", ["", "telemetry.close()", "raise SystemExit(0)"])
-def test_a_daemon_that_knows_no_memory_is_told_the_totals_at_the_latest_at_the_workers_exit(
-    place: Place, end: str
-) -> None:
-    with listening(place) as daemon:
-        assert Session(place).run(_OLD_AND_NEW + end) == 0
-        wait_until(lambda: any("end" in frame for frame in daemon.frames()), "the goodbye")
+def test_a_daemon_without_counter_files_has_all_totals_by_the_workers_exit(place: Place, end: str) -> None:
+    with old_daemon(place) as daemon:
+        assert Session(place).run(_COUNTING + end) == 0
+        wait_until(lambda: any("end" in frame for frame in daemon.frames()), "the end line")
         assert daemon.totals() == {"request_count": 1020, "query_count": 2}
         assert daemon.rows() == [[140_000_000, 20, 0, 0, 0, 0, 0]]
 
 
-_OLD_AND_NEW = """
+_COUNTING = """
 import brakit_sidecar
 telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
@@ -730,23 +731,23 @@ telemetry.incr("query_count", 2)
 """
 
 
-def test_a_daemon_that_knows_no_memory_and_is_met_only_at_the_workers_exit_is_told_the_totals(place: Place) -> None:
+def test_a_daemon_without_counter_files_that_starts_before_the_workers_exit_gets_the_totals(place: Place) -> None:
     with Worker(Session(place)) as worker:
         worker.do("for _ in range(100): requests.inc()")
         worker.do("telemetry.request('GET /', 7)")
-        with listening(place) as daemon:
+        with old_daemon(place) as daemon:
             assert worker.end() == 0
-            wait_until(lambda: any("end" in frame for frame in daemon.frames()), "the goodbye")
+            wait_until(lambda: any("end" in frame for frame in daemon.frames()), "the end line")
             assert daemon.totals() == {"request_count": 101}
             assert daemon.rows() == [[7_000_000, 1, 0, 0, 0, 0, 0]]
 
 
-def test_a_daemon_that_took_the_memory_is_told_no_totals(place: Place) -> None:
+def test_a_daemon_that_acknowledged_the_counter_file_gets_no_totals(place: Place) -> None:
     session = Session(place)
-    with listening(place, b'{"counter_file":1}\n') as daemon, Worker(session) as worker:
+    with old_daemon(place, b'{"counter_file":1}\n') as daemon, Worker(session) as worker:
         wait_until(daemon.frames, "the hello")
         worker.do("requests.inc(); telemetry.incr('query_count', 2); telemetry.request('GET /', 7)")
-        worker.do("telemetry.mark('insight_count', 'the last that is said')")
+        worker.do("telemetry.mark('insight_count', 'the last line')")
         assert worker.end() == 0
         wait_until(lambda: any("mark" in frame for frame in daemon.frames()), "the mark")
         assert (daemon.totals(), daemon.rows()) == ({}, [])

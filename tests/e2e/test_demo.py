@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-WHERE_NOTHING_MAY_BE_COUNTED = {"CI": "1", "BRAKIT_TELEMETRY": "false", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+NO_TELEMETRY = {"CI": "1", "BRAKIT_TELEMETRY": "false", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,13 @@ def place() -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture(scope="module", params=[{}, WHERE_NOTHING_MAY_BE_COUNTED], ids=["as it comes", "in CI, opted out"])
+@pytest.fixture(scope="module", params=[{}, NO_TELEMETRY], ids=["by default", "in CI, opted out"])
 def demo(request: pytest.FixtureRequest, place: Place) -> subprocess.CompletedProcess[str]:
     return place.run("demo", **request.param)
 
 
 def rows(demo: subprocess.CompletedProcess[str]) -> dict[str, list[int]]:
-    """The table's: a name, and three counts."""
+    """Return the printed table: three counts by the name of their row."""
     found = re.findall(r"^ +(\S.*?) +(\d+) +(\d+) +(\d+)$", demo.stdout, re.MULTILINE)
     return {name: [int(count) for count in counts] for name, *counts in found}
 
@@ -42,14 +42,14 @@ def test_it_succeeds(demo: subprocess.CompletedProcess[str]) -> None:
     assert (demo.returncode, demo.stderr) == (0, "")
 
 
-def test_what_each_worker_counted_adds_up_to_what_arrived(demo: subprocess.CompletedProcess[str]) -> None:
+def test_the_workers_counts_add_up_to_the_counts_that_arrived(demo: subprocess.CompletedProcess[str]) -> None:
     table = rows(demo)
     arrived, in_all = table.pop("in the session event"), table.pop("all workers")
     assert len(table) >= 3
     assert arrived == in_all == [sum(column) for column in zip(*table.values(), strict=True)]
 
 
-def test_one_of_the_workers_was_killed_and_had_counted(demo: subprocess.CompletedProcess[str]) -> None:
+def test_one_worker_counted_and_was_killed(demo: subprocess.CompletedProcess[str]) -> None:
     (killed,) = (counts for name, counts in rows(demo).items() if "killed" in name)
     assert killed[0] > 0
 
@@ -62,12 +62,12 @@ def test_every_body_is_shown_as_a_json_object(demo: subprocess.CompletedProcess[
         assert page.broken_promises(event["event"], properties) == {}
 
 
-def test_the_session_that_is_shown_has_the_tables_counts(demo: subprocess.CompletedProcess[str]) -> None:
+def test_the_shown_session_has_the_tables_counts(demo: subprocess.CompletedProcess[str]) -> None:
     (session,) = (event["properties"] for event in map(json.loads, bodies(demo)) if event["event"] == "session")
     counts = [session[name] for name in ("request_count", "query_count", "error_count")]
     assert counts == rows(demo)["in the session event"]
 
 
-def test_it_leaves_nothing_of_itself_behind(demo: subprocess.CompletedProcess[str], place: Place) -> None:
+def test_it_leaves_no_file(demo: subprocess.CompletedProcess[str], place: Place) -> None:
     assert demo.returncode == 0
     assert os.listdir(place.home) == os.listdir(place.runtime) == []

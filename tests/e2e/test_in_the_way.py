@@ -1,5 +1,5 @@
-"""Something else is where a file of ours would be. It is left as it is, followed nowhere, and the application and its
-session do not notice.
+"""A foreign file, link, pipe, socket or directory at the path of a file of ours. It is left unchanged, no link is
+followed, and the application and its session work as usual.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WORKER = "import brakit_sidecar; brakit_sidecar.connect(start=True).incr('request_count', 3)"
-PRECIOUS = "somebody's words\n"
+PRECIOUS = "the user's own text\n"
 
 
 def a_link(path: str, target: str) -> None:
@@ -71,8 +71,8 @@ def journal_of(place: Place) -> str:
     return os.path.join(state_of(place), os.path.basename(paths.journal_dir(place.socket_path)))
 
 
-class Lying:
-    """What lies at some paths, and a target to which it may lead."""
+class Obstacles:
+    """Foreign things at some paths, and a target to which they may be links."""
 
     def __init__(self, make: Callable[[str, str], None], at: list[str], target: str) -> None:
         self._at = at
@@ -80,12 +80,12 @@ class Lying:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             make(path, target)
         self._target = target
-        self._before = self._seen()
+        self._before = self._state()
 
-    def is_as_it_was(self) -> bool:
-        return self._seen() == self._before
+    def are_unchanged(self) -> bool:
+        return self._state() == self._before
 
-    def _seen(self) -> list[object]:
+    def _state(self) -> list[object]:
         found: list[object] = [os.path.lexists(self._target + "-missing")]
         for path in [*self._at, self._target]:
             info = os.lstat(path)
@@ -97,7 +97,7 @@ class Lying:
     "make",
     [a_link, a_dangling_link, a_pipe, a_directory, a_socket, pytest.param(another_users_file, marks=only_root)],
 )
-def test_in_place_of_files_of_ours_it_is_left_and_the_session_arrives(
+def test_an_obstacle_at_a_files_path_stays_and_the_session_arrives(
     place: Place, endpoint: Endpoint, make: Callable[[str, str], None]
 ) -> None:
     target = os.path.join(place.root, "target")
@@ -106,7 +106,7 @@ def test_in_place_of_files_of_ours_it_is_left_and_the_session_arrives(
     at = [os.path.join(state_of(place), name) for name in names]
     at += [os.path.join(journal_of(place), f"{name}.jsonl") for name in ("events", new_id())]
     at += [paths.counter_file_path(place.socket_path, new_id())]
-    lying = Lying(make, at, target)
+    obstacles = Obstacles(make, at, target)
     ran = place.run("run", "--", sys.executable, "-c", WORKER)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert endpoint.only_session()["request_count"] == 3
@@ -118,34 +118,34 @@ def test_in_place_of_files_of_ours_it_is_left_and_the_session_arrives(
         assert "remove it" in log.stderr
     assert place.run("telemetry", "off").returncode == 0
     assert place.run("stop").returncode == 0
-    assert lying.is_as_it_was()
+    assert obstacles.are_unchanged()
 
 
 @pytest.mark.parametrize("make", [a_link, a_file, pytest.param(another_users_directory, marks=only_root)])
 @pytest.mark.parametrize("where", [state_of, journal_of])
-def test_in_place_of_a_directory_of_ours_it_is_left_and_the_session_arrives(
+def test_an_obstacle_at_a_directorys_path_stays_and_the_session_arrives(
     place: Place, endpoint: Endpoint, where: Callable[[Place], str], make: Callable[[str, str], None]
 ) -> None:
     target = os.path.join(place.root, "target")
     os.mkdir(target)
-    a_file(os.path.join(target, f"{new_id()}.jsonl"), "")  # not a journal's: it must not be removed as one
-    lying = Lying(make, [where(place)], target)
+    a_file(os.path.join(target, f"{new_id()}.jsonl"), "")  # named like a journal's file, and must not be removed as one
+    obstacles = Obstacles(make, [where(place)], target)
     ran = place.run("run", "--", sys.executable, "-c", WORKER)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert endpoint.only_session()["request_count"] == 3
     assert place.run("stop").returncode == 0
-    assert lying.is_as_it_was()
+    assert obstacles.are_unchanged()
 
 
 @pytest.mark.parametrize("where", ["brakit", "brakit/sidecar-1.sock", "brakit/sidecar-1.lock"])
 @pytest.mark.parametrize("make", [a_link, a_pipe, pytest.param(another_users_file, marks=only_root)])
-def test_where_no_daemon_can_run_run_and_worker_run_on_and_leave_it(
+def test_an_obstacle_that_stops_the_daemon_stays_and_run_and_workers_work(
     place: Place, where: str, make: Callable[[str, str], None]
 ) -> None:
     target = os.path.join(place.root, "target")
     os.mkdir(target)
-    lying = Lying(make, [os.path.join(place.runtime, where)], target)
+    obstacles = Obstacles(make, [os.path.join(place.runtime, where)], target)
     for ran in (place.run("run", "--", sys.executable, "-c", WORKER), place.python(WORKER)):
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert place.run("telemetry", "off").returncode == 0
-    assert lying.is_as_it_was()
+    assert obstacles.are_unchanged()

@@ -1,5 +1,6 @@
-"""The daemon is killed at a system call of a small session, by strace, and brought back by the session's owner: the
-event is what it would have been. With ``BRAKIT_EVERY_SYSCALL=1`` at each of them in turn, which takes some minutes.
+"""strace kills the daemon at a system call of a small session, and the session's owner starts it again. The event is
+exactly the one without the kill. With ``BRAKIT_EVERY_SYSCALL=1`` the tests do this at each system call of the session,
+which takes some minutes.
 """
 
 from __future__ import annotations
@@ -7,24 +8,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from functools import cache
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, attached_strace, wait_until
 
-# What changes something that somebody else can see: files, names, sockets.
+# The system calls with an effect outside the daemon: on files, names and sockets.
 KINDS = (
     "openat", "write", "pwrite64", "rename", "unlink", "rmdir", "mkdir", "linkat", "ftruncate", "accept4", "recvfrom",
     "recvmsg", "sendto", "connect", "shutdown", "getsockopt", "pidfd_open", "epoll_ctl",
 )  # fmt: skip
 SAMPLE = 7
 
-# Says and counts; goes when a daemon has taken in its last word, the first one or the one that follows, or has ended
-# the session.
+# A worker that reports and counts. It exits when a daemon, the first one or its successor, has journaled its last line
+# or has ended the session.
 WORKER = """
 import glob, os, time
 import brakit_sidecar
@@ -35,7 +35,7 @@ def is_written(word, where):
             with open(path) as file:
                 if word in file.read():
                     return True
-        except FileNotFoundError:  # the last of a journal goes
+        except FileNotFoundError:  # the daemon removes a journal with its last session
             pass
     return False
 
@@ -48,35 +48,29 @@ t.incr("query_count", 3)
 t.mark("insight_count", "one")
 while not (is_written("insight_count", "journal*/*.jsonl") or is_written('"session"', "receipts*")):
     time.sleep(0.05)
-    t.set(framework="flask")  # looks after the daemon, once a second
+    t.set(framework="flask")  # such a call reconnects, at most once a second
 """
 
 
-def session_under_strace(place: Place, *how: str) -> str:
-    """A session of ``run`` whose daemon is traced in that way; what strace wrote, once the last daemon is gone."""
+def session_under_strace(place: Place, *options: str) -> str:
+    """Trace the daemon of one session of ``run``, and return strace's log after the last daemon has exited."""
     daemon = place.start()["pid"]
-    assert place.status()["running"]  # has loaded all that it answers with: from here on calls have their numbers
+    assert place.status()["running"]  # so that no module is loaded later, and the calls' numbers are repeatable
     log = os.path.join(place.root, "strace")
-    tracing = subprocess.Popen(["strace", "-f", "-o", log, "-p", str(daemon), *how], stderr=subprocess.PIPE, text=True)
-    assert tracing.stderr is not None
-    said = tracing.stderr.readline()
-    if "attached" not in said:
+    with attached_strace(daemon, log, *options) as tracing:
+        ran = place.run("run", "--", sys.executable, "-c", WORKER)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+        def has_receipt() -> bool:
+            place.start()  # for a daemon that was killed after the owner had exited
+            return any(receipt["event"] == "session" for receipt in place.receipts())
+
+        wait_until(has_receipt, "the session's receipt")
+        assert place.run("stop").returncode == 0
         tracing.wait(PATIENCE_S)
-        pytest.skip(f"strace may not attach here: {said.strip()}")
-    ran = place.run("run", "--", sys.executable, "-c", WORKER)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-
-    def has_receipt() -> bool:
-        place.start()  # where it was killed when the owner had gone
-        return any(receipt["event"] == "session" for receipt in place.receipts())
-
-    wait_until(has_receipt, "the session's receipt")
-    assert place.run("stop").returncode == 0
-    tracing.wait(PATIENCE_S)
-    tracing.stderr.close()
     with open(log, encoding="utf-8") as file:
         traced = file.read()
-    if "killed by SIGKILL" in traced and os.path.lexists(place.socket_path):  # killed while it was told to stop
+    if "killed by SIGKILL" in traced and os.path.lexists(place.socket_path):  # killed while it stopped
         place.start()
         assert place.run("stop").returncode == 0
     return traced
@@ -98,7 +92,7 @@ def assert_exact(endpoint: Endpoint, place: Place) -> None:
 
 @cache
 def calls() -> list[tuple[str, int]]:
-    """Each call of those kinds that the daemon makes for one session, by kind and number."""
+    """Return the system calls in KINDS that the daemon makes for one session, each as its kind and number."""
     endpoint = Endpoint()
     with Place(endpoint.url) as place:
         traced = session_under_strace(place, "-e", "trace=" + ",".join(KINDS))
@@ -108,13 +102,13 @@ def calls() -> list[tuple[str, int]]:
     found = []
     for kind, rest in re.findall(r"^\d+ +(\w+)(\(.*)$", traced, re.MULTILINE):
         made[kind] += 1
-        if kind != "openat" or "O_CREAT" in rest or "brakit" in rest:  # most are of modules that are loaded
+        if kind != "openat" or "O_CREAT" in rest or "brakit" in rest:  # the others load modules
             found.append((kind, made[kind]))
     return found
 
 
 def chosen(part: int, parts: int) -> list[tuple[str, int]]:
-    """All calls of that part, or its first."""
+    """Return all calls of that part, or only its first one if not every system call is to be tested."""
     of_part = calls()[part * len(calls()) // parts : (part + 1) * len(calls()) // parts]
     return of_part if os.environ.get("BRAKIT_EVERY_SYSCALL") else of_part[:1]
 
@@ -122,7 +116,7 @@ def chosen(part: int, parts: int) -> list[tuple[str, int]]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("part", range(SAMPLE))
-def test_a_daemon_killed_at_a_system_call_costs_nothing(part: int) -> None:
+def test_a_daemon_killed_at_a_system_call_loses_nothing(part: int) -> None:
     for kind, number in chosen(part, SAMPLE):
         endpoint = Endpoint()
         with Place(endpoint.url) as place:
@@ -137,13 +131,13 @@ def test_a_daemon_killed_at_a_system_call_costs_nothing(part: int) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize(("part", "name"), [(0, "TERM"), (1, "INT"), (2, "HUP"), (3, "TERM")])
-def test_a_daemon_told_to_end_at_a_system_call_sends_each_session_once(part: int, name: str) -> None:
+def test_a_daemon_that_gets_a_signal_at_a_system_call_sends_each_session_once(part: int, name: str) -> None:
     for kind, number in chosen(part, 4):
         endpoint = Endpoint()
         with Place(endpoint.url) as place:
             session_under_strace(place, "-e", f"trace={kind}", "-e", f"inject={kind}:signal={name}:when={number}")
             (receipt,) = [receipt for receipt in place.receipts() if receipt["event"] == "session"]
-            is_late = receipt["reason"] == "shutdown"  # what sends is still to be loaded, and strace slows that down
+            is_late = receipt["reason"] == "shutdown"  # strace slows the loading of what sends
             sent = endpoint.named("session")
             assert len(sent) == 1 or (is_late and not sent)
             assert not os.path.lexists(place.socket_path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.e2e import truth
+from tests.e2e import expected_durations
 from tests.e2e.apps import counting
 from tests.e2e.serving import REPOSITORY
 from tests.harness import Endpoint, Place
@@ -24,7 +24,7 @@ SIGSTOP = int(signal.SIGSTOP)
 PYTHON_VERSION = ".".join(map(str, sys.version_info[:3]))
 
 
-# --- four workers that say everything there is to say ----------------------------------------------------------------
+# --- four workers that report every kind of thing ----------------------------------------------------------------
 
 
 class Ran(NamedTuple):
@@ -41,7 +41,7 @@ def ran(request: pytest.FixtureRequest) -> Iterator[Ran]:
         assert place.run("run", "--", *application).returncode == 0
         endpoint.wait_for("session")
         took_s = time.monotonic() - started
-        place.run("stop")  # it sends what is left
+        place.run("stop")  # the daemon sends what is queued
         yield Ran(endpoint, took_s)
     endpoint.close()
 
@@ -61,24 +61,24 @@ def test_no_two_events_have_the_same_uuid(ran: Ran) -> None:
     assert len({body["uuid"] for body in ran.endpoint.bodies}) == 6
 
 
-def test_setup_completed_is_the_first_workers(ran: Ran) -> None:
+def test_setup_completed_has_the_duration_of_one_worker(ran: Ran) -> None:
     (body,) = ran.endpoint.named("setup_completed")
     assert body["properties"]["setup_duration_ms"] in counting.SETUP_MS
 
 
-def test_first_request_is_one_workers(ran: Ran) -> None:
+def test_first_request_has_the_values_of_one_worker(ran: Ran) -> None:
     (body,) = ran.endpoint.named("first_request")
     assert body["properties"]["port"] == 8000
     assert body["properties"]["time_to_first_request_ms"] in counting.FIRST_REQUEST_MS
 
 
-def test_the_requests_at_the_dashboards_opening_are_those_of_all_workers_by_then(ran: Ran) -> None:
+def test_the_request_count_at_the_dashboards_opening_covers_all_workers(ran: Ran) -> None:
     (body,) = ran.endpoint.named("dashboard_viewed")
     at_least = min(requests_of(worker) for worker in counting.WORKERS)
     assert at_least <= body["properties"]["request_count_at_open"] <= sum(map(requests_of, counting.WORKERS))
 
 
-def test_what_is_sent_each_time_has_its_fields(ran: Ran) -> None:
+def test_events_that_are_sent_each_time_have_their_fields(ran: Ran) -> None:
     invoked, uninstalled = (ran.endpoint.named(name)[0]["properties"] for name in ("cli_invoked", "cli_uninstall"))
     assert (invoked["command"], invoked["has_package_json"], invoked["cwd_has_node_modules"]) == ("run", True, False)
     removed = ("instrumentation_removed", "package_removed", "mcp_removed", "data_removed")
@@ -90,7 +90,7 @@ def requests_of(worker: int) -> int:
 
 
 def expected_session() -> dict[str, Any]:
-    """From the application's tables, by adding up every single thing that was said."""
+    """Return the expected properties, added up from the application's tables."""
     durations: dict[str, list[float]] = {}
     for by_route in counting.DURATIONS:
         for route, some in by_route.items():
@@ -113,8 +113,8 @@ def expected_session() -> dict[str, Any]:
         },
         **{field: sorted({word for some in words for word in some}) for field, words in counting.WORDS.items()},
         "endpoint_count": len(durations),
-        "avg_duration_ms": truth.mean_ms([duration for some in durations.values() for duration in some]),
-        "slowest_endpoint_bucket": truth.slowest_bucket(durations.values()),
+        "avg_duration_ms": expected_durations.mean_ms([duration for some in durations.values() for duration in some]),
+        "slowest_endpoint_bucket": expected_durations.slowest_bucket(durations.values()),
         "is_custom_command": True,
         "explain_used": True,
         "dashboard_opened": True,
@@ -140,7 +140,7 @@ def release() -> str:
 
 
 def counted(place: Place, endpoint: Endpoint, code: str, *, exits: int = 0) -> dict[str, Any]:
-    """The session of ``run -- python -c code``."""
+    """Return the session event of ``run -- python -c code``."""
     ran = place.run("run", "--", sys.executable, "-c", code)
     assert ran.returncode == exits, ran.stderr
     return endpoint.only_session()
@@ -152,7 +152,7 @@ def test_eight_threads_of_a_worker_lose_no_count(place: Place, endpoint: Endpoin
 
 
 def test_eight_threads_of_a_worker_lose_no_duration(place: Place, endpoint: Endpoint) -> None:
-    """The mean is seven and a half, which rounds up: with a single ns lost it would round down."""
+    """The mean is 7.5 ms, which rounds up. If a single nanosecond were lost, it would round down."""
     session = counted(place, endpoint, _THREADS)
     assert (session["avg_duration_ms"], session["endpoint_count"]) == (8, 1)
 
@@ -190,7 +190,7 @@ def test_forked_children_and_their_children_count_for_themselves(place: Place, e
     assert session["request_count"] == 10 + 3 * 100 + 3 * 7 + 5
 
 
-def test_what_was_said_before_a_fork_is_not_said_again_by_the_child(place: Place, endpoint: Endpoint) -> None:
+def test_a_forked_child_does_not_report_its_parents_counts_again(place: Place, endpoint: Endpoint) -> None:
     session = counted(place, endpoint, _FORKS)
     assert (session["error_count"], session["insight_count"], len(endpoint.named("first_request"))) == (4, 2, 1)
 
@@ -228,12 +228,12 @@ requests.inc(5)
 """
 
 
-def test_a_worker_killed_right_after_its_last_count_has_lost_nothing(place: Place, endpoint: Endpoint) -> None:
+def test_a_worker_killed_right_after_its_last_count_loses_nothing(place: Place, endpoint: Endpoint) -> None:
     session = counted(place, endpoint, _KILLED, exits=128 + signal.SIGKILL)
     assert session["request_count"] == session["query_count"] == 3000
 
 
-def test_a_worker_killed_while_the_daemon_cannot_read_has_lost_nothing(place: Place, endpoint: Endpoint) -> None:
+def test_a_worker_killed_while_the_daemon_is_suspended_loses_nothing(place: Place, endpoint: Endpoint) -> None:
     daemon = place.start()["pid"]
     try:
         ran = place.run("run", "--", sys.executable, "-c", f"import os; os.kill({daemon}, {SIGSTOP})\n{_KILLED}")
@@ -257,5 +257,5 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_commands_session_ended_in_a_crash(place: Place, endpoint: Endpoint) -> None:
+def test_the_session_of_a_killed_command_is_a_crash(place: Place, endpoint: Endpoint) -> None:
     assert counted(place, endpoint, _KILLED, exits=128 + signal.SIGKILL)["exit_reason"] == "crash"

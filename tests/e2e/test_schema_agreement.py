@@ -1,4 +1,4 @@
-"""What `schema` prints, what the README shows and what arrives are one list."""
+"""The fields that `schema` prints, those that the README shows, and those that arrive are the same."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ def schema() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def shown() -> str:
-    """The README's part between its markers."""
+    """Return the README's part between its markers."""
     with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
         between = re.findall(r"<!-- schema -->\n(.*?)<!-- /schema -->", file.read(), re.DOTALL)
-    assert len(between) == 1, "the README has the markers once"
+    assert len(between) == 1, "the README must have the markers once"
     part: str = between[0]
     return part
 
 
 def table(shown: str, head: str) -> dict[str, list[str]]:
-    """The rows of the README's table whose head begins so, by their first cell without its backquotes."""
+    """Return the rows of a table of the README, by their first cell without backquotes. ``head`` is the head of the
+    table's first column.
+    """
     (rows,) = re.findall(rf"^\| {head} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", shown, re.MULTILINE)
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows.splitlines()]
     return {name.strip("`"): rest for name, *rest in cells}
 
 
 def arriving(place: Place, endpoint: Endpoint, event: str) -> dict[str, Any]:
-    """The properties of such an event, of which nothing was said."""
+    """Report the event without any field, and return the properties that arrive."""
     with Wire(place.start()["socket"]) as owner:
         owner.hello(new_id(), role="owner")
         if event != "session":
@@ -57,7 +59,7 @@ def test_the_schema_has_the_pages_events(schema: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_arrives_is_what_the_schema_prints(
+def test_an_event_arrives_with_the_fields_that_the_schema_prints(
     schema: dict[str, Any], place: Place, endpoint: Endpoint, event: str
 ) -> None:
     printed = [*schema["events"][event]["fields"], *schema["fixed"]]
@@ -71,7 +73,7 @@ def test_the_fixed_properties_arrive_as_the_schema_prints_them(
     assert {name: properties[name] for name in schema["fixed"]} == schema["fixed"] == page.FIXED
 
 
-def test_the_readme_shows_what_schema_prints_as_markdown(shown: str, place: Place) -> None:
+def test_the_readme_shows_the_markdown_that_schema_prints(shown: str, place: Place) -> None:
     assert shown.strip() == place.run("schema", "--markdown").stdout.strip()
 
 
@@ -82,7 +84,7 @@ def test_the_readmes_events_and_their_fields_are_the_schemas(schema: dict[str, A
     assert in_readme == in_schema
 
 
-def test_the_readmes_fields_are_all_that_the_schema_has(schema: dict[str, Any], shown: str) -> None:
+def test_the_readmes_fields_are_the_schemas(schema: dict[str, Any], shown: str) -> None:
     in_schema = {name: field for about in schema["events"].values() for name, field in about["fields"].items()}
     in_readme = table(shown, "field")
     assert in_readme == {name: [field["domain"], field["rule"], field["purpose"]] for name, field in in_schema.items()}

@@ -1,4 +1,4 @@
-"""Real servers that reload, replace their workers and are told to end: one session, every request, the right reason."""
+"""Real servers that reload, replace their workers and get a signal: one session, every request, the right reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLASK = ("flask", "--app", f"{APP}:flask_app", "run", "--debug", "-p", "0", "--e
 
 
 class Visitor:
-    """Counts what was answered, and by whom."""
+    """A client of the server. It counts the answers, and keeps the pids of the workers and of their parents."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -36,7 +36,9 @@ class Visitor:
         self._last = 0
 
     def visit(self, times: int = 1) -> int:
-        """The process that answered last. A server may say its port before it listens there."""
+        """Make the requests, and return the pid of the last worker. Waits for the first answer, because a server may
+        log its port before it listens.
+        """
         if not self.answered:
             self._await(lambda: bool(self._one()))
             times -= 1
@@ -62,22 +64,24 @@ class Visitor:
 
     def _await(self, condition: Callable[[], bool]) -> None:
         def holds() -> bool:
-            with suppress(OSError, http.client.HTTPException):  # none listens at this moment
+            with suppress(OSError, http.client.HTTPException):  # no worker listens at this moment
                 return condition()
             return False
 
         wait_until(holds, "an answer")
 
 
-def hang_up(_server: Server, visitor: Visitor) -> None:
-    """What gunicorn reloads at, said to its master."""
+def send_sighup(_server: Server, visitor: Visitor) -> None:
+    """Send gunicorn's master the signal at which it reloads."""
     (master,) = visitor.parents
     os.kill(master, signal.SIGHUP)
     visitor.visit_until_another_answers()
 
 
-def touch(server: Server, visitor: Visitor) -> None:
-    """What the others reload at; again and again, as a change before their first look at the file is none to them."""
+def touch_file(server: Server, visitor: Visitor) -> None:
+    """Touch the file at which the other servers reload, before each request. A change before the server first reads
+    the file's time has no effect.
+    """
 
     def change() -> None:
         later = time.time() + 10
@@ -86,20 +90,20 @@ def touch(server: Server, visitor: Visitor) -> None:
     visitor.visit_until_another_answers(change)
 
 
-def nothing(_server: Server, visitor: Visitor) -> None:
-    """Its workers are replaced by themselves."""
+def wait_for_replacement(_server: Server, visitor: Visitor) -> None:
+    """Make requests until the server has replaced a worker by itself."""
     visitor.visit_until_another_answers()
 
 
 @pytest.mark.parametrize(
     ("command", "reload", "number"),
     [
-        (GUNICORN, hang_up, signal.SIGTERM),
-        ((*GUNICORN, "--max-requests", "5"), nothing, signal.SIGINT),
-        ((*GUNICORN, "-k", "gevent"), hang_up, signal.SIGTERM),
+        (GUNICORN, send_sighup, signal.SIGTERM),
+        ((*GUNICORN, "--max-requests", "5"), wait_for_replacement, signal.SIGINT),
+        ((*GUNICORN, "-k", "gevent"), send_sighup, signal.SIGTERM),
         ((*UVICORN, "--workers", "2"), None, signal.SIGTERM),
-        ((*UVICORN, "--reload"), touch, signal.SIGINT),
-        (FLASK, touch, signal.SIGINT),
+        ((*UVICORN, "--reload"), touch_file, signal.SIGINT),
+        (FLASK, touch_file, signal.SIGINT),
     ],
     ids=[
         "gunicorn HUP",
@@ -110,7 +114,7 @@ def nothing(_server: Server, visitor: Visitor) -> None:
         "flask reloader",
     ],
 )
-def test_it_is_one_session_with_every_request(
+def test_a_server_that_reloads_is_one_session_with_every_request(
     place: Place,
     endpoint: Endpoint,
     command: tuple[str, ...],
@@ -131,7 +135,7 @@ def test_it_is_one_session_with_every_request(
     assert len(endpoint.named("session")) == 1
 
 
-def test_a_worker_that_is_killed_and_replaced_costs_no_request(place: Place, endpoint: Endpoint) -> None:
+def test_a_killed_and_replaced_worker_loses_no_request(place: Place, endpoint: Endpoint) -> None:
     with Server(place, *GUNICORN) as server:
         visitor = Visitor(server)
         os.kill(visitor.visit(10), signal.SIGKILL)
@@ -140,7 +144,7 @@ def test_a_worker_that_is_killed_and_replaced_costs_no_request(place: Place, end
     assert endpoint.only_session()["request_count"] == visitor.answered
 
 
-def test_a_server_whose_owner_is_killed_ends_as_a_crash(place: Place, endpoint: Endpoint) -> None:
+def test_the_session_of_a_killed_owner_is_a_crash(place: Place, endpoint: Endpoint) -> None:
     with Server(place, *GUNICORN) as server:
         visitor = Visitor(server)
         visitor.visit(10)

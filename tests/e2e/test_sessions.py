@@ -24,7 +24,7 @@ class Ran(NamedTuple):
     config: dict[str, Any]
 
     def each(self, name: str) -> list[Any]:
-        """A property of each session."""
+        """Return one property of each session."""
         return [body["properties"][name] for body in self.bodies]
 
 
@@ -44,7 +44,7 @@ def at_once(place: Place, sessions: int) -> None:
 
 
 def run(how: Callable[[Place, int], None], sessions: int, config: dict[str, Any] | None = None) -> Ran:
-    """The sessions, under that config where one was there before."""
+    """Run the sessions in a new place. ``config`` is the user's config before the first one, if there is any."""
     endpoint = Endpoint()
     with Place(endpoint.url) as place:
         if config is not None:
@@ -53,7 +53,7 @@ def run(how: Callable[[Place, int], None], sessions: int, config: dict[str, Any]
                 json.dump(config, file)
         how(place, sessions)
         endpoint.wait_for("session", sessions)
-        assert place.run("stop").returncode == 0  # it sends what is left
+        assert place.run("stop").returncode == 0  # the daemon sends what is queued
         ran = Ran(sessions, endpoint.bodies, place.config)
     endpoint.close()
     return ran
@@ -68,28 +68,28 @@ def test_each_session_is_one_event(ran: Ran) -> None:
     assert [body["event"] for body in ran.bodies] == ["session"] * ran.sessions
 
 
-def test_no_two_have_the_same_uuid(ran: Ran) -> None:
+def test_no_two_sessions_have_the_same_uuid(ran: Ran) -> None:
     assert len({body["uuid"] for body in ran.bodies}) == ran.sessions
 
 
-def test_each_has_its_own_workers_counts_only(ran: Ran) -> None:
+def test_each_session_has_the_counts_of_its_own_worker_only(ran: Ran) -> None:
     assert ran.each("request_count") == [3] * ran.sessions
 
 
-def test_each_ended_clean(ran: Ran) -> None:
+def test_each_session_ends_clean(ran: Ran) -> None:
     assert ran.each("exit_reason") == ["clean"] * ran.sessions
 
 
-def test_just_one_is_the_first(ran: Ran) -> None:
+def test_exactly_one_session_is_the_first(ran: Ran) -> None:
     assert ran.each("first_session").count(True) == 1
 
 
-def test_all_are_one_users_whose_id_is_in_the_config(ran: Ran) -> None:
+def test_all_sessions_have_the_anonymous_id_of_the_config(ran: Ran) -> None:
     assert {body["distinct_id"] for body in ran.bodies} == {ran.config["anonymousId"]}
 
 
 @pytest.mark.parametrize("how", [in_a_row, at_once])
-def test_under_a_config_that_was_there_before_none_is_the_first(how: Callable[[Place, int], None]) -> None:
+def test_no_session_is_the_first_if_the_config_existed_before(how: Callable[[Place, int], None]) -> None:
     config = {"telemetry": True, "anonymousId": new_id()}
     ran = run(how, 3, config)
     assert ran.each("first_session") == [False] * 3

@@ -1,4 +1,4 @@
-"""The units under a real systemd: its analysis, its socket activation, and a user manager of the test's own."""
+"""The units under a real systemd: its analysis, its socket activation, and a private user manager."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ UNITS = os.path.join(REPOSITORY, "systemd")
 SERVICE, SOCKET = "brakit-sidecar.service", "brakit-sidecar.socket"
 SANDBOX, SHOWN = f"{SERVICE}.d/sandbox.conf", f"{SERVICE}.d/shown.conf"
 
-needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 needs_activate = pytest.mark.skipif(
-    not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not here"
+    not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed"
 )
 
 COUNT = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)"
 
-# Where systemd is not the first process, root gives its user manager what it looks for: in a mount namespace, so that
-# nobody else sees it, and in a control group of its own, as a manager takes in all others of its group.
+# If systemd is not the first process, root makes the files that a user manager needs. They are in a mount namespace, so
+# that no other process sees them. The manager is in a new control group, because it would adopt every other process of
+# its group.
 AS_IF_BOOTED = """
 for groups in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     ours=$groups/brakit-sidecar-$$
@@ -69,17 +70,17 @@ def exposure(place: Place, service: str) -> float:
 
 
 @needs_analyze
-def test_systemd_has_nothing_to_say_against_the_units(place: Place) -> None:
+def test_systemd_finds_no_fault_in_the_units(place: Place) -> None:
     assert analyze(place, "verify", os.path.join(UNITS, SOCKET), os.path.join(UNITS, SERVICE)) == ""
 
 
 @needs_analyze
-def test_with_the_sandbox_the_service_is_exposed_to_one_and_a_half_of_ten(place: Place) -> None:
+def test_with_the_sandbox_the_exposure_is_at_most_one_and_a_half_of_ten(place: Place) -> None:
     assert exposure(place, os.path.join(UNITS, SERVICE)) <= 1.5
 
 
 @needs_analyze
-def test_without_it_to_six_and_a_half(place: Place, tmp_path: Path) -> None:
+def test_without_the_sandbox_the_exposure_is_at_most_six_and_a_half_of_ten(place: Place, tmp_path: Path) -> None:
     shutil.copy(os.path.join(UNITS, SERVICE), tmp_path)
     assert exposure(place, str(tmp_path / SERVICE)) <= 6.5
 
@@ -96,14 +97,14 @@ def test_a_session_through_socket_activation_arrives(place: Place, endpoint: End
         wait_until(lambda: os.path.exists(place.socket_path), "the socket")
         assert place.run("run", "--", sys.executable, "-c", COUNT).returncode == 0
         assert endpoint.only_session()["request_count"] == 3
-        assert activating.wait(PATIENCE_S) == 0  # the daemon, when nothing is left to do
+        assert activating.wait(PATIENCE_S) == 0  # the idle daemon exits
         assert os.path.exists(place.socket_path)
     finally:
         activating.kill()
         activating.wait(PATIENCE_S)
 
 
-def test_without_a_user_manager_one_line_says_so(place: Place) -> None:
+def test_without_a_user_manager_each_command_fails_with_one_line(place: Place) -> None:
     for command in ("install", "uninstall", "status"):
         ran = place.run("systemd", command)
         assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
@@ -111,19 +112,19 @@ def test_without_a_user_manager_one_line_says_so(place: Place) -> None:
     assert os.listdir(place.home) == []
 
 
-def test_the_launchd_agent_runs_the_daemon_and_brings_it_back() -> None:
-    """As far as that can be seen without a Mac."""
+def test_the_launchd_agent_runs_the_daemon_and_restarts_it() -> None:
+    """Read the agent's file only, because launchd exists on macOS only."""
     with open(os.path.join(REPOSITORY, "launchd", "dev.brakit.sidecar.plist"), "rb") as file:
         agent = plistlib.load(file)
     assert agent["ProgramArguments"] == ["COMMAND", "serve"]
     assert agent["KeepAlive"] == {"SuccessfulExit": False}
 
 
-# --- under a user manager of its own -----------------------------------------------------------------------
+# --- under a private user manager --------------------------------------------------------------------------
 
 
 class Managed(Place):
-    """A place with a user manager. Not below /tmp, where a service with the sandbox has a directory of its own."""
+    """A place with a user manager. It is not below /tmp, because a sandboxed service has a private /tmp."""
 
     within = "/run" if os.access("/run", os.W_OK) else "/tmp"
 
@@ -144,15 +145,15 @@ class Managed(Place):
             stderr=subprocess.STDOUT,
         )
 
-    def show_what_lies_in_tmp(self) -> None:
-        """To a service that has a /tmp of its own, in the sandbox: this interpreter may be there, or this checkout."""
+    def show_tmp_to_the_sandbox(self) -> None:
+        """Let the service, which has a private /tmp in the sandbox, read this interpreter and checkout in /tmp."""
         shown = [path for path in (sys.prefix, sys.base_prefix, REPOSITORY) if path.startswith("/tmp/")]
         os.makedirs(os.path.join(self.units, f"{SERVICE}.d"), exist_ok=True)
         with open(os.path.join(self.units, SHOWN), "w", encoding="utf-8") as file:
             file.write("".join(["[Service]\n", *(f"BindReadOnlyPaths={path}\n" for path in shown)]))
 
     def leave_the_sandbox(self) -> None:
-        """And every other namespace."""
+        """Restart the service without the sandbox and without any other namespace."""
         for name in (SANDBOX, SHOWN):
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.units, name))
@@ -171,7 +172,7 @@ class Managed(Place):
         return subprocess.run(command, env=self.environ, capture_output=True, text=True, check=True).stdout.strip()
 
     def files(self) -> set[str]:
-        """Below the directory of the units."""
+        """Return the paths of all files below the directory of the units."""
         return {
             os.path.relpath(os.path.join(directory, name), self.units)
             for directory, _, names in os.walk(self.units)
@@ -184,7 +185,7 @@ class Managed(Place):
         self._log.close()
         for group in glob.glob(f"/sys/fs/cgroup/**/brakit-sidecar-{self._manager.pid}", recursive=True):
             for directory, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):  # somebody is still leaving it
+                with suppress(OSError):  # a process of the group has not exited yet
                     os.rmdir(directory)
 
 
@@ -196,12 +197,12 @@ def _systemd() -> str:
 def managed(remote: Endpoint) -> Iterator[Managed]:
     runs_here = os.path.isdir("/run/systemd/system") or (os.getuid() == 0 and shutil.which("unshare"))
     if not shutil.which("systemctl") or not runs_here:
-        pytest.skip("no systemd here, or nothing it can run on")
+        pytest.skip("there is no systemd, or no user manager can run")
     place = Managed(remote.url)
     with place:
         try:
             if not place.runs():
-                pytest.skip("no user manager can be started here")
+                pytest.skip("no user manager starts here")
             yield place
         finally:
             place.end()
@@ -209,14 +210,14 @@ def managed(remote: Endpoint) -> Iterator[Managed]:
 
 @pytest.fixture
 def installed(managed: Managed) -> Iterator[Managed]:
-    managed.show_what_lies_in_tmp()
+    managed.show_tmp_to_the_sandbox()
     ran = managed.run("systemd", "install")
     assert (ran.returncode, ran.stderr) == (0, "")
     yield managed
     managed.run("systemd", "uninstall")
 
 
-def test_the_sandbox_is_chosen_where_it_starts(installed: Managed) -> None:
+def test_the_sandbox_is_installed_if_it_starts_here(installed: Managed) -> None:
     starts_here = subprocess.run(
         ["systemd-run", "--user", "--wait", "--quiet", *properties_of_the_sandbox(), "true"],
         env=installed.environ,
@@ -233,17 +234,17 @@ def properties_of_the_sandbox() -> list[str]:
     return [f"--property={line}" for line in found]
 
 
-def test_a_session_under_the_service_arrives_and_the_idle_daemon_leaves(installed: Managed, remote: Endpoint) -> None:
-    said = installed.run(
+def test_a_session_under_the_service_arrives_and_the_idle_daemon_exits(installed: Managed, remote: Endpoint) -> None:
+    ran = installed.run(
         "run", "--", sys.executable, "-c", f"{COUNT}; import os; print(os.environ['BRAKIT_SESSION_ID'])"
     )
-    assert remote.end_of(said.stdout.strip())["request_count"] == 3
-    wait_until(lambda: installed.show("ActiveState") == "inactive", "the daemon's leaving")
+    assert remote.end_of(ran.stdout.strip())["request_count"] == 3
+    wait_until(lambda: installed.show("ActiveState") == "inactive", "the daemon's exit")
     assert installed.show("Result") == "success"
     assert installed.start()["pid"] == int(installed.show("MainPID"))
 
 
-def test_the_service_is_as_its_unit_says(installed: Managed) -> None:
+def test_the_service_has_the_units_settings(installed: Managed) -> None:
     installed.start()
     if shutil.which("systemd-analyze"):
         assert analyze(installed, "verify", os.path.join(installed.units, SERVICE)) == ""
@@ -254,7 +255,7 @@ def test_the_service_is_as_its_unit_says(installed: Managed) -> None:
     assert (socket.st_mode & 0o777, os.stat(os.path.dirname(installed.socket_path)).st_mode & 0o777) == (0o600, 0o700)
 
 
-def test_a_stopped_service_comes_back_with_the_next_connect(installed: Managed) -> None:
+def test_a_stopped_service_starts_again_with_the_next_connection(installed: Managed) -> None:
     before = installed.start()["pid"]
     assert installed.systemctl("stop", SERVICE) == 0
     assert os.path.exists(installed.socket_path)
@@ -262,76 +263,50 @@ def test_a_stopped_service_comes_back_with_the_next_connect(installed: Managed) 
 
 
 @pytest.mark.parametrize("sandboxed", [True, False], ids=["with the sandbox", "without"])
-def test_nothing_is_lost_when_the_daemon_is_killed(installed: Managed, remote: Endpoint, sandboxed: bool) -> None:
-    """Neither what was counted before by a worker that was killed first, nor what is counted meanwhile and after."""
+def test_a_session_loses_no_count_if_the_daemon_is_killed(
+    installed: Managed, remote: Endpoint, sandboxed: bool
+) -> None:
+    """Neither counts from before the kill, of a worker that was killed earlier, nor counts during the restart."""
     if sandboxed and SANDBOX not in installed.files():
         pytest.skip("the sandbox does not start here")
     if not sandboxed:
         installed.leave_the_sandbox()
-    flags = {name: os.path.join(installed.root, f"{name}-{sandboxed}") for name in ("counted", "killed", "restarted")}
-    application = installed.popen(
-        sys.executable,
-        "-m",
-        "brakit_sidecar",
-        "run",
-        "--",
-        sys.executable,
-        "-c",
-        KILLED_BESIDES,
-        **flags,
-        cwd=REPOSITORY,
-    )
+    assert_no_count_is_lost(installed, remote, f"killed-{sandboxed}", signal.SIGKILL)
+
+
+def test_a_daemon_that_hangs_is_replaced_by_the_watchdog(installed: Managed, remote: Endpoint) -> None:
+    shorter = os.path.join(installed.units, f"{SERVICE}.d", "shorter.conf")
+    with open(shorter, "w", encoding="utf-8") as file:
+        file.write("[Service]\nWatchdogSec=3s\nTimeoutAbortSec=3s\nLimitCORE=0\n")
+    try:
+        assert installed.systemctl("daemon-reload") == installed.systemctl("restart", SERVICE) == 0
+        assert_no_count_is_lost(installed, remote, "hangs", signal.SIGSTOP)
+    finally:
+        os.unlink(shorter)
+
+
+def assert_no_count_is_lost(installed: Managed, remote: Endpoint, name: str, number: signal.Signals) -> None:
+    """Send the daemon a signal amid a session. systemd must replace the daemon once, and every count must arrive."""
+    flags = {flag: os.path.join(installed.root, f"{flag}-{name}") for flag in ("counted", "killed", "restarted")}
+    command = (sys.executable, "-m", "brakit_sidecar", "run", "--", sys.executable, "-c", KILLED_WORKERS)
+    application = installed.popen(*command, **flags, cwd=REPOSITORY)
     wait_until(lambda: os.path.exists(flags["counted"]), "the counting")
     with open(flags["counted"], encoding="utf-8") as file:
         session = file.read()
     before = int(installed.show("MainPID"))
-    os.kill(before, signal.SIGKILL)
+    os.kill(before, number)
     set_flag(flags["killed"])
     wait_until(lambda: installed.show("MainPID") not in ("0", str(before)), "the restart")
     set_flag(flags["restarted"])
     assert application.wait(PATIENCE_S) == 128 + signal.SIGKILL
     ended = remote.end_of(session)
-    assert (ended["request_count"], ended["exit_reason"]) == (KILLED_BESIDES_COUNTS, "crash")
+    assert (ended["request_count"], ended["exit_reason"]) == (KILLED_WORKERS_COUNTS, "crash")
     assert installed.show("NRestarts") == "1"
 
 
-def test_a_daemon_that_hangs_is_replaced_by_the_watchdog(installed: Managed, remote: Endpoint) -> None:
-    hurried = os.path.join(installed.units, f"{SERVICE}.d", "hurried.conf")
-    with open(hurried, "w", encoding="utf-8") as file:
-        file.write("[Service]\nWatchdogSec=3s\nTimeoutAbortSec=3s\nLimitCORE=0\n")
-    try:
-        assert installed.systemctl("daemon-reload") == installed.systemctl("restart", SERVICE) == 0
-        flags = {name: os.path.join(installed.root, f"{name}-hung") for name in ("counted", "killed", "restarted")}
-        application = installed.popen(
-            sys.executable,
-            "-m",
-            "brakit_sidecar",
-            "run",
-            "--",
-            sys.executable,
-            "-c",
-            KILLED_BESIDES,
-            **flags,
-            cwd=REPOSITORY,
-        )
-        wait_until(lambda: os.path.exists(flags["counted"]), "the counting")
-        with open(flags["counted"], encoding="utf-8") as file:
-            session = file.read()
-        before = int(installed.show("MainPID"))
-        os.kill(before, signal.SIGSTOP)
-        set_flag(flags["killed"])
-        wait_until(lambda: installed.show("MainPID") not in ("0", str(before)), "the restart")
-        set_flag(flags["restarted"])
-        assert application.wait(PATIENCE_S) == 128 + signal.SIGKILL
-        ended = remote.end_of(session)
-        assert (ended["request_count"], ended["exit_reason"]) == (KILLED_BESIDES_COUNTS, "crash")
-        assert installed.show("NRestarts") == "1"
-    finally:
-        os.unlink(hurried)
-
-
-# A worker that counts and is killed, and one that counts before, while and after the daemon is killed, and then is too.
-KILLED_BESIDES = """
+# A worker that counts and is killed. Then a second one, which counts before, during and after the daemon's restart and
+# kills itself.
+KILLED_WORKERS = """
 import os, signal, subprocess, sys, time, brakit_sidecar
 count = "import os, brakit_sidecar; brakit_sidecar.connect().incr('request_count', 700); os.kill(os.getpid(), 9)"
 subprocess.run([sys.executable, "-c", count])
@@ -346,7 +321,7 @@ for flag in "killed", "restarted":
     requests.inc(4)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-KILLED_BESIDES_COUNTS = 700 + 30 + 4 + 4
+KILLED_WORKERS_COUNTS = 700 + 30 + 4 + 4
 
 
 def set_flag(path: str) -> None:
@@ -354,13 +329,13 @@ def set_flag(path: str) -> None:
         pass
 
 
-def test_installing_again_is_the_same(installed: Managed) -> None:
+def test_installing_again_changes_no_file(installed: Managed) -> None:
     before = installed.files()
     assert installed.run("systemd", "install").returncode == 0
     assert installed.files() == before
 
 
-def test_it_is_not_installed_amid_a_session(managed: Managed) -> None:
+def test_nothing_is_installed_while_a_session_is_open(managed: Managed) -> None:
     session = json.loads(managed.run("session", "start", "--json").stdout)["session"]
     ran = managed.run("systemd", "install")
     assert (ran.returncode, "a session is open" in ran.stderr) == (1, True)
@@ -368,7 +343,7 @@ def test_it_is_not_installed_amid_a_session(managed: Managed) -> None:
     assert managed.run("stop").returncode == 0
 
 
-def test_a_file_that_is_not_ours_is_left(managed: Managed) -> None:
+def test_a_foreign_unit_is_left_unchanged(managed: Managed) -> None:
     path = os.path.join(managed.units, SERVICE)
     with open(path, "w", encoding="utf-8") as file:
         file.write("[Service]\nExecStart=/bin/true\n")
@@ -382,7 +357,7 @@ def test_a_file_that_is_not_ours_is_left(managed: Managed) -> None:
         os.unlink(path)
 
 
-def test_uninstalling_removes_what_was_installed_and_nothing_else(managed: Managed) -> None:
+def test_uninstalling_removes_the_installed_files_and_nothing_else(managed: Managed) -> None:
     before = managed.files()
     assert managed.run("systemd", "install").returncode == 0
     assert managed.run("systemd", "uninstall").returncode == 0

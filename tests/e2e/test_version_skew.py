@@ -1,5 +1,5 @@
-"""Of two versions with different protocols each has its daemon, and finishes its sessions; what one of them says to the
-other is refused, and costs nobody anything. The other version is this one with another number.
+"""Two versions with different protocols. Each has its own daemon and finishes its own sessions. It refuses the other
+version's lines without any other effect. The next version is this one with a higher protocol number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, end_process, new_id, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, end_process, new_id, run_to_end, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +31,8 @@ COUNT = (
 )
 
 
-class Nexts:
-    """The next version's commands in the same place, with a daemon that runs."""
+class NextVersion:
+    """The next version's commands in the same place, and its running daemon."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -41,10 +41,7 @@ class Nexts:
         wait_until(lambda: os.path.exists(self.socket_path) or self.daemon.poll() is not None, "the next daemon")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", NEXT, *arguments],
-            env=self._place.environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+        return run_to_end([sys.executable, "-c", NEXT, *arguments], self._place.environ)
 
     def sessions(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.run("status", "--json").stdout)["sessions"]
@@ -52,15 +49,15 @@ class Nexts:
 
 
 @contextmanager
-def nexts(place: Place) -> Iterator[Nexts]:
-    beside = Nexts(place)
+def next_version(place: Place) -> Iterator[NextVersion]:
+    later = NextVersion(place)
     try:
-        yield beside
+        yield later
     finally:
-        assert end_process(beside.daemon) == 0
+        assert end_process(later.daemon) == 0
 
 
-def test_a_next_daemon_leaves_sessions_under_way_to_the_one_before(place: Place, endpoint: Endpoint) -> None:
+def test_the_next_versions_daemon_leaves_open_sessions_to_the_older_daemon(place: Place, endpoint: Endpoint) -> None:
     place.serve()
     worker = subprocess.Popen(
         [sys.executable, "-c", f"{COUNT}\nimport sys\nsys.stdout.flush()\nsys.stdin.read()\nt.incr('query_count')"],
@@ -69,40 +66,42 @@ def test_a_next_daemon_leaves_sessions_under_way_to_the_one_before(place: Place,
     )  # fmt: skip
     assert worker.stdout is not None
     worker.stdout.readline()
-    with nexts(place) as beside:
-        assert beside.sessions() == []
+    with next_version(place) as later:
+        assert later.sessions() == []
         worker.communicate("", PATIENCE_S)
         found = endpoint.end_of(session)
     assert (found["request_count"], found["query_count"], found["exit_reason"]) == (3, 1, "clean")
     assert len(endpoint.named("session")) == 1
 
 
-def test_each_versions_run_has_its_own_daemon_and_its_own_session(place: Place, endpoint: Endpoint) -> None:
-    counts_as_the_next = NEXT.partition("from")[0] + COUNT
-    with nexts(place) as beside:
-        assert beside.run("run", "--", sys.executable, "-c", counts_as_the_next).stdout == "ran\n"
+def test_run_of_each_version_has_its_own_daemon_and_session(place: Place, endpoint: Endpoint) -> None:
+    next_worker = NEXT.partition("from")[0] + COUNT
+    with next_version(place) as later:
+        assert later.run("run", "--", sys.executable, "-c", next_worker).stdout == "ran\n"
         assert place.run("run", "--", sys.executable, "-c", COUNT).stdout == "ran\n"
         assert place.run("run", "--", sys.executable, "-c", COUNT).stdout == "ran\n"
         bodies = endpoint.wait_for("session", 3)
     assert [body["properties"]["request_count"] for body in bodies] == [3, 3, 3]
 
 
-def test_a_worker_of_another_version_than_its_run_counts_nothing_and_runs_on(place: Place, endpoint: Endpoint) -> None:
-    with nexts(place) as beside:
-        ran = beside.run("run", "--", sys.executable, "-c", COUNT)
+def test_a_worker_whose_version_differs_from_that_of_run_works_and_counts_nothing(
+    place: Place, endpoint: Endpoint
+) -> None:
+    with next_version(place) as later:
+        ran = later.run("run", "--", sys.executable, "-c", COUNT)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
         assert endpoint.only_session()["request_count"] == 0
-        assert json.loads(beside.run("status", "--json").stdout)["refused"].keys() == {"bad_hello"}
+        assert json.loads(later.run("status", "--json").stdout)["refused"].keys() == {"bad_hello"}
 
 
-# --- a daemon of ours in name only -------------------------------------------------------------------------
+# --- a server at our socket that is not our daemon ---------------------------------------------------------
 
 
 @contextmanager
 def answering(place: Place, answer: bytes) -> Iterator[list[int]]:
-    """One that says that to whoever connects, and hangs up. Counts who came."""
+    """Serve the place's socket: each client gets the answer, then EOF. Yields a list with the number of clients."""
     os.mkdir(os.path.dirname(place.socket_path), 0o700)
-    came = [0]
+    clients = [0]
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(place.socket_path)
         listening.listen(1024)
@@ -112,14 +111,14 @@ def answering(place: Place, answer: bytes) -> Iterator[list[int]]:
                 while True:
                     stream, _ = listening.accept()
                     with stream, suppress(OSError):
-                        came[0] += 1
+                        clients[0] += 1
                         stream.recv(65536)
                         stream.sendall(answer)
 
         thread = threading.Thread(target=answer_all)
         thread.start()
         try:
-            yield came
+            yield clients
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -128,7 +127,7 @@ def answering(place: Place, answer: bytes) -> Iterator[list[int]]:
 
 REFUSED = b'{"refused":{"reason":"bad_hello","line":1}}\n'
 
-# For about two seconds.
+# A worker that makes calls for two seconds.
 BUSY = """
 import time, brakit_sidecar
 t = brakit_sidecar.connect()
@@ -139,17 +138,17 @@ print("ran")
 """
 
 
-def test_a_worker_that_is_refused_does_not_try_again_with_each_call(place: Place) -> None:
-    with answering(place, REFUSED) as came:
+def test_a_refused_worker_does_not_reconnect_with_each_call(place: Place) -> None:
+    with answering(place, REFUSED) as clients:
         started = time.monotonic()
         ran = place.python(BUSY)
         took_s = time.monotonic() - started
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
-    assert came[0] <= 3 + 2 * took_s
+    assert clients[0] <= 3 + 2 * took_s
 
 
 @pytest.mark.parametrize("answer", [REFUSED, b'{"answer":null}\n', b'{"answer":{"running":true}}\n', b"no JSON\n"])
-def test_who_answers_otherwise_is_no_daemon_of_ours_and_run_does_not_wait_for_it(place: Place, answer: bytes) -> None:
+def test_run_does_not_wait_for_a_server_that_answers_like_no_daemon(place: Place, answer: bytes) -> None:
     with answering(place, answer):
         ran = place.run("start")
         assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)

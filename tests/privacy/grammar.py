@@ -1,4 +1,4 @@
-"""The grammar of what may leave: a whole body, byte for byte, by what the page promises of its fields."""
+"""The grammar of a request's body, byte for byte. It is derived from the telemetry page's fields and values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _AROUND = re.compile(
 
 
 def broken_grammar(body: bytes) -> dict[str, object]:
-    """What of the body the grammar does not have, by where it stands. Nothing else fits between: the bytes are those
-    of its own parts, without a space, in the schema's order.
+    """Return the parts of the body that break the grammar, by their place. Returns an empty dict for a right body.
+
+    Every byte is checked: the parts follow each other without a space, in the schema's order.
     """
     found = _AROUND.fullmatch(body.decode())
     if found is None or found["event"] not in page.EVENTS:

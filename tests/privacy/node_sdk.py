@@ -1,5 +1,5 @@
-"""brakit's Node SDK as far as it shares our config, by what was observed of it (0.10.2): which words of the
-environment it knows, and what it makes of the config when it starts.
+"""A model of brakit's Node SDK 0.10.2, as far as it shares our config: how it reads the environment and the config when
+it starts. The model was made by observing the SDK.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_on_when_started(config_path: str, environ: Mapping[str, str]) -> bool:
-    """Whether it would send. It rewrites a config that it cannot use, and switches telemetry on with that."""
+    """Start the SDK, and return whether it would send. The SDK replaces an unusable config by one with telemetry on."""
     try:
         with open(config_path, encoding="utf-8") as file:
             content = json.load(file)

@@ -1,4 +1,4 @@
-"""The audit passes on this build, and would not pass on one that leaks."""
+"""The audit passes on this build, and fails on a build that leaks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.harness import Place
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What a build may get wrong, as a change to it that each of its processes makes when it starts.
+# Faulty builds. Each is a change that every process makes to this build when it starts.
 PASSED_ON = """
 from brakit_sidecar.core import domains
 domains.Word.admit = lambda self, raw: raw if isinstance(raw, str) else None
 """
-TOLD = """
+LOGGED = """
 from brakit_sidecar.core import frames
 from brakit_sidecar.host.debug import debug
 parse = frames.parse
@@ -34,34 +34,34 @@ from brakit_sidecar.selftest.audit_texts import MARK
 from brakit_sidecar.client import joining
 joining.Place.opaque = lambda self, text: MARK[:8].encode().hex() if MARK in text else "0" * 16
 """
-DEAF = """
+UNHASHED = """
 from brakit_sidecar.client import joining
 joining.Place.opaque = lambda self, text: text
 """
 LEAKS = {
     "a word that is passed on": (PASSED_ON, "the wire", "as it is"),
-    "a line in the producer's words": (TOLD, "BRAKIT_DEBUG", "as it is"),
-    "a route that can be read in a worker's memory": (READABLE, "memories", "reversed"),  # as the low byte comes first
+    "a line in the debug output": (LOGGED, "BRAKIT_DEBUG", "as it is"),
+    "a route in a counter file": (READABLE, "memories", "reversed"),  # reversed, because the low byte comes first
 }
 
 
 @pytest.mark.slow
-def test_nothing_of_what_is_never_collected_arrives_anywhere() -> None:
+def test_no_secret_arrives_anywhere() -> None:
     with Place() as place:
         audited = place.run("audit", CI="1", DO_NOT_TRACK="1")
         assert audited.returncode == 0, audited.stdout + audited.stderr
-        for looked_at in ("the wire", "receipts", "journal", "memories", "log", "status"):
-            assert looked_at in audited.stdout
+        for place_name in ("the wire", "receipts", "journal", "memories", "log", "status"):
+            assert place_name in audited.stdout
         calls = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # of one producer, with one text
-        said = re.search(r"calls of the client, by four producers +(\d+)", audited.stdout)
-        assert said is not None
-        assert int(said[1]) == 4 * len(TEXTS) * calls + 2  # and two goodbyes
+        counted = re.search(r"calls of the client, by four producers +(\d+)", audited.stdout)
+        assert counted is not None
+        assert int(counted[1]) == 4 * len(TEXTS) * calls + 2  # and two calls of close()
         assert "Nothing of them arrived anywhere" in audited.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_build_that_leaks_does_not_pass(leak: str, tmp_path: Path) -> None:
+def test_a_build_that_leaks_fails(leak: str, tmp_path: Path) -> None:
     change, where, form = LEAKS[leak]
     (tmp_path / "sitecustomize.py").write_text(change)
     with Place() as place:
@@ -72,8 +72,8 @@ def test_a_build_that_leaks_does_not_pass(leak: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_build_that_takes_no_route_does_not_pass_for_one_that_hides_them(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DEAF)
+def test_a_build_whose_daemon_refuses_all_routes_fails(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(UNHASHED)
     with Place() as place:
         audited = place.run("audit", PYTHONPATH=str(tmp_path))
     assert audited.returncode == 1
@@ -81,7 +81,7 @@ def test_a_build_that_takes_no_route_does_not_pass_for_one_that_hides_them(tmp_p
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_text_is_recognised_in_each_of_its_forms(text: str) -> None:
+def test_a_text_is_recognised_in_each_form(text: str) -> None:
     raw = text.encode()
     escaped = "".join(f"\\u{ord(letter):04X}" for letter in text if ord(letter) < 0x10000)
     for form in (
@@ -91,6 +91,6 @@ def test_a_text_is_recognised_in_each_of_its_forms(text: str) -> None:
         assert traces(b"before" + form + b"after")
 
 
-def test_a_piece_of_a_text_is_recognised_and_what_has_none_of_it_is_not() -> None:
+def test_a_piece_of_a_text_is_recognised_and_other_text_is_not() -> None:
     assert traces(MARK[3:9].encode())
     assert not traces(b"request_count other unknown 9007199254740991")

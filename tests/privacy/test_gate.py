@@ -1,5 +1,6 @@
-"""The gate alone: whatever values it is handed, what comes out is in the page's grammar and its own. Plain functions
-without fixtures, as ``test_mutations`` calls each of them for each mutant of the gate.
+"""The gate alone: for any values it makes a body that is in the grammar and holds only words of its own tables.
+
+These are plain functions without fixtures, because ``test_mutations`` calls each of them for each mutant of the gate.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SECRET = "sk-live-4eC39HqLyjWDarjtT1zdp7dc"
 
 
 class Text(str):
-    """A producer's own text that passes for any other."""
+    """A producer's text that compares as equal to any other text."""
 
     __slots__ = ()
 
@@ -41,7 +42,7 @@ HOSTILE: tuple[Any, ...] = (
     "true", "unknown", "other", object, lambda: SECRET,
 )  # fmt: skip
 
-# What is said of a field, and what stands there then.
+# A field, a reported value, and the value in the body.
 ADMITTED: tuple[tuple[str, Any, Any], ...] = (
     ("framework", "flask", "flask"),
     ("framework", "Flask", "other"),
@@ -112,31 +113,31 @@ ADMITTED: tuple[tuple[str, Any, Any], ...] = (
 PORTS = ((1, 1), (65_535, 65_535), (0, 0), (65_536, 0), (SECRET, 0))
 
 
-def neutral(event: EventSpec) -> dict[str, Any]:
+def default_values(event: EventSpec) -> dict[str, Any]:
     return {name: promise.default for name, promise in page.EVENTS[event.name].items()}
 
 
-def body(event: EventSpec, values: dict[str, Any], **around: str) -> bytes:
-    shaped = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID, "timestamp": A_TIME}
-    return payload.body(event, values, **{**shaped, **around})
+def body(event: EventSpec, values: dict[str, Any], **envelope: str) -> bytes:
+    valid = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID, "timestamp": A_TIME}
+    return payload.body(event, values, **{**valid, **envelope})
 
 
-def rebuilt(event: EventSpec, frozen: bytes, **around: str) -> bytes | None:
-    shaped = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID}
-    return payload.rebuild(event.name, frozen, **{**shaped, **around})
+def rebuilt(event: EventSpec, frozen: bytes, **envelope: str) -> bytes | None:
+    valid = {"api_key": KEY, "distinct_id": AN_ID, "uuid": A_UUID}
+    return payload.rebuild(event.name, frozen, **{**valid, **envelope})
 
 
-def test_each_value_is_its_domains_own() -> None:
+def test_each_value_becomes_one_of_its_domain() -> None:
     for name, raw, admitted in ADMITTED:
-        found = payload.admitted(SESSION, {**neutral(SESSION), name: raw})[name]
+        found = payload.admitted(SESSION, {**default_values(SESSION), name: raw})[name]
         assert (type(found), found) == (type(admitted), admitted), (name, raw)
     for raw, admitted in PORTS:
-        assert payload.admitted(JOURNEY["first_request"], {**neutral(JOURNEY["first_request"]), "port": raw})[
+        assert payload.admitted(JOURNEY["first_request"], {**default_values(JOURNEY["first_request"]), "port": raw})[
             "port"
         ] == (admitted)
 
 
-def test_the_bounds_are_those_that_are_told() -> None:
+def test_the_bounds_are_those_in_the_documentation() -> None:
     assert (domains.COUNT.admit(0), domains.SECONDS.admit(0), domains.PORT.admit(0)) == (0, 0, None)
     assert domains.COUNT.text == "count, 0 to 9007199254740991"
     assert domains.SECONDS.text == "whole seconds, 0 to 9007199254740991"
@@ -144,12 +145,12 @@ def test_the_bounds_are_those_that_are_told() -> None:
     assert domains.BUCKET.text == "one of " + page.VOCABULARY["slowest_endpoint_bucket"].replace(" ", ", ")
 
 
-def test_each_neutral_value_is_the_pages() -> None:
+def test_each_default_value_is_the_pages() -> None:
     for event in EVENTS.values():
-        assert payload.admitted(event, dict.fromkeys(event.fields)) == neutral(event)
+        assert payload.admitted(event, dict.fromkeys(event.fields)) == default_values(event)
 
 
-def test_whatever_each_field_is_handed_the_body_is_in_the_grammar_and_holds_no_text_of_it() -> None:
+def test_for_any_value_the_body_is_in_the_grammar_and_holds_no_producers_text() -> None:
     for event in EVENTS.values():
         for raw in HOSTILE:
             made = body(event, dict.fromkeys(event.fields, raw))
@@ -157,82 +158,82 @@ def test_whatever_each_field_is_handed_the_body_is_in_the_grammar_and_holds_no_t
             assert SECRET.encode() not in made
 
 
-def test_a_text_that_passes_for_any_other_comes_out_as_the_tables_own() -> None:
-    found = payload.admitted(SESSION, {**neutral(SESSION), "framework": Text(SECRET)})["framework"]
+def test_a_text_that_equals_any_other_becomes_the_tables_own_text() -> None:
+    found = payload.admitted(SESSION, {**default_values(SESSION), "framework": Text(SECRET)})["framework"]
     assert type(found) is str
     assert found == "flask"
 
 
-def test_what_is_no_field_of_the_event_stays_behind() -> None:
+def test_a_value_without_a_field_is_dropped() -> None:
     for event in EVENTS.values():
-        more = {**neutral(event), "route": SECRET, "$ip": SECRET, SECRET: 1}
-        assert body(event, more) == body(event, neutral(event))
+        more = {**default_values(event), "route": SECRET, "$ip": SECRET, SECRET: 1}
+        assert body(event, more) == body(event, default_values(event))
 
 
-def test_what_has_gone_through_goes_through_unchanged() -> None:
+def test_an_admitted_value_is_admitted_unchanged() -> None:
     for event in EVENTS.values():
         for raw in HOSTILE:
             once = payload.admitted(event, dict.fromkeys(event.fields, raw))
             assert payload.admitted(event, once) == once
 
 
-def test_what_stands_around_the_values_is_in_its_shape_or_there_is_no_body() -> None:
+def test_ids_and_timestamps_in_a_wrong_form_raise() -> None:
     for wrong in ("", SECRET, AN_ID.upper(), AN_ID + "\n", " " + AN_ID, AN_ID + SECRET, AN_ID.replace("-", "")):
         for name in ("distinct_id", "uuid"):
             with pytest.raises(payload.InadmissibleError):
-                body(SESSION, neutral(SESSION), **{name: wrong})
+                body(SESSION, default_values(SESSION), **{name: wrong})
     for wrong in ("", SECRET, A_TIME + SECRET, A_TIME[:-1], "٢" + A_TIME[1:], A_TIME.replace(".", "x"), A_TIME + "\n"):
         with pytest.raises(payload.InadmissibleError):
-            body(SESSION, neutral(SESSION), timestamp=wrong)
+            body(SESSION, default_values(SESSION), timestamp=wrong)
 
 
-def test_a_key_that_is_none_is_left_out() -> None:
-    for key, stands in (
+def test_an_invalid_key_is_left_out() -> None:
+    for key, expected in (
         (KEY, KEY), ("p", "p"), ("p" * 64, "p" * 64), ("p" * 65, ""), ("", ""), ("phx_personal", ""), ("ключ", ""),
         ("a\nb", ""), ("PHX_", "PHX_"),
     ):  # fmt: skip
-        assert json.loads(body(SESSION, neutral(SESSION), api_key=key))["api_key"] == stands
-        assert payload.is_plausible_key(key) == bool(stands)
+        assert json.loads(body(SESSION, default_values(SESSION), api_key=key))["api_key"] == expected
+        assert payload.is_plausible_key(key) == bool(expected)
 
 
-def test_an_events_uuid_is_the_sessions_own_for_it() -> None:
+def test_an_events_uuid_is_derived_from_the_session_and_the_event() -> None:
     assert payload.event_uuid(AN_ID, SESSION) == str(uuid5(UUID(AN_ID), "session"))
 
 
-def test_a_frozen_body_comes_again_byte_for_byte() -> None:
+def test_a_frozen_body_is_rebuilt_byte_for_byte() -> None:
     for event in EVENTS.values():
-        made = body(event, neutral(event))
+        made = body(event, default_values(event))
         assert rebuilt(event, made) == made
-        assert rebuilt(event, body(event, neutral(event), api_key="")) == made  # made where there was no key
+        assert rebuilt(event, body(event, default_values(event), api_key="")) == made  # frozen without a key
 
 
-def test_a_frozen_body_goes_under_the_key_that_holds_now() -> None:
-    made = body(SESSION, neutral(SESSION))
-    assert rebuilt(SESSION, made, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
-    assert rebuilt(SESSION, made, api_key="") == body(SESSION, neutral(SESSION), api_key="")
+def test_a_frozen_body_is_rebuilt_with_the_current_key() -> None:
+    made = body(SESSION, default_values(SESSION))
+    assert rebuilt(SESSION, made, api_key="phc_new") == body(SESSION, default_values(SESSION), api_key="phc_new")
+    assert rebuilt(SESSION, made, api_key="") == body(SESSION, default_values(SESSION), api_key="")
 
 
-def test_of_a_frozen_body_that_was_changed_nothing_comes_again() -> None:
-    made = body(SESSION, neutral(SESSION))
-    said = json.loads(made)
+def test_a_changed_body_is_not_rebuilt() -> None:
+    made = body(SESSION, default_values(SESSION))
+    content = json.loads(made)
     for changed in (
-        {**said, "event": SECRET},
-        {**said, "event": "cli_invoked"},
-        {**said, "uuid": AN_ID},
-        {**said, "distinct_id": A_UUID},
-        {**said, "timestamp": SECRET},
-        {**said, "timestamp": 7},
-        {**said, "api_key": "phx_" + SECRET},
-        {**said, "api_key": 7},
-        {**said, SECRET: 1},
-        {**said, "properties": {**said["properties"], "framework": SECRET}},
-        {**said, "properties": {**said["properties"], "request_count": -1}},
-        {**said, "properties": {**said["properties"], "$ip": "203.0.113.7"}},
-        {**said, "properties": {**said["properties"], "route": SECRET}},
-        {**said, "properties": {"framework": SECRET}},
-        {**said, "properties": SECRET},
-        {**said, "properties": None},
-        [said],
+        {**content, "event": SECRET},
+        {**content, "event": "cli_invoked"},
+        {**content, "uuid": AN_ID},
+        {**content, "distinct_id": A_UUID},
+        {**content, "timestamp": SECRET},
+        {**content, "timestamp": 7},
+        {**content, "api_key": "phx_" + SECRET},
+        {**content, "api_key": 7},
+        {**content, SECRET: 1},
+        {**content, "properties": {**content["properties"], "framework": SECRET}},
+        {**content, "properties": {**content["properties"], "request_count": -1}},
+        {**content, "properties": {**content["properties"], "$ip": "203.0.113.7"}},
+        {**content, "properties": {**content["properties"], "route": SECRET}},
+        {**content, "properties": {"framework": SECRET}},
+        {**content, "properties": SECRET},
+        {**content, "properties": None},
+        [content],
         SECRET,
         None,
     ):

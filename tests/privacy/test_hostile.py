@@ -1,6 +1,4 @@
-"""Producers that say what they must not: whatever it is, what arrives is in the grammar, and no text of theirs is
-anywhere.
-"""
+"""Producers that send forbidden texts. Each body that arrives is in the grammar, and no such text is anywhere."""
 
 from __future__ import annotations
 
@@ -37,17 +35,17 @@ OWN = {"os": "linux-6.18.44", "arch": "x64", "first_session": False, "session_du
 
 
 class Hostile:
-    """Frames by chance, the same each time: right ones, and right ones with a text somewhere."""
+    """A generator of lines from a seed: right lines, and lines with a forbidden text at a random place."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
     def line(self) -> bytes:
         frame = {self._pick(PARTS, 0.9): self._part() for _ in range(self._rng.randint(1, 3))}
-        frame.pop("ask", None)  # whose answers nobody reads here
+        frame.pop("ask", None)  # because the test reads no answers
         line = json.dumps(frame, ensure_ascii=self._rng.random() < 0.5).encode()
         if self._rng.random() < 0.03:
-            line = line[: self._rng.randrange(len(line))]  # no JSON
+            line = line[: self._rng.randrange(len(line))]  # invalid JSON
         return line.replace(b"\n", b" ") + b"\n"
 
     def _part(self) -> Any:
@@ -87,6 +85,7 @@ class Hostile:
 
 
 def all_files(place: Place) -> Iterator[tuple[str, bytes]]:
+    """Yield the path and the content, with its name, of each file in the place."""
     for directory, _, names in os.walk(place.root):
         for name in names:
             path = os.path.join(directory, name)
@@ -96,7 +95,9 @@ def all_files(place: Place) -> Iterator[tuple[str, bytes]]:
 
 
 def assert_clean(endpoint: Endpoint, place: Place) -> None:
-    """Nothing on the wire, in a file, in what commands show; each body in the grammar, and with its receipt."""
+    """Fail if a forbidden text was sent, is in a file or is shown by a command. Fail if a body is not in the grammar or
+    has no receipt.
+    """
     for path, headers, body in endpoint.requests:
         assert broken_grammar(body) == {}
         assert not traces(path.encode() + json.dumps(headers).encode() + body)
@@ -107,7 +108,7 @@ def assert_clean(endpoint: Endpoint, place: Place) -> None:
     receipts = place.receipts()
     sent = sorted(receipt["body"].encode() for receipt in receipts if receipt["outcome"] == "sent")
     arrived = sorted(body for _path, _headers, body in endpoint.requests)
-    if any("receipts.old" in path for path, _ in all_files(place)):  # so many that the oldest may have gone
+    if any("receipts.old" in path for path, _ in all_files(place)):  # so many that the oldest may have been removed
         assert {*sent} <= {*arrived}
     else:
         assert sent == arrived
@@ -117,7 +118,7 @@ def assert_clean(endpoint: Endpoint, place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_of_hostile_frames_no_text_arrives_anywhere(endpoint: Endpoint, place: Place) -> None:
+def test_no_text_of_a_hostile_line_arrives_anywhere(endpoint: Endpoint, place: Place) -> None:
     served = place.serve()
     hostile, session, other = Hostile(1), new_id(), new_id()
     with Wire(place.socket_path).hello(session) as owned, Wire(place.socket_path).hello(other, role="owner") as owner:
@@ -141,7 +142,7 @@ def test_of_hostile_frames_no_text_arrives_anywhere(endpoint: Endpoint, place: P
     assert end_process(served) == 0
 
 
-# Calls of the client by chance. The routes' and marks' texts may not even be in the daemon's memory.
+# A worker that makes random calls. The texts of its routes and marks may not even be in the daemon's memory.
 CALLER = f"""
 import random, sys, brakit_sidecar
 from brakit_sidecar.selftest.audit_texts import TEXTS
@@ -167,7 +168,7 @@ calls = [
     lambda: requests.inc(hostile()),
     lambda: telemetry.event(rng.choice([*EVENTS, hostile()]), **{{str(field()): hostile()}}),
 ]
-private = "Wt4Hy8"  # in no other call
+private = "Wt4Hy8"  # only in routes and marks
 own_calls = [
     lambda: telemetry.request("GET /" + private * 3 + str(rng.randrange(2000)), duration_ms=rng.choice([3, hostile()])),
     lambda: telemetry.mark("insight_count", private * 3 + str(rng.randrange(5000))),
@@ -183,7 +184,7 @@ PRIVATE = b"Wt4Hy8Wt4Hy8"
 
 
 @pytest.mark.slow
-def test_of_hostile_calls_no_text_arrives_anywhere_and_none_of_a_route_leaves_its_process(
+def test_no_text_of_a_hostile_call_arrives_anywhere_and_no_route_leaves_its_process(
     endpoint: Endpoint, place: Place
 ) -> None:
     served = place.serve()
@@ -212,19 +213,19 @@ def check_caller(worker: subprocess.Popen[bytes], daemon: int, place: Place) -> 
     assert worker.stdout
     assert worker.stdout.readline() == b"called\n"
     wait_until(lambda: place.status()["sessions"][0]["fields"]["endpoint_count"] >= 100, "the routes")
-    assert not traces(json.dumps(place.status()).encode())  # the worker's mistakes are in it
+    assert not traces(json.dumps(place.status()).encode())  # it shows the worker's invalid calls
     for path, content in all_files(place):
         assert not traces(content), path
         assert PRIVATE not in content, path
     if sys.platform == "linux":
         assert PRIVATE not in memory_of(daemon)
-        assert PRIVATE in memory_of(worker.pid)  # where it is to be found, it is found
-    _, said = worker.communicate(timeout=PATIENCE_S)
-    assert (worker.returncode, said) == (0, b"")
+        assert PRIVATE in memory_of(worker.pid)  # the search does find such a text
+    _, errors = worker.communicate(timeout=PATIENCE_S)
+    assert (worker.returncode, errors) == (0, b"")
 
 
 def memory_of(pid: int) -> bytes:
-    """All that the process can write to and has in memory."""
+    """Return the content of all writable memory of the process."""
     found = []
     with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for line in maps:
@@ -234,12 +235,12 @@ def memory_of(pid: int) -> bytes:
                 try:
                     memory.seek(start)
                     found.append(memory.read(end - start))
-                except (OSError, OverflowError, ValueError):  # the kernel's own
+                except (OSError, OverflowError, ValueError):  # a region of the kernel
                     continue
     return b"\n".join(found)
 
 
-# --- by hypothesis, on the way without processes ------------------------------------------------------------
+# --- hypothesis, on the same path without processes ---------------------------------------------------------
 
 _texts = st.sampled_from([*TEXTS.values()])
 _hostile: st.SearchStrategy[Any] = st.recursive(
@@ -252,32 +253,32 @@ _values = _words | st.sampled_from(["flask", "1.2.3", True, 7]) | _hostile
 
 
 def _one_of(known: list[str]) -> st.SearchStrategy[str]:
-    """Now and then something else."""
+    """Draw a known text, and rarely a forbidden one."""
     return st.sampled_from([name for name in known for _ in range(5 * len(TEXTS) // len(known))] + [*TEXTS.values()])
 
 
 _ids = _one_of([f"{number:016x}" for number in range(9)])
 
 
-def _said(key: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Fields in the shape that the key wants."""
+def _fields(key: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw fields that a line's key (such as ``set``) may hold, with values of the given strategy."""
     known = [name for name, field in SESSION_FIELDS.items() if key in field.rule.said_by]
     return st.dictionaries(_one_of(known), values, min_size=1, max_size=4)
 
 
 def _event(event: EventSpec) -> st.SearchStrategy[Any]:
     fields = st.dictionaries(_one_of([*event.fields]), _values, max_size=4)
-    return st.builds(lambda said, name: {**said, "name": name}, fields, _one_of([event.name]))
+    return st.builds(lambda drawn, name: {**drawn, "name": name}, fields, _one_of([event.name]))
 
 
 _frames = st.fixed_dictionaries(
     {},
     optional={
-        "set": _said("set", _values),
-        "add": _said("add", st.lists(_words, max_size=3)),
-        "incr": _said("incr", st.integers(1, 9) | _hostile),
-        "total": _said("total", st.integers(1, 9) | _hostile),
-        "mark": _said("mark", st.lists(_ids, max_size=3)),
+        "set": _fields("set", _values),
+        "add": _fields("add", st.lists(_words, max_size=3)),
+        "incr": _fields("incr", st.integers(1, 9) | _hostile),
+        "total": _fields("total", st.integers(1, 9) | _hostile),
+        "mark": _fields("mark", st.lists(_ids, max_size=3)),
         "observe": st.dictionaries(_ids, st.lists(st.floats(0, 9999) | _hostile, min_size=1, max_size=3), max_size=3),
         "event": st.sampled_from([*JOURNEY.values()]).flatmap(_event),
         "end": st.fixed_dictionaries({"exit_reason": _words}),
@@ -286,58 +287,58 @@ _frames = st.fixed_dictionaries(
 
 
 def all_bodies(frames: list[Any]) -> list[bytes]:
-    """What would be sent of it: with ids and a time that are always the same."""
+    """Return the bodies that would be sent for these frames, with constant ids and times."""
     session, bodies = SessionTotals(), []
-    around = {"api_key": "phc_key", "distinct_id": str(uuid.UUID(int=1)), "timestamp": "2026-11-22T14:08:28.998Z"}
-    for when, said in enumerate(frames):
-        frame = parse(json.dumps(said).encode())
+    envelope = {"api_key": "phc_key", "distinct_id": str(uuid.UUID(int=1)), "timestamp": "2026-11-22T14:08:28.998Z"}
+    for when, sent in enumerate(frames):
+        frame = parse(json.dumps(sent).encode())
         occurred, _ = session.apply("p", frame, when, when)
         for event, fields in occurred:
             values = session.report(event, fields, OWN)
-            bodies.append(payload.body(event, values, uuid=str(uuid.UUID(int=2)), **around))
+            bodies.append(payload.body(event, values, uuid=str(uuid.UUID(int=2)), **envelope))
     values = session.report(SESSION, {}, OWN)
-    return [*bodies, payload.body(SESSION, values, uuid=str(uuid.UUID(int=3)), **around)]
+    return [*bodies, payload.body(SESSION, values, uuid=str(uuid.UUID(int=3)), **envelope)]
 
 
 @settings(max_examples=150)
 @given(st.lists(_frames, min_size=1, max_size=6))
-def test_whatever_is_said_each_body_is_in_the_grammar_and_has_no_text_of_it(frames: list[Any]) -> None:
+def test_for_any_frames_each_body_is_in_the_grammar_and_has_no_forbidden_text(frames: list[Any]) -> None:
     for body in all_bodies(frames):
         assert broken_grammar(body) == {}
         assert not traces(body)
 
 
-def with_other_texts(said: Any) -> Any:
-    """The same frames, in which each text of the list is another one, that says as little."""
-    if isinstance(said, str):
-        return said.replace(MARK, OTHER_MARK)
-    if isinstance(said, list):
-        return [with_other_texts(one) for one in said]
-    if isinstance(said, dict):
-        return {with_other_texts(name): with_other_texts(value) for name, value in said.items()}
-    return said
+def with_other_texts(value: Any) -> Any:
+    """Return the same frames with each forbidden text replaced by another one."""
+    if isinstance(value, str):
+        return value.replace(MARK, OTHER_MARK)
+    if isinstance(value, list):
+        return [with_other_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {with_other_texts(name): with_other_texts(item) for name, item in value.items()}
+    return value
 
 
-def test_most_of_what_is_said_so_has_texts_and_an_effect() -> None:
-    """So that the bodies say something."""
-    tell: list[bool] = []
+def test_many_drawn_frames_hold_forbidden_texts_and_change_the_bodies() -> None:
+    """The control experiment: frames without a text or an effect would prove nothing."""
+    matter: list[bool] = []
 
     @settings(max_examples=100)
     @given(st.lists(_frames, min_size=1, max_size=6))
-    def say(frames: list[Any]) -> None:
-        tell.append(all_bodies(frames) != all_bodies([]) and frames != with_other_texts(frames))
+    def draw(frames: list[Any]) -> None:
+        matter.append(all_bodies(frames) != all_bodies([]) and frames != with_other_texts(frames))
 
-    say()
-    assert sum(tell) > len(tell) / 3
+    draw()
+    assert sum(matter) > len(matter) / 3
 
 
 @settings(max_examples=150)
 @given(st.lists(_frames, min_size=1, max_size=6))
-def test_where_only_the_texts_differ_the_bytes_do_not(frames: list[Any]) -> None:
+def test_frames_that_differ_only_in_forbidden_texts_give_the_same_bytes(frames: list[Any]) -> None:
     assert all_bodies(frames) == all_bodies(with_other_texts(frames))
 
 
-SPEAKER = """
+REPORTER = """
 import sys, brakit_sidecar
 telemetry = brakit_sidecar.connect(sdk=sys.argv[1])
 for text in sys.argv[1:]:
@@ -351,8 +352,8 @@ telemetry.close(exit_reason=text)
 
 
 @pytest.mark.slow
-def test_two_runs_in_which_only_the_texts_differ_send_the_same_bytes(endpoint: Endpoint) -> None:
-    """By the real client and daemon, to the real wire. What time alone decides is blanked."""
+def test_two_runs_that_differ_only_in_forbidden_texts_send_the_same_bytes(endpoint: Endpoint) -> None:
+    """Run the real client and daemon. Timestamps and durations are blanked before the comparison."""
     session = new_id()
     runs = []
     for texts in ([*TEXTS.values()], [with_other_texts(text) for text in TEXTS.values()]):
@@ -368,19 +369,19 @@ def test_two_runs_in_which_only_the_texts_differ_send_the_same_bytes(endpoint: E
                     wire.say(mark={"insight_count": [text]}, observe={text: [12.5]}, **{text: 1})
                     wire.say(event={"name": "dashboard_viewed", "time_to_dashboard_ms": 5})
                     wire.say(event={"name": "first_request", "time_to_first_request_ms": 5, "port": text})
-                spoke = subprocess.run(
-                    [sys.executable, "-c", SPEAKER, *texts],
+                reported = subprocess.run(
+                    [sys.executable, "-c", REPORTER, *texts],
                     env={**place.environ, "BRAKIT_SESSION_ID": session},
                     capture_output=True,
                     check=False,
                 )
-                assert (spoke.returncode, spoke.stderr) == (0, b"")
+                assert (reported.returncode, reported.stderr) == (0, b"")
                 wire.ask({"end": {"session": session}})
             wait_until(lambda: len(endpoint.requests) == 4, "four events")
         runs.append(sorted(map(without_time, endpoint.requests)))
         properties = endpoint.end_of(session)
-        said = {name: properties[name] for name in ("endpoint_count", "insight_count", "framework", "insight_types")}
-        assert said == {
+        found = {name: properties[name] for name in ("endpoint_count", "insight_count", "framework", "insight_types")}
+        assert found == {
             "endpoint_count": len(TEXTS), "insight_count": len(TEXTS), "framework": "other", "insight_types": ["other"]
         }  # fmt: skip
         endpoint.requests.clear()

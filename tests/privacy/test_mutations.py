@@ -1,8 +1,6 @@
-"""The gate's tests would notice: each place of the gate's code is changed in turn, and each change must make one of
-``test_gate``'s functions fail.
+"""Mutation tests of the gate: each change of one node of the gate's code must make a function of ``test_gate`` fail.
 
-A child of this process imports the gate with one change in it, then calls the functions. What the child finds is its
-exit code.
+A forked child imports the gate with one change and calls the functions. Its exit code is the verdict.
 """
 
 from __future__ import annotations
@@ -23,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
-# The gate's files; of the last one what the others use, as the rest is not its.
+# The gate's modules, each with the names to be changed. An empty tuple means every name. Of the last module, only these
+# names belong to the gate.
 GATE: dict[str, tuple[str, ...]] = {
     "brakit_sidecar.core.payload": (),
     "brakit_sidecar.core.domains": (),
@@ -40,7 +39,7 @@ _OTHER: dict[type[ast.AST], Any] = {
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in a node's place to another effect."""
+    """Yield replacements for the node that have another effect."""
     if isinstance(node, ast.Compare):
         for position, operator in enumerate(node.ops):
             compared = copy.deepcopy(node)
@@ -59,12 +58,12 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield copy.deepcopy(node.operand)
     elif isinstance(node, ast.Constant):
         yield from map(ast.Constant, _other_constants(node.value))
-    elif isinstance(node, (ast.Return, ast.Raise, ast.If)) and not _says_none(node):
+    elif isinstance(node, (ast.Return, ast.Raise, ast.If)) and not _returns_none(node):
         yield ast.Pass()
 
 
-def _says_none(node: ast.stmt) -> bool:
-    """A ``return None``: the function's end says the same."""
+def _returns_none(node: ast.stmt) -> bool:
+    """Return whether this is ``return None``, without which a function may well do the same."""
     return isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is None
 
 
@@ -80,8 +79,8 @@ def _other_constants(value: Any) -> list[Any]:
     return []
 
 
-class Spots(ast.NodeVisitor):
-    """The places that can be changed: not what is said to a person or to the type checker."""
+class Nodes(ast.NodeVisitor):
+    """The nodes that can be changed. Texts for people and annotations for the type checker are left out."""
 
     def __init__(self) -> None:
         self.found: list[ast.AST] = []
@@ -94,7 +93,7 @@ class Spots(ast.NodeVisitor):
         if isinstance(node, (ast.AnnAssign, ast.Import, ast.ImportFrom)):
             return
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("text", "self.text"):
-            return  # the documentation's words, which test_domains holds
+            return  # words of the documentation, which test_domains checks
         if isinstance(node, ast.FunctionDef):
             node.returns = None
             for argument in (*node.args.args, *node.args.kwonlyargs):
@@ -103,42 +102,46 @@ class Spots(ast.NodeVisitor):
         super().generic_visit(node)
 
 
-def spots(tree: ast.Module, names: tuple[str, ...]) -> list[ast.AST]:
-    """In the definitions of these names; in all where none are given."""
-    found = Spots()
+def mutable_nodes(tree: ast.Module, names: tuple[str, ...]) -> list[ast.AST]:
+    """Return the nodes in the definitions of these names, or in the whole module if there are no names."""
+    found = Nodes()
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [node]
-        if not names or any(getattr(one, "id", getattr(one, "name", "")) in names for one in targets):
+        if not names or any(getattr(target, "id", getattr(target, "name", "")) in names for target in targets):
             found.visit(node)
     return found.found
 
 
 class Change(ast.NodeTransformer):
-    def __init__(self, spot: ast.AST, put: ast.AST) -> None:
-        self._spot, self._put = spot, put
+    """Replace one node."""
+
+    def __init__(self, node: ast.AST, replacement: ast.AST) -> None:
+        self._node, self._replacement = node, replacement
 
     def visit(self, node: ast.AST) -> Any:
-        return self._put if node is self._spot else super().visit(node)
+        return self._replacement if node is self._node else super().visit(node)
 
 
 def mutants(name: str) -> Iterator[tuple[str, str]]:
-    """Each mutant's label and source."""
+    """Yield each mutant of the module as a label and the source."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.origin is not None
     with open(spec.origin, encoding="utf-8") as file:
         source = file.read()
-    for number, spot in enumerate(spots(ast.parse(source), GATE[name])):
-        for put in changes(spot):
-            again = ast.parse(source)
-            changed = ast.fix_missing_locations(Change(spots(again, GATE[name])[number], put).visit(again))
-            line = source.splitlines()[getattr(spot, "lineno", 1) - 1].strip()
-            before, after = (ast.unparse(node).partition("\n")[0] for node in (spot, put))
+    for number, node in enumerate(mutable_nodes(ast.parse(source), GATE[name])):
+        for replacement in changes(node):
+            tree = ast.parse(source)
+            changed = ast.fix_missing_locations(
+                Change(mutable_nodes(tree, GATE[name])[number], replacement).visit(tree)
+            )
+            line = source.splitlines()[getattr(node, "lineno", 1) - 1].strip()
+            before, after = (ast.unparse(shown).partition("\n")[0] for shown in (node, replacement))
             yield f"{line}: {before} -> {after}", ast.unparse(changed)
 
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds one module with another source."""
+    """A finder and loader that gives one module another source."""
 
     def __init__(self, name: str, source: str) -> None:
         self._name, self._source = name, source
@@ -151,7 +154,7 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def verdict(name: str, source: str) -> int:
-    """Of the functions on one mutant, in a child that has nothing of the sidecar loaded yet."""
+    """Run the functions on one mutant, in a child that has not yet loaded the package, and return its exit code."""
     child = os.fork()
     if child == 0:
         code = BROKEN
@@ -165,14 +168,14 @@ def verdict(name: str, source: str) -> int:
                 if named.startswith("test_"):
                     test()
             code = SURVIVED
-        except BaseException:  # noqa: BLE001 (whatever it is, the mutant did not pass)
+        except BaseException:  # noqa: BLE001 (after any exception the mutant is not SURVIVED)
             pass
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_what_is_not_changed_passes() -> None:
+def test_the_unchanged_gate_passes() -> None:
     for name in GATE:
         spec = importlib.util.find_spec(name)
         assert spec is not None

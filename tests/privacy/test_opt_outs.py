@@ -1,6 +1,6 @@
-"""Every way to opt out, over every config: an application that runs under ``run`` and uses the client behaves as if
-nothing of ours were there, nothing is connected to, no file is written but the config, and no id is in it that was
-ever sent. Upstream's Node SDK, which reads the same config, stays off with it.
+"""Every way to opt out, with every config. An application that uses the client, with and without ``run``, behaves as if
+the sidecar were not installed. No process connects to the endpoint. The config is the only file that is written, and it
+never holds an id that was sent before. Upstream's Node SDK, which reads the same config, is off with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SET = (
     "RAILWAY_ENVIRONMENT", "RENDER", "HEROKU_APP_NAME", "DYNO", "CF_INSTANCE_GUID", "CF_PAGES",
     "KUBERNETES_SERVICE_HOST",
 )  # fmt: skip
-# As the page and both SDKs list them; by hand, so that a slip in the guards has this to differ from.
+# The list of the telemetry page and of both SDKs, written by hand so that it is independent of the guards' own list.
 DORMANT: list[dict[str, str]] = [
     {"BRAKIT_DISABLE": "true"},
     {"BRAKIT_DISABLE": "1"},
@@ -64,7 +64,7 @@ CONFIGS: dict[str, bytes | None] = {
     "no UTF-8": b'{"telemetry": true, "anonymousId": "\xff"}',
     "nested": b"[" * 50_000,
 }
-UNREADABLE = [name for name in CONFIGS if name in ("empty", "no JSON", "a list", "null", "no UTF-8", "nested")]
+UNUSABLE = [name for name in CONFIGS if name in ("empty", "no JSON", "a list", "null", "no UTF-8", "nested")]
 
 APPLICATION = """
 import sys, brakit_sidecar
@@ -79,24 +79,25 @@ sys.exit(7)
 """
 
 
-class Door(Endpoint):
-    """Counts who comes, also without a request."""
+class CountingEndpoint(Endpoint):
+    """An endpoint that counts its connections, also those without a request."""
 
-    came = 0
+    connections = 0
 
     def get_request(self) -> Any:
-        self.came += 1
+        self.connections += 1
         return super().get_request()
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Door]:
-    door = Door()
-    yield door
-    door.close()
+def endpoint() -> Iterator[CountingEndpoint]:
+    endpoint = CountingEndpoint()
+    yield endpoint
+    endpoint.close()
 
 
 def files(place: Place) -> set[str]:
+    """Return the paths of all files in the place."""
     return {
         os.path.relpath(os.path.join(directory, name), place.root)
         for directory, _, names in os.walk(place.root)
@@ -104,21 +105,28 @@ def files(place: Place) -> set[str]:
     }
 
 
-def ran(endpoint: Door, config: bytes | None, environ: dict[str, str], check: Callable[[Place], None]) -> None:
-    """Runs the application with everything that could start something, then looks around."""
+def write_config(place: Place, config: bytes | None) -> None:
+    """Write these bytes as the place's config, if there are any."""
+    if config is not None:
+        os.mkdir(os.path.dirname(place.config_path), 0o700)
+        with open(place.config_path, "wb") as file:
+            file.write(config)
+
+
+def try_everything(
+    endpoint: CountingEndpoint, config: bytes | None, environ: dict[str, str], check: Callable[[Place], None]
+) -> None:
+    """Run the application in every way that could start a daemon, and an ``emit``, then check the place."""
     with Place(endpoint.url) as place:
-        if config is not None:
-            os.mkdir(os.path.dirname(place.config_path), 0o700)
-            with open(place.config_path, "wb") as file:
-                file.write(config)
-        assert_it_runs_as_alone(place, environ)
+        write_config(place, config)
+        assert_it_runs_unaffected(place, environ)
         emitted = place.run("emit", "cli_invoked", "command=run", **environ)
         assert (emitted.returncode, emitted.stdout, emitted.stderr) == (0, "", "")
         check(place)
 
 
-def assert_it_runs_as_alone(place: Place, environ: dict[str, str]) -> None:
-    """By ``run``, and by itself: the client starts a daemon too."""
+def assert_it_runs_unaffected(place: Place, environ: dict[str, str]) -> None:
+    """Run the application below ``run`` and by itself. The client can start a daemon, as ``run`` can."""
     application = (sys.executable, "-c", APPLICATION, "a", "b")
     under_run = place.run("run", "--", *application, **environ)
     assert (under_run.returncode, under_run.stdout, under_run.stderr) == (7, "said ['a', 'b']\n", "")
@@ -126,18 +134,18 @@ def assert_it_runs_as_alone(place: Place, environ: dict[str, str]) -> None:
     assert (by_itself.returncode, by_itself.stdout, by_itself.stderr) == (7, b"said ['a', 'b']\n", b"")
 
 
-def all_at_once(cases: list[tuple[Any, ...]]) -> None:
-    """Each case is some processes, one after another."""
+def try_all(cases: list[tuple[Any, ...]]) -> None:
+    """Try all cases, four at a time, because each case waits for its processes one after another."""
     with ThreadPoolExecutor(4) as threads:
-        for one in [threads.submit(ran, *case) for case in cases]:
-            one.result()
+        for tried in [threads.submit(try_everything, *case) for case in cases]:
+            tried.result()
 
 
 @pytest.mark.slow
-def test_an_opt_out_leaves_a_config_that_says_no_with_an_id_that_was_never_sent_and_nothing_else(
-    endpoint: Door,
+def test_an_opt_out_leaves_only_a_config_that_is_off_with_an_id_that_was_never_sent(
+    endpoint: CountingEndpoint,
 ) -> None:
-    def leaves_only_a_no(before: bytes | None) -> Callable[[Place], None]:
+    def leaves_only_the_config(before: bytes | None) -> Callable[[Place], None]:
         def check(place: Place) -> None:
             assert files(place) == {"h/.brakit/config.json"}
             assert place.config["telemetry"] is False
@@ -149,18 +157,18 @@ def test_an_opt_out_leaves_a_config_that_says_no_with_an_id_that_was_never_sent_
 
         return check
 
-    spelled = [(endpoint, CONFIGS["on"], out, leaves_only_a_no(CONFIGS["on"])) for out in OPT_OUTS]
+    spelled = [(endpoint, CONFIGS["on"], out, leaves_only_the_config(CONFIGS["on"])) for out in OPT_OUTS]
     over_each = [
-        (endpoint, config, out, leaves_only_a_no(config))
+        (endpoint, config, out, leaves_only_the_config(config))
         for config in CONFIGS.values()
         for out in ({"BRAKIT_TELEMETRY": "Off"}, {"DO_NOT_TRACK": "1"})
     ]
-    all_at_once([*spelled, *over_each])
-    assert endpoint.came == 0
+    try_all([*spelled, *over_each])
+    assert endpoint.connections == 0
 
 
 @pytest.mark.slow
-def test_a_guard_leaves_everything_as_it_was(endpoint: Door) -> None:
+def test_a_guard_changes_no_file(endpoint: CountingEndpoint) -> None:
     def is_as_it_was(place: Place) -> None:
         assert files(place) == {"h/.brakit/config.json"}
         assert place.config == json.loads(CONFIGS["on"] or b"")
@@ -169,14 +177,14 @@ def test_a_guard_leaves_everything_as_it_was(endpoint: Door) -> None:
         assert files(place) == set()
         assert os.listdir(place.home) == os.listdir(place.runtime) == []
 
-    all_at_once([(endpoint, CONFIGS["on"], guard, is_as_it_was) for guard in DORMANT[::2]])
-    all_at_once([(endpoint, None, guard, is_empty) for guard in DORMANT[1::2]])
-    assert endpoint.came == 0
+    try_all([(endpoint, CONFIGS["on"], guard, is_as_it_was) for guard in DORMANT[::2]])
+    try_all([(endpoint, None, guard, is_empty) for guard in DORMANT[1::2]])
+    assert endpoint.connections == 0
     assert {name for guard in DORMANT for name in guard} == {*guards.VARIABLES}
 
 
 @pytest.mark.slow
-def test_a_config_that_cannot_be_read_means_off_and_stays_as_it_is(endpoint: Door) -> None:
+def test_an_unusable_config_means_off_and_stays_unchanged(endpoint: CountingEndpoint) -> None:
     def stays(config: bytes | None) -> Callable[[Place], None]:
         def check(place: Place) -> None:
             assert files(place) == {"h/.brakit/config.json"}
@@ -185,30 +193,27 @@ def test_a_config_that_cannot_be_read_means_off_and_stays_as_it_is(endpoint: Doo
 
         return check
 
-    cases = [(CONFIGS[name], environ) for name in UNREADABLE for environ in ({}, {"BRAKIT_TELEMETRY": "on"})]
-    all_at_once([(endpoint, config, environ, stays(config)) for config, environ in cases])
-    assert endpoint.came == 0
+    cases = [(CONFIGS[name], environ) for name in UNUSABLE for environ in ({}, {"BRAKIT_TELEMETRY": "on"})]
+    try_all([(endpoint, config, environ, stays(config)) for config, environ in cases])
+    assert endpoint.connections == 0
 
 
-def test_telemetry_off_is_a_no_for_the_node_sdk_too(endpoint: Door) -> None:
+def test_telemetry_off_also_switches_the_node_sdk_off(endpoint: CountingEndpoint) -> None:
     for config in CONFIGS.values():
         with Place(endpoint.url) as place:
-            if config is not None:
-                os.mkdir(os.path.dirname(place.config_path), 0o700)
-                with open(place.config_path, "wb") as file:
-                    file.write(config)
+            write_config(place, config)
             place.run("telemetry", "off")
             assert not node_sdk.is_on_when_started(place.config_path, {})
             assert SENT_ID not in json.dumps(place.config)
-    assert endpoint.came == 0
+    assert endpoint.connections == 0
 
 
 @pytest.mark.slow
-def test_where_telemetry_is_on_the_door_is_found(endpoint: Door) -> None:
-    """By all that the others try, so that it says something where nobody comes."""
+def test_with_telemetry_on_the_same_commands_connect_to_the_endpoint(endpoint: CountingEndpoint) -> None:
+    """The control experiment: without it, the other tests could pass because nothing ever connects."""
     with Place(endpoint.url) as place:
-        assert_it_runs_as_alone(place, {})
+        assert_it_runs_unaffected(place, {})
         assert place.run("emit", "cli_invoked", "command=run").returncode == 0
         for event, count in (("first_request", 2), ("cli_invoked", 1), ("session", 2)):
             endpoint.wait_for(event, count)
-        assert endpoint.came == 5
+        assert endpoint.connections == 5

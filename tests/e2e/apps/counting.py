@@ -1,5 +1,5 @@
-"""An application of four worker processes, made by multiprocessing, that say every kind of thing there is to say. What
-each says is in the tables below, for the test to add up in its own way.
+"""An application of four worker processes that report every kind of thing. The tables below hold each worker's reports,
+and the test adds them up independently.
 
     python -m tests.e2e.apps.counting fork|spawn
 """
@@ -13,7 +13,7 @@ import brakit_sidecar
 
 WORKERS = range(4)
 
-# By worker. Routes overlap: each is asked of three workers or fewer.
+# By worker. The workers' routes overlap: each route is served by at most three workers.
 COUNTS = {
     "error_count": (1, 0, 2, 4),
     "query_count": (40, 30, 20, 11),
@@ -26,7 +26,7 @@ DURATIONS: tuple[dict[str, list[float]], ...] = tuple(
     }
     for worker in WORKERS
 )
-UNTIMED = (0, 3, 0, 1)  # requests that nobody timed
+UNTIMED = (0, 3, 0, 1)  # requests without a duration
 WORDS = {
     "adapters_detected": (["sqlalchemy"], ["sqlalchemy", "asyncpg"], ["prisma"], []),
     "adapters_failed": ([], [], ["mongoose"], []),
@@ -51,6 +51,7 @@ DASHBOARD_MS = (9000, 8000, 8500, 8100)
 
 
 def work(worker: int, inherited: brakit_sidecar.Telemetry | None) -> None:
+    """Report the worker's part of each table."""
     telemetry = inherited or brakit_sidecar.connect()
     telemetry.set(framework="unknown" if worker == 0 else "flask", package_manager="uv", brakit_version="0.1.7")
     telemetry.set(**{field: by_worker[worker] for field, by_worker in TRUTHS.items()})
@@ -70,13 +71,13 @@ def work(worker: int, inherited: brakit_sidecar.Telemetry | None) -> None:
     for field, marks in MARKS.items():
         telemetry.mark(field, *marks[worker])
     telemetry.event("dashboard_viewed", time_to_dashboard_ms=DASHBOARD_MS[worker])
-    if worker == 0:  # these two are sent each time that they are said
+    if worker == 0:  # these two events are sent each time that a worker reports them
         telemetry.event("cli_invoked", command="run", has_package_json=True, cwd_has_node_modules=False)
         telemetry.event("cli_uninstall", instrumentation_removed=True, data_removed=True)
 
 
 def main(start_method: str) -> None:
-    """A forked worker goes on with what its parent connected, a spawned one connects by itself."""
+    """Run the workers. A forked worker uses its parent's telemetry object, a spawned one connects by itself."""
     inherited = brakit_sidecar.connect() if start_method == "fork" else None
     multiprocessing.set_start_method(start_method)
     workers = [multiprocessing.Process(target=work, args=(worker, inherited)) for worker in WORKERS]

@@ -1,18 +1,18 @@
-"""A developer's FastAPI application with brakit, SQLAlchemy and the sidecar, whose integration brings brakit in."""
+"""A developer's FastAPI application with brakit, SQLAlchemy and the sidecar, whose integration imports brakit."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 
-import brakit_sidecar.integrations.brakit  # noqa: F401  # isort: skip (first: then brakit's own set-up is timed)
+import brakit_sidecar.integrations.brakit  # noqa: F401  # isort: skip (first, so that brakit's own set-up is timed)
 import brakit  # noqa: F401
 from aiohttp import ClientSession
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import create_engine, text
 
-from tests.e2e.apps import witness  # noqa: F401 (it watches from its import on)
+from tests.e2e.apps import witness  # noqa: F401 (it records from its import on)
 
 app = FastAPI(default_response_class=PlainTextResponse)
 engine = create_engine("sqlite:///shop.db")

@@ -6,11 +6,11 @@ import os
 import time
 
 import brakit  # noqa: F401 (its import is its set-up)
-import brakit_sidecar.integrations.brakit  # noqa: F401 (likewise)
+import brakit_sidecar.integrations.brakit  # noqa: F401 (its import is its set-up)
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-from tests.e2e.apps import witness  # noqa: F401 (it watches from its import on)
+from tests.e2e.apps import witness  # noqa: F401 (it records from its import on)
 
 app = Flask(__name__)
 engine = create_engine("sqlite:///shop.db")
@@ -51,7 +51,7 @@ def broken() -> str:
 
 @app.get("/meet/<int:workers>")
 def meet(workers: int) -> str:
-    """Answers when so many workers are here, each held up by this very request."""
+    """Answer as soon as so many workers handle this request, each of which waits here for the others."""
     os.makedirs("met", exist_ok=True)
     with open(f"met/{os.getpid()}", "w", encoding="utf-8"):
         pass

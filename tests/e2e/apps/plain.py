@@ -1,5 +1,5 @@
-"""An application that counts its requests itself, for three kinds of server. It answers with its process, and whose
-child that is.
+"""An application that counts its requests itself, for three kinds of server. It answers with its own pid and its
+parent's.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ telemetry = brakit_sidecar.connect()
 flask_app = Flask(__name__)
 
 
-def _counted() -> bytes:
+def _count() -> bytes:
     telemetry.request("GET /", duration_ms=1)
     return f"{os.getpid()} {os.getppid()}".encode()
 
 
 @flask_app.get("/")
 def index() -> bytes:
-    return _counted()
+    return _count()
 
 
 def wsgi(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    said = _counted()
-    start_response("200 OK", [("Content-Length", str(len(said)))])
-    return [said]
+    body = _count()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 
 
 async def asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
@@ -39,7 +39,7 @@ async def asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable
             message = await receive()
             await send({"type": message["type"] + ".complete"})
         return
-    said = _counted()
-    headers = [(b"content-length", str(len(said)).encode())]
+    body = _count()
+    headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": said})
+    await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,7 @@
-"""What the numbers of durations must be, from every single duration: the long way, which the sidecar does not go."""
+"""The expected mean and bucket of durations, computed from every single duration.
+
+The sidecar keeps only a sum and six buckets of each route, so this is an independent computation.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ _BUCKETS = (
 
 
 def mean_ms(durations: list[float]) -> int:
-    """Rounded half up."""
+    """Return the mean in whole milliseconds, rounded half up."""
     exact = sum(Fraction(str(duration)) for duration in durations) / len(durations)
     return int(exact + Fraction(1, 2))
 
 
 def slowest_bucket(durations_by_route: Iterable[list[float]]) -> str:
-    """The bucket of the largest p95 of a route, by nearest rank."""
+    """Return the bucket of the largest p95 of any route. The p95 is by nearest rank."""
     slowest = max(sorted(durations)[-(-95 * len(durations) // 100) - 1] for durations in durations_by_route)
     return next(name for edge, name in _BUCKETS if slowest < edge)

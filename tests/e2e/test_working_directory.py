@@ -1,0 +1,114 @@
+"""Commands in a directory whose files have the names of our package's parent folder and of the standard library's
+modules. None of these files is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.harness import PATIENCE_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.harness import Endpoint, Place
+
+# `python -m` itself imports these before it runs any code of ours; `__future__` is what every file of ours imports.
+LOADED_BEFORE = {
+    "__future__", "abc", "codecs", "collections", "contextlib", "encodings", "functools", "genericpath", "importlib",
+    "io", "keyword", "linecache", "ntpath", "operator", "os", "pkgutil", "posixpath", "reprlib", "runpy", "site",
+    "sitecustomize", "stat", "time", "types", "usercustomize", "warnings", "zipimport",
+}  # fmt: skip
+SHADOWED = sorted(
+    name
+    for name in sys.stdlib_module_names
+    if name not in LOADED_BEFORE and name not in sys.builtin_module_names and not name.startswith("_")
+)
+IMPORTED = (
+    "import sys; sys.stderr.write(__name__ + ' is imported from the working directory\\n')\nraise SystemExit(70)\n"
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Return a directory with a package ``sidecar``, and a file for each module of the standard library."""
+    (tmp_path / "sidecar").mkdir()
+    (tmp_path / "sidecar" / "__init__.py").write_text(IMPORTED)
+    for name in SHADOWED:
+        (tmp_path / f"{name}.py").write_text(IMPORTED)
+    return tmp_path
+
+
+def run_in(directory: Path, place: Place, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "brakit_sidecar", *arguments],
+        env={**place.environ, **environ},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_the_modules_that_a_daemon_and_a_command_load_are_among_the_shadowed() -> None:
+    assert {"asyncio", "json", "logging", "select", "signal", "socket", "ssl", "subprocess", "uuid"} <= {*SHADOWED}
+
+
+@pytest.mark.parametrize("command", ["schema", "status", "telemetry", "log", "--version", "run -- true"])
+def test_a_command_imports_nothing_from_the_working_directory(directory: Path, place: Place, command: str) -> None:
+    ran = run_in(directory, place, *command.split())
+    assert (ran.returncode, ran.stderr) == (1 if command == "status" else 0, "")  # 1: no daemon runs
+
+
+def test_a_worker_below_run_counts_though_its_directory_has_a_package_sidecar(
+    tmp_path: Path, place: Place, endpoint: Endpoint
+) -> None:
+    (tmp_path / "sidecar").mkdir()
+    (tmp_path / "sidecar" / "__init__.py").write_text("name = 'of the application'\n")
+    (tmp_path / "app.py").write_text(
+        "import sidecar, brakit_sidecar\n"
+        "assert sidecar.name == 'of the application'\n"
+        "brakit_sidecar.connect().incr('request_count', 3)\n"
+    )
+    ran = run_in(tmp_path, place, "run", "--", sys.executable, "app.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert endpoint.only_session()["request_count"] == 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="safe mode is newer than this Python")
+def test_in_safe_mode_the_first_directory_of_the_users_pythonpath_is_kept(directory: Path, place: Place) -> None:
+    (directory / "first").mkdir()
+    (directory / "first" / "uuid.py").write_text("import sys; sys.exit('the first of PYTHONPATH')\n")
+    ran = run_in(directory, place, "session", "start", PYTHONSAFEPATH="1", PYTHONPATH=str(directory / "first"))
+    assert ran.stderr == "the first of PYTHONPATH\n"
+
+
+def test_a_command_works_in_a_directory_that_was_removed(tmp_path: Path, place: Place) -> None:
+    """Python then adds no directory, so the first entry of sys.path is the user's, and it must be kept."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "uuid.py").write_text("import sys; sys.exit('the first of PYTHONPATH')\n")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = 'rmdir "$1" && exec "$2" -m brakit_sidecar session start'
+    ran = subprocess.run(
+        ["sh", "-c", command, "sh", str(gone), sys.executable],
+        env={**place.environ, "PYTHONPATH": str(packages)},
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ran.stderr == "the first of PYTHONPATH\n"
+
+
+def test_the_entry_point_is_importable() -> None:
+    code = "import sys; before = [*sys.path]; from brakit_sidecar.__main__ import main; assert sys.path == before"
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
