@@ -1,1 +1,4 @@
-"""The pure middle: values in, values out. No clock, disk, socket, environment or log may appear here."""
+"""The pure core: values in, values out.
+
+Must not know: clocks, disks, sockets, environment variables and logs.
+"""

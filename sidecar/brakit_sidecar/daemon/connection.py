@@ -283,10 +283,10 @@ class Connection:
             if frame.end is not None:
                 daemon.sessions.part(session, self, frame.end, monotonic())
         elif hello.session is not None or hello.group is not None:
-            if frame.speaks_of_a_session or frame.events:
+            if frame.needs_a_session or frame.events:
                 self._refuse(Refusal.SESSION_ENDED)
         else:
-            if frame.speaks_of_a_session:
+            if frame.needs_a_session:
                 self._refuse(Refusal.NO_SESSION)
             for event in frame.events:
                 daemon.reporter.journey(event, None)
