@@ -273,7 +273,7 @@ def test_a_daemon_that_cannot_read_the_config_lets_a_session_that_runs_go_on(end
 def test_each_source_is_shown_with_what_it_said_and_an_arrow_points_at_the_one_that_decided() -> None:
     with Place() as place:
         assert place.run("telemetry", "on").returncode == 0
-        awake, told = "awake: no production, CI or cloud here", f"telemetry: true ({place.config_path})"
+        awake, told = "no sign of production, CI or cloud", f"telemetry: true ({place.config_path})"
         cases: tuple[tuple[dict[str, str], str, tuple[str, ...]], ...] = (
             ({}, "config", ("not set", awake, "not set", told)),
             ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY", ("not set", awake, "on", told)),
