@@ -30,7 +30,7 @@ class QueuedEvent(NamedTuple):
 
 
 class Outcome(str, Enum):
-    """What became of an event."""
+    """How an event ended: it was sent, kept only on this machine, or dropped."""
 
     SENT = "sent"
     LOCAL = "local"
