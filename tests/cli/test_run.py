@@ -125,7 +125,7 @@ def test_the_signal_is_the_exit_reason_even_if_the_command_exits_with_0(home: Pl
 
 
 class Terminal:
-    """A terminal in whose foreground ``run`` is, as the leader of the terminal's session."""
+    """A terminal with ``run`` in its foreground. The process of ``run`` is the leader of the terminal's session."""
 
     def __init__(self, place: Place, code: str) -> None:
         self._keyboard, tty = pty.openpty()

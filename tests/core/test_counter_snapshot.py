@@ -121,7 +121,8 @@ def test_the_head_alone_tells_how_many_rows_are_in_use() -> None:
 
 def test_a_file_with_another_magic_is_not_a_counter_file() -> None:
     counter_file = CounterFile()
-    counter_file.cells[0] = int.from_bytes(counter_layout.MAGIC.to_bytes(8, "little"), "big")  # of the other byte order
+    other_byte_order = int.from_bytes(counter_layout.MAGIC.to_bytes(8, "little"), "big")
+    counter_file.cells[0] = other_byte_order
     assert used_rows(counter_file.as_bytes()) is None
 
 

@@ -217,7 +217,7 @@ def test_a_mistake_in_the_protocol_or_an_id_refuses_the_whole_hello(hello: objec
 @pytest.mark.parametrize(
     "mistake", [{"sdk": 3}, {"sdk": None}, {"sdk": ["python"]}, {"role": "boss"}, {"role": ["owner"]}], ids=json.dumps
 )
-def test_a_mistake_in_the_sdk_or_the_role_is_refused_alone(mistake: dict[str, Any]) -> None:
+def test_a_mistake_in_the_sdk_or_the_role_does_not_refuse_the_hello(mistake: dict[str, Any]) -> None:
     frame = parsed(hello={**HELLO, **mistake})
     sdk = "unknown" if "sdk" in mistake else "python"
     assert frame == {"hello": Hello(SESSION, None, PRODUCER, sdk, is_owner=False), "refused": [Refusal.BAD_VALUE]}
@@ -282,14 +282,14 @@ def test_a_scalar_outside_its_domain_is_refused_and_its_neighbour_applies() -> N
     }
 
 
-def test_each_wrong_member_in_add_is_refused_alone() -> None:
+def test_add_keeps_the_good_members_and_refuses_each_wrong_one() -> None:
     assert parsed(add={"insight_types": ["n1", 7, "new-kind", None], "tabs_viewed": "logs"}) == {
         "members": [("insight_types", "n1"), ("insight_types", "other")],
         "refused": [Refusal.BAD_VALUE] * 3,
     }
 
 
-def test_each_mark_that_is_not_an_opaque_id_is_refused_alone() -> None:
+def test_mark_keeps_the_opaque_ids_and_refuses_each_other_mark() -> None:
     assert parsed(
         mark={"insight_count": [ROUTE, "GET /users", ROUTE.upper(), 7, ROUTE + "0"], "finding_count": ROUTE}
     ) == {
@@ -319,7 +319,7 @@ def test_the_overflow_row_is_accepted_in_histogram_and_refused_in_observe() -> N
     assert parsed(observe={limits.OVERFLOW_ROUTE: [7]}) == {"refused": [Refusal.BAD_ID]}
 
 
-def test_each_wrong_duration_is_refused_alone() -> None:
+def test_observe_keeps_the_good_durations_and_refuses_each_wrong_one() -> None:
     assert parsed(observe={ROUTE: [-1, 1, "2", True, 86_400_001, None], "0" * 16: 5}) == {
         "durations": [(ROUTE, 1)],
         "refused": [Refusal.BAD_VALUE] * 6,
@@ -378,7 +378,7 @@ def test_an_event_that_is_not_a_journey_event_is_refused(name: object) -> None:
     ],
     ids=json.dumps,
 )
-def test_a_wrong_field_of_an_event_is_refused_alone(wrong: dict[str, Any], refusal: Refusal) -> None:
+def test_only_the_wrong_field_of_an_event_is_refused(wrong: dict[str, Any], refusal: Refusal) -> None:
     assert parsed(event={"name": "first_request", "brakit_version": "0.1.7", **wrong}) == {
         "events": [Occurred(JOURNEY["first_request"], {"brakit_version": "0.1.7"})],
         "refused": [refusal],

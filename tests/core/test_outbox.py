@@ -149,7 +149,7 @@ def test_failures_that_are_not_the_endpoints_do_not_open_the_breaker(reason: Rea
         try_one(box, Verdict.dropped(reason))
 
 
-def test_one_failure_less_does_not_open_the_breaker() -> None:
+def test_one_failure_too_few_does_not_open_the_breaker() -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES - 1):
         try_one(box, TIMED_OUT)
@@ -165,7 +165,7 @@ def test_an_event_that_was_sent_resets_the_count_of_failures() -> None:
         try_one(box, SENT)
 
 
-def test_after_its_rest_the_breaker_opens_again_after_as_many_failures() -> None:
+def test_after_its_rest_the_breaker_opens_again_after_the_same_number_of_failures() -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES):
         try_one(box, TIMED_OUT, now=100.0)

@@ -355,7 +355,7 @@ def test_the_mean_is_exact_over_all_durations_of_all_routes(by_route: dict[str, 
         (94, 6, ">5000ms"),
     ],
 )
-def test_the_p95_is_that_of_the_nearest_rank(fast: int, slow: int, bucket: str) -> None:
+def test_the_p95_is_the_duration_at_the_nearest_rank(fast: int, slow: int, bucket: str) -> None:
     assert BUCKETS[rules.p95_bucket((0, fast, 0, 0, 0, 0, slow))] == bucket
 
 

@@ -12,6 +12,7 @@ from ..core.version import __version__
 from ..host import config_file, consent, launch, secure_files
 from ..host.conversation import NoDaemonError
 from . import daemon_client, notice
+from .consent_text import in_words
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def start(arguments: Namespace) -> int:
     """Start the daemon unless it runs, and print the path of its socket. Starts nothing if telemetry is off."""
     decision = config_file.settled(os.environ)
     if not decision.on:
-        print(f"brakit-sidecar: no daemon was started, because telemetry is off: {decision.why}", file=sys.stderr)
+        print(f"brakit-sidecar: no daemon was started; {in_words(decision)}", file=sys.stderr)
         if arguments.json:
             print(json.dumps({"socket": None, "pid": None, "version": __version__}))
         return 0
@@ -45,7 +46,7 @@ def serve(_arguments: Namespace) -> int:
     try:
         daemon.foreground()
     except daemon.TelemetryOffError as error:
-        print(f"brakit-sidecar: the daemon exited, because {error}", file=sys.stderr)
+        print(f"brakit-sidecar: no daemon was started; {error}", file=sys.stderr)
     except daemon.AlreadyRunningError as error:
         raise CommandError("a daemon is already running; `brakit-sidecar status` shows it") from error
     except OSError as error:
@@ -77,11 +78,13 @@ def stop(_arguments: Namespace) -> int:
 def status(arguments: Namespace) -> int:
     """Print the daemon's state. Returns 1 if no daemon runs."""
     found = _ask_status()
-    if found is None:
-        decision = consent.current(os.environ)
-        found = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
-    print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
-    return 0 if found["running"] else 1
+    if found is not None:
+        print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
+        return 0
+    decision = consent.current(os.environ)
+    not_running = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
+    print(json.dumps(not_running, indent=2) if arguments.json else f"no daemon is running; {in_words(decision)}")
+    return 1
 
 
 def _ask_status() -> dict[str, Any] | None:
@@ -100,15 +103,12 @@ def _ask_status() -> dict[str, Any] | None:
 
 
 def _as_text(found: dict[str, Any]) -> str:
-    consent_line = f"telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}"
-    if not found["running"]:
-        return f"no daemon is running; {consent_line}"
     delivery = found["delivery"]
     dropped = "".join(f", {count} dropped ({reason})" for reason, count in delivery["dropped"].items())
     lines = [
         f"brakit-sidecar {found['version']} is running (pid {found['pid']}, up {found['uptime_s']:.0f} s)",
         f"socket     {found['socket']}",
-        f"consent    {consent_line}",
+        f"consent    telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}",
         f"delivery   {delivery['sent']} sent, {delivery['local']} kept local, {delivery['queued']} queued{dropped}",
         "refused    " + (", ".join(f"{count} {reason}" for reason, count in found["refused"].items()) or "nothing"),
     ]

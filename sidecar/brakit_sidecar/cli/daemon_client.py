@@ -8,7 +8,8 @@ from ..host import launch, paths
 from ..host.conversation import Conversation, NoDaemonError, SilentDaemonError
 from .errors import CommandError
 
-# A daemon may exit just when a command connects. Each attempt starts another one, which then stays for its linger.
+# Race: a daemon accepts a connection and exits before it answers. That is harmless, because the next attempt starts a
+# new daemon, which does not exit before the end of its linger.
 ATTEMPTS = 3
 
 

@@ -130,5 +130,5 @@ def _deadline_in(seconds: float) -> float:
 
 
 def _seconds_until(deadline: float) -> float:
-    """Return the time that is left, at least 1 ms, because a timeout of 0 or less would not be a short wait."""
+    """Return the seconds until ``deadline``, at least 0.001, because a socket with the timeout 0 does not wait."""
     return max(0.001, deadline - time.monotonic())

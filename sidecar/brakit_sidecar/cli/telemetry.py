@@ -11,6 +11,7 @@ from ..daemon import counter_files, journal
 from ..host import config_file, consent, guards, launch, paths
 from ..host.conversation import NoDaemonError
 from . import daemon_client
+from .consent_text import in_words
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ def _explanation() -> str:
         consent.DO_NOT_TRACK: os.environ.get("DO_NOT_TRACK") or "not set",
         consent.GUARDS: f"{guard} is set" if guard else "no sign of production, CI or cloud",
         consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
-        consent.CONFIG: f"{_in_words(consent.read_config(path))} ({path})",
+        consent.CONFIG: f"{_config_value(consent.read_config(path))} ({path})",
     }
     return "\n".join(
         [
-            f"telemetry is {'on' if decision.on else 'off'}: {decision.why}",
+            in_words(decision),
             "",
             "These sources are checked in this order; the arrow shows which one decided:",
             *(f"{'->' if source == decision.by else '  '} {source:18} {values[source]}" for source in consent.SOURCES),
@@ -77,7 +78,7 @@ def _explanation() -> str:
     )
 
 
-def _in_words(config: consent.Config) -> str:
+def _config_value(config: consent.Config) -> str:
     if config.missing:
         return "does not exist"
     if config.content is None:

@@ -1,4 +1,1 @@
-"""The pure core: values in, values out.
-
-Must not know: clocks, disks, sockets, environment variables and logs.
-"""
+"""The pure core: values in, values out. No module in it uses a clock, a disk, a socket, an environment or a log."""

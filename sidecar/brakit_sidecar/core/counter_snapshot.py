@@ -25,7 +25,7 @@ class CounterSnapshot(NamedTuple):
     def of(cls, content: bytes) -> CounterSnapshot | None:
         """Read the content of a counter file, which may be cut off after any byte.
 
-        Returns None if it is not the content of a counter file.
+        Returns None if ``content`` does not begin like a counter file.
         """
         used = used_rows(content)
         if used is None:

@@ -22,10 +22,10 @@ class Domain(ABC):
 
     @abstractmethod
     def admit(self, raw: object) -> Any:
-        """Return the domain's value for ``raw``. Returns None if it has none."""
+        """Return the domain's value for ``raw``. Returns None if the domain rejects ``raw``."""
 
     def coerce(self, raw: object) -> Any:
-        """Return the domain's value for ``raw``. Returns ``default`` if it has none."""
+        """Return the domain's value for ``raw``. Returns ``default`` if the domain rejects ``raw``."""
         admitted = self.admit(raw)
         return self.default if admitted is None else admitted
 

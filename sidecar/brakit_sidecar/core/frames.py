@@ -175,7 +175,7 @@ def _observe(frame: Frame, value: object) -> None:
 def _histogram(frame: Frame, value: object) -> None:
     """Parse running rows: for each route the sum of its durations in ns, and its six buckets.
 
-    ``histogram`` is to ``observe`` what ``total`` is to ``incr``: it has running totals, so repeating it is harmless.
+    The cells of a row are running totals, so that repeating a row changes nothing.
     """
     for route, raw in _routes(frame, value, also=limits.OVERFLOW_ROUTE):
         cells = raw if type(raw) is list and len(raw) == len(rules.EMPTY_ROW) else ()

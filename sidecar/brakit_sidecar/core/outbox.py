@@ -1,10 +1,8 @@
 """The outbox: which event to send next, and how many events had which outcome. It is bounded.
 
-Must not know: the network and clocks.
-
-Its caller asks ``next_task(now)``, carries the task out, and reports the verdict. Each event is tried once. After
-repeated failures a breaker drops events without trying them for a while, so that an endpoint that cannot be reached
-costs a developer's machine nothing.
+It uses neither the network nor a clock. Its caller asks ``next_task(now)``, carries the task out, and reports the
+verdict. Each event is tried once. After repeated failures a breaker drops events without trying them for a while, so
+that an endpoint that cannot be reached costs a developer's machine nothing.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ Ids = tuple[frozenset[str], int]
 
 
 class Distinct(Rule[Ids]):
-    """Each opaque id counts once, however many producers report it. Increments without an id are added to that."""
+    """The number of different opaque ids, plus the sum of the increments, which have no id."""
 
     name = "distinct"
     said_by = frozenset({"incr", "total", "mark"})
@@ -227,12 +227,12 @@ def saturating_add_ns(a: int, b: int) -> int:
 
 
 def larger_cells(a: Row, b: Row) -> Row:
-    """Return the row of the larger cell of each pair."""
+    """Return the row that has the larger of the two cells at each position."""
     return tuple(map(max, a, b))
 
 
 def added_cells(a: Row, b: Row) -> Row:
-    """Return the row of the sums of each pair of cells, each at most NS_MAX."""
+    """Return the row that has the sum of the two cells at each position, at most NS_MAX."""
     # A status adds hundreds of thousands of cells, so this calls no Python function for each cell.
     added = tuple(map(add, a, b))
     return added if max(added) <= NS_MAX else tuple(min(cell, NS_MAX) for cell in added)
@@ -288,7 +288,7 @@ def p95_bucket(row: Row) -> int:
 
 
 def slowest_p95(routes: Mapping[str, Row]) -> str | None:
-    """Return the name of the slowest bucket that holds the 95th percentile of a route.
+    """Return the name of the bucket that holds the 95th percentile of the slowest route.
 
     Returns None if there is no request.
     """

@@ -39,7 +39,7 @@ lines.on("line", async (line) => {
 
 
 def run(effort: Effort) -> Report:
-    """Measure the report of one event in each way."""
+    """Measure each way to report an event."""
     node = shutil.which("node") if effort.with_peers else None
     with ExitStack() as stack:
         _, session = stack.enter_context(served_session())
