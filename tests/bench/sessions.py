@@ -40,11 +40,11 @@ class OwnedSession:
         return found
 
     def arrived(self, expected: int) -> int:
-        """Return the session's number of requests, after waiting until the expected number has arrived or a timeout."""
+        """Wait until the expected number of requests has arrived, or for a timeout. Returns the number that arrived."""
         return _awaited(expected, lambda: self.status()["session"]["fields"]["request_count"])
 
     def receipts(self, expected: int) -> int:
-        """Return the daemon's number of local receipts, after waiting for the expected number or a timeout.
+        """Wait until the daemon has the expected number of local receipts, or for a timeout. Returns their number.
 
         A daemon without a project key writes a local receipt for each event, and sends none.
         """

@@ -208,7 +208,7 @@ def test_status_shows_the_daemon_and_each_session(home: Place) -> None:
     assert shown["fields"]["request_count"] == 3
     assert f"brakit-sidecar {__version__} is running (pid {found['pid']}, up " in in_words.stdout
     assert f"session {session} (open for " in in_words.stdout
-    assert "  1 workers connected, 0 exited" in in_words.stdout
+    assert "  1 worker connected, 0 exited" in in_words.stdout
 
 
 # --- sessions for a CLI that is not the parent of the application -------------------------------------

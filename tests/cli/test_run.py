@@ -51,12 +51,12 @@ class Session:
 # --- exit codes and reasons ---------------------------------------------------------------------------
 
 
-def test_the_exit_reason_of_code_0_is_clean(home: Place, session: Session) -> None:
+def test_the_exit_reason_of_exit_code_0_is_clean(home: Place, session: Session) -> None:
     assert home.run("run", "--", "true").returncode == 0
     assert session.exit_reason == "clean"
 
 
-def test_the_exit_reason_of_another_code_is_crash(home: Place, session: Session) -> None:
+def test_the_exit_reason_of_any_other_exit_code_is_crash(home: Place, session: Session) -> None:
     assert home.run("run", "--", "sh", "-c", "exit 3").returncode == 3
     assert session.exit_reason == "crash"
 
@@ -72,7 +72,7 @@ def test_the_exit_reason_of_another_code_is_crash(home: Place, session: Session)
         (signal.SIGUSR1, "crash"),
     ],
 )
-def test_the_code_of_a_command_that_a_signal_ended_is_128_plus_its_number(
+def test_the_exit_code_of_a_command_that_a_signal_ended_is_128_plus_its_number(
     home: Place, session: Session, number: signal.Signals, reason: str
 ) -> None:
     assert home.run("run", "--", "sh", "-c", f"ulimit -c 0; kill -{int(number)} $$").returncode == 128 + number
@@ -200,7 +200,7 @@ def test_the_exit_reason_of_a_killed_run_is_crash(home: Place, session: Session)
     running.stdout.close()
 
 
-def test_the_code_of_a_command_that_is_not_found_is_127(home: Place, session: Session) -> None:
+def test_the_exit_code_of_a_command_that_is_not_found_is_127(home: Place, session: Session) -> None:
     ran = home.run("run", "--", "no-such-command-anywhere")
     assert ran.returncode == 127
     assert len(ran.stderr.splitlines()) == 1
@@ -208,7 +208,7 @@ def test_the_code_of_a_command_that_is_not_found_is_127(home: Place, session: Se
     assert session.exit_reason == "crash"
 
 
-def test_the_code_of_a_command_that_is_not_executable_is_126(home: Place, session: Session) -> None:
+def test_the_exit_code_of_a_command_that_is_not_executable_is_126(home: Place, session: Session) -> None:
     path = os.path.join(home.root, "plain-file")
     with open(path, "w", encoding="utf-8") as file:
         file.write("#!/bin/sh\n")
@@ -329,7 +329,7 @@ def test_the_command_runs_if_the_config_cannot_be_created() -> None:
         assert_runs_without_session(place)
 
 
-def test_a_command_that_cannot_be_started_has_the_same_code_without_telemetry() -> None:
+def test_a_command_that_cannot_be_started_has_the_same_exit_code_without_telemetry() -> None:
     with Place(CI="1") as place:
         assert place.run("run", "--", "no-such-command-anywhere").returncode == 127
         assert place.run("run", "--", place.root).returncode == 126

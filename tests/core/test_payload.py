@@ -35,7 +35,7 @@ def rebuilt(frozen: bytes, **around: str) -> bytes | None:
     return payload.rebuild("session", frozen, api_key=now["api_key"], distinct_id=now["distinct_id"], uuid=now["uuid"])
 
 
-def test_the_body_of_an_event_is_the_same_byte_for_byte() -> None:
+def test_the_body_of_cli_invoked_has_exactly_these_bytes() -> None:
     values = {"command": "install", "has_package_json": True, "sdk": "node", "os": "linux-6.18.44", "arch": "x64"}
     assert body(JOURNEY["cli_invoked"], neutral(JOURNEY["cli_invoked"]) | values) == (
         b'{"api_key":"phc_key","event":"cli_invoked","distinct_id":"d15719c7-0000-4000-8000-000000000001",'

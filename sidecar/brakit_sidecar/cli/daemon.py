@@ -67,7 +67,7 @@ def stop(_arguments: Namespace) -> int:
             return 0  # the daemon was already about to exit
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while time.monotonic() < deadline:
-        lock = launch.acquire_lock(socket_path)  # free only after the daemon's exit, as a daemon holds it for life
+        lock = launch.acquire_lock(socket_path)  # free only after the exit, because a daemon holds it for life
         if lock is not None:
             os.close(lock)
             return 0
@@ -117,7 +117,7 @@ def _as_text(found: dict[str, Any]) -> str:
         lines += [
             "",
             f"session {session['id']} (open for {session['age_s']:.0f} s)",
-            f"  {workers['live']} workers connected, {workers['gone']} exited",
+            f"  {workers['live']} worker{'' if workers['live'] == 1 else 's'} connected, {workers['gone']} exited",
             *(f"  {name:32} {json.dumps(value)}" for name, value in session["fields"].items()),
         ]
     return "\n".join(lines)

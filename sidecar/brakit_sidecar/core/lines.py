@@ -39,7 +39,7 @@ class FrameReader:
         """Return the lines that ``chunk`` completes, of any length, without their newlines."""
         if b"\n" not in chunk:
             self._held += len(chunk)
-            if not self.is_overlong:  # an overlong line is never returned, so its bytes need not be kept
+            if not self.is_overlong:  # the caller refuses an overlong line, so its bytes need not be kept
                 self._pieces.append(chunk)
             return []
         if self._held:
