@@ -1,8 +1,8 @@
-"""The benchmarks: `python -m tests.bench` measures the sidecar beside its peers and prints a table for each group.
+"""The benchmarks: `python -m tests.bench` compares the sidecar with similar tools and prints tables for each group.
 
-measuring  samples side by side, and tables of them
-child      a process that measures when it is told to
-sessions   a session in a daemon's place, and whether all that was counted arrived
-groups     what is measured, each group in a module of its own
-workers    what runs in processes of its own
+measuring  interleaved samples, and tables of them
+child      a child process that measures on request
+sessions   a session for a benchmark, and the check that all its counts arrived
+groups     the measurements, one module for each group
+workers    the programs that run in child processes
 """

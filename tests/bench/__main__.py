@@ -1,7 +1,6 @@
-"""python -m tests.bench [--quick] [--only GROUP]...: prints a Markdown table for each group, and then the machine.
+"""python -m tests.bench [--quick] [--only GROUP]...: print Markdown tables for each group, then facts of the machine.
 
-Never fails by the clock: a missed goal is only listed. Exit code 1 where something could not run, or a total that has
-to be exact is not.
+A missed goal is listed, but is not a failure. The exit code is 1 if a group could not run, or if a total is not exact.
 """
 
 from __future__ import annotations
@@ -38,22 +37,25 @@ GROUPS: dict[str, Callable[[Effort], Report]] = {
 
 
 def main() -> int:
-    asked = _parser().parse_args()
-    effort = QUICK if asked.quick else FULL
+    """Run the groups and print their tables. Returns the exit code."""
+    arguments = _parser().parse_args()
+    effort = QUICK if arguments.quick else FULL
     effort = effort._replace(
-        rounds=asked.rounds or effort.rounds, size=asked.size or effort.size, with_peers=not asked.without_peers
+        rounds=arguments.rounds or effort.rounds,
+        size=arguments.size or effort.size,
+        with_peers=not arguments.without_peers,
     )
-    # As an installer leaves it: what a checkout's interpreter may not write, it compiles at each start, and takes the
-    # compiler's types apart at each end.
+    # Compile the package, as an installer does. Otherwise an interpreter that may not write to the checkout would
+    # compile it at each start, which also makes each exit slower.
     compileall.compile_dir(os.path.dirname(brakit_sidecar.__file__), quiet=1)
     begun, load = time.monotonic(), os.getloadavg()[0]
     missed: list[str] = []
     wrong: list[str] = []
-    for name in asked.only or GROUPS:
+    for name in arguments.only or GROUPS:
         print(f"## {name}\n", flush=True)
         try:
             report = GROUPS[name](effort)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the other groups still run)
+        except Exception as error:  # noqa: BLE001 (the other groups run even if one fails)
             traceback.print_exc()
             wrong.append(f"{name} could not run: {error!r}")
             continue
@@ -62,18 +64,20 @@ def main() -> int:
         missed += [goal for table in report.tables for goal in table.missed()]
         wrong += report.wrong
     print(f"## the machine\n\n{_machine(load)}\n- {effort.rounds} rounds in {time.monotonic() - begun:.0f} s\n")
-    print(_listed("Goals missed", missed) + _listed("Wrong", wrong), end="")
+    print(_listed("Goals missed", missed) + _listed("Errors", wrong), end="")
     return 1 if wrong else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="The sidecar beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: about a minute")
-    parser.add_argument("--only", action="append", choices=GROUPS, help="this group (may be repeated)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds that count")
-    parser.add_argument("--size", type=float, metavar="PART", help="of each measurement, in parts of the full one")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="Compare the sidecar's performance with that of similar tools."
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, which take about a minute")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="run only this group (may be repeated)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="the number of rounds, not counting the warm-up")
+    parser.add_argument("--size", type=float, metavar="PART", help="the size of each measurement; 1 is the full size")
     parser.add_argument(
-        "--without-peers", action="store_true", help="without what the bench extra, Node and npm would have to bring"
+        "--without-peers", action="store_true", help="leave out the tools of the bench extra, of Node and of npm"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""A process that measures when it is told to: a JSON object on a line in, one out."""
+"""Child processes that measure on request. Requests and answers are JSON objects, one a line, on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class Child:
+    """A child process, and the parent's side of its requests."""
+
     def __init__(self, *command: str, environ: Mapping[str, str] | None = None) -> None:
         self._command = command
         self._process = subprocess.Popen(
@@ -26,7 +28,7 @@ class Child:
 
     @classmethod
     def worker(cls, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Child:
-        """One of our workers, by its module's name."""
+        """Start the module ``name`` of tests.bench.workers."""
         return cls(sys.executable, "-m", f"tests.bench.workers.{name}", *arguments, environ=environ)
 
     def __enter__(self) -> Child:
@@ -35,30 +37,33 @@ class Child:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def tell(self, **request: Any) -> None:
+    def send(self, **request: Any) -> None:
+        """Send a request without waiting for its answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next answer. Raises RuntimeError if the child has exited."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self._command)[:200]} ended with {self._process.wait(PATIENCE_S)}")
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+            raise RuntimeError(f"{' '.join(self._command)[:200]} exited with {self._process.wait(PATIENCE_S)}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        self.tell(**request)
-        return self.hear()
+        """Send a request and return its answer."""
+        self.send(**request)
+        return self.receive()
 
     def kill(self) -> None:
-        """Nothing of it runs any more when this returns."""
+        """Kill the child, and return after it has exited."""
         self._process.kill()
         self.close()
 
     def close(self) -> None:
-        """It ends by itself when its stdin does."""
+        """Close the child's stdin, which makes it exit, and wait for that. Kill it if it does not exit."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -71,6 +76,6 @@ class Child:
 
 
 def serve_requests(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The child's half: answers one request after the other, until there are no more."""
+    """Answer requests until stdin is closed. A child calls this."""
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)

@@ -1,7 +1,8 @@
-"""Side by side: in every round each contestant is measured once, in rotating order, so that whatever else the machine
-does meets all of them. A ratio is the median of the rounds' ratios, not the ratio of two medians, for the same reason.
+"""Interleaved measurements and their tables. This file does not know what is measured.
 
-Nothing here knows what is measured. No measurement fails by the clock: a goal is met or missed, and the table says so.
+In every round each contestant is measured once, in rotating order, so that a change of the machine's load affects all
+of them. For the same reason a ratio is the median of the ratios of all rounds, and not the ratio of two medians. A
+missed goal is not a failure: the table shows whether a goal was met.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ NOTHING = "-"
 
 
 class Effort(NamedTuple):
-    """How much of everything."""
+    """How many rounds are run, and how large each measurement is."""
 
     rounds: int
-    size: float  # of a measurement, in parts of the full one
-    with_peers: bool = True  # packages of the ``bench`` extra, Node, and what npm installs
+    size: float  # the size of each measurement, as a fraction of the full size
+    with_peers: bool = True  # whether to measure packages of the ``bench`` extra, Node, and packages from npm
 
     def times(self, number: float) -> int:
+        """Return ``number`` scaled by ``size``, at least 1."""
         return max(1, round(number * self.size))
 
 
 class Contestant(NamedTuple):
-    """``measure`` gives one sample, or several by what each is a sample of. None: it is absent, for that reason."""
+    """One of the things that are compared.
+
+    ``measure`` returns one sample, or several samples by name. It is None if the contestant cannot be measured, for the
+    reason ``absent``.
+    """
 
     name: str
     measure: Callable[[], Measured] | None
@@ -38,35 +44,40 @@ class Contestant(NamedTuple):
 
 
 def absence(effort: Effort, package: str) -> str:
-    """Why a package's contestant cannot be measured; empty where it can."""
+    """Return why the contestant of a package cannot be measured. Returns an empty string if it can."""
     if not effort.with_peers:
         return "left out"
     return "" if find_spec(package) else "not installed"
 
 
 class Samples:
-    """By contestant, or ``contestant, what`` where one measurement gives several: one sample of each round."""
+    """One sample of each round, by contestant. If a measurement has several samples, by ``contestant, name``."""
 
     def __init__(self) -> None:
         self.taken: dict[str, list[float]] = {}
         self.absent: dict[str, str] = {}
 
     def take(self, name: str, measured: Measured) -> None:
+        """Add the samples of one measurement."""
         if isinstance(measured, (int, float)):
             self.taken.setdefault(name, []).append(float(measured))
         else:
-            for what, sample in measured.items():
-                self.take(f"{name}, {what}", sample)
+            for part, sample in measured.items():
+                self.take(f"{name}, {part}", sample)
 
     def ratio(self, name: str, against: str) -> float | None:
-        """Of one contestant to another, round by round; None where one was not measured, or a sample is zero."""
+        """Return the median, over all rounds, of the ratio of two contestants.
+
+        Returns None if one of them was not measured, or if a sample of ``against`` is zero.
+        """
         pairs = list(zip(self.taken.get(name, ()), self.taken.get(against, ()), strict=False))
         return median(one / other for one, other in pairs) if pairs and all(other for _, other in pairs) else None
 
 
 def interleave(contestants: Sequence[Contestant], rounds: int, *, warm_up: bool = True) -> Samples:
-    """Measures each contestant once a round. Every other round runs backwards, so that none always follows the same.
-    The first round is not counted where it warms up.
+    """Measure each contestant once a round. With ``warm_up``, one more round comes first and is not counted.
+
+    Every second round runs in reverse order, so that a contestant does not always follow the same one.
     """
     samples = Samples()
     samples.absent = {one.name: one.absent for one in contestants if one.measure is None}
@@ -86,7 +97,10 @@ def interleave(contestants: Sequence[Contestant], rounds: int, *, warm_up: bool 
 
 
 class Line(NamedTuple):
-    """A contestant beside another, or alone; with a goal for their ratio (alone: for its median), or without one."""
+    """One row of a table: a contestant, compared with another one (``against``) or alone.
+
+    The goal, if there is one, is for the ratio of the two, or for the median of a contestant that is alone.
+    """
 
     name: str
     against: str = ""
@@ -95,14 +109,17 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
+    """A table of contestants. ``remark`` is the heading of an additional last column with ``remarks``."""
+
     title: str
     unit: str
     lines: Sequence[Line]
     samples: Samples
-    remark: str = ""  # the heading of a last column
+    remark: str = ""
     remarks: Mapping[str, str] = {}
 
     def render(self) -> str:
+        """Return the table as Markdown."""
         heads = ["contestant", f"median, {self.unit}", "middle half", "ratio", "goal", "met"]
         rows = [self._row(line) for line in self.lines]
         if self.remark:
@@ -113,7 +130,7 @@ class Table(NamedTuple):
         return f"### {self.title}\n\n" + "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
     def missed(self) -> list[str]:
-        """The goals that were measured and not reached."""
+        """Return a description of each goal that was measured and missed."""
         return [
             f"{self.title}: {line.name}: {self._ratio(line)}, goal {_goal(line)}"
             for line in self.lines
@@ -156,14 +173,14 @@ class Table(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A group's tables, and what was wrong: totals that are not exact. A missed goal is nothing wrong."""
+    """A group's tables, and its errors (``wrong``), such as an inexact total. A missed goal is not an error."""
 
     tables: Sequence[Table]
     wrong: Sequence[str] = ()
 
 
 def number(value: float) -> str:
-    """Three digits that mean something."""
+    """Format a number with three significant digits, or as a whole number from 100 on."""
     if value == 0 or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"

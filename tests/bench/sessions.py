@@ -1,19 +1,20 @@
-"""A session that a benchmark opens in a daemon's place: what was counted must arrive exactly."""
+"""A session for a benchmark, with the check that exactly the counted numbers arrived."""
 
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.harness import PATIENCE_S, POLL_S, Place, Wire, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 
 class OwnedSession:
-    """A session with an owner that is this process."""
+    """A session whose owner is this process."""
 
     def __init__(self, place: Place) -> None:
         self.id = new_id()
@@ -32,22 +33,35 @@ class OwnedSession:
         self._owner.close()
 
     def status(self) -> dict[str, Any]:
-        """The daemon's status, of this session only."""
+        """Return the daemon's status, with this session as ``session``."""
         answer, _ = self._owner.ask("status")
         (answer["session"],) = (session for session in answer["sessions"] if session["id"] == self.id)
         found: dict[str, Any] = answer
         return found
 
     def arrived(self, expected: int) -> int:
-        """The session's requests; waits for as many as expected, as what was written may still be on its way."""
+        """Wait until the expected number of requests has arrived, or for a timeout. Returns the number that arrived."""
         return _awaited(expected, lambda: self.status()["session"]["fields"]["request_count"])
 
-    def shown(self, expected: int) -> int:
-        """The daemon's events that have a receipt: without a key they are not sent, only shown. Waits likewise."""
+    def receipts(self, expected: int) -> int:
+        """Wait until the daemon has the expected number of local receipts, or for a timeout. Returns their number.
+
+        A daemon without a project key writes a local receipt for each event, and sends none.
+        """
         return _awaited(expected, lambda: self.status()["delivery"]["local"])
 
     def end(self) -> None:
+        """End the session."""
         self._owner.say(end={"exit_reason": "clean"})
+
+
+@contextmanager
+def served_session() -> Iterator[tuple[Place, OwnedSession]]:
+    """Serve a daemon in a new place, and open a session there."""
+    with Place() as place:
+        place.serve()
+        with OwnedSession(place) as session:
+            yield place, session
 
 
 def _awaited(expected: int, count: Callable[[], int]) -> int:
@@ -57,6 +71,6 @@ def _awaited(expected: int, count: Callable[[], int]) -> int:
     return counted
 
 
-def inexact(what: str, arrived: int, expected: int) -> list[str]:
-    """What is wrong, where a total is not exact."""
-    return [] if arrived == expected else [f"{what}: {arrived:,} arrived of {expected:,}"]
+def inexact(name: str, arrived: int, expected: int) -> list[str]:
+    """Return an error message if a total is not exact, otherwise an empty list."""
+    return [] if arrived == expected else [f"{name}: {arrived:,} arrived of {expected:,}"]

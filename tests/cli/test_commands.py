@@ -1,4 +1,4 @@
-"""The commands beside ``run``, as somebody types them."""
+"""All commands except ``run``, as a user types them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def one_line(text: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
+def test_every_command_has_a_help_text(command: tuple[str, ...]) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "brakit_sidecar", *command, "--help"],
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
@@ -48,29 +48,29 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [(), ("dance",), ("status", "--loud"), ("session",), ("telemetry", "maybe")])
-def test_a_wrong_command_line_is_2(home: Place, wrong: tuple[str, ...]) -> None:
+def test_a_wrong_command_line_exits_with_2(home: Place, wrong: tuple[str, ...]) -> None:
     ran = home.run(*wrong)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr
 
 
-def test_version_is_the_packages(home: Place) -> None:
+def test_version_prints_the_version_of_the_package(home: Place) -> None:
     assert home.run("--version").stdout == f"brakit-sidecar {__version__}\n"
 
 
 # --- start, serve, stop -------------------------------------------------------------------------------
 
 
-def test_start_says_socket_pid_and_version(place: Place) -> None:
+def test_start_prints_socket_pid_and_version(place: Place) -> None:
     started = place.start()
     assert started == {"socket": place.socket_path, "pid": started["pid"], "version": __version__}
     assert stat.S_ISSOCK(os.stat(place.socket_path).st_mode)
     os.kill(started["pid"], 0)
-    assert place.start() == started  # it runs already
+    assert place.start() == started  # the daemon is already running
     assert place.run("start").stdout == place.socket_path + "\n"
 
 
-def test_what_the_daemon_makes_is_private(place: Place) -> None:
+def test_only_the_user_may_read_the_files_of_the_daemon(place: Place) -> None:
     place.start()
     place.run("emit", "cli_invoked")
     wait_until(place.receipts, "a receipt")
@@ -82,7 +82,7 @@ def test_what_the_daemon_makes_is_private(place: Place) -> None:
 
 
 @pytest.mark.parametrize("off", OFF)
-def test_start_where_telemetry_is_off_starts_nothing(off: dict[str, str]) -> None:
+def test_start_starts_no_daemon_if_telemetry_is_off(off: dict[str, str]) -> None:
     with Place(**off) as place:
         started = place.run("start", "--json")
         assert started.returncode == 0
@@ -90,20 +90,20 @@ def test_start_where_telemetry_is_off_starts_nothing(off: dict[str, str]) -> Non
         assert os.listdir(place.runtime) == []
 
 
-def test_stop_returns_when_the_daemon_is_gone(place: Place) -> None:
+def test_stop_returns_after_the_daemon_has_exited(place: Place) -> None:
     place.start()
     assert place.run("stop").returncode == 0
     assert place.is_gone()
     assert place.status()["running"] is False
 
 
-def test_stop_where_none_runs_is_fine() -> None:
+def test_stop_succeeds_if_no_daemon_runs() -> None:
     with Place() as place:
         stopped = place.run("stop")
         assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", "")
 
 
-def test_stop_ends_every_session_and_sends_it(endpoint: Endpoint, place: Place) -> None:
+def test_stop_ends_every_session_and_sends_its_event(endpoint: Endpoint, place: Place) -> None:
     place.start()
     sessions = [place.run("session", "start").stdout.strip() for _ in range(2)]
     assert place.run("stop").returncode == 0
@@ -111,14 +111,14 @@ def test_stop_ends_every_session_and_sends_it(endpoint: Endpoint, place: Place) 
     assert {body["uuid"] for body in endpoint.named("session")} == expected
 
 
-def test_serve_listens_where_start_says(place: Place) -> None:
+def test_serve_listens_at_the_socket_that_start_prints(place: Place) -> None:
     served = place.serve()
     started = place.start()
     assert (started["socket"], started["pid"]) == (place.socket_path, served.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_serve_as_stop_does(endpoint: Endpoint, place: Place, number: int) -> None:
+def test_serve_ends_its_sessions_and_exits_at_a_signal(endpoint: Endpoint, place: Place, number: int) -> None:
     served = place.serve()
     session = place.run("session", "start").stdout.strip()
     assert end_process(served, number) == 0
@@ -127,8 +127,8 @@ def test_a_signal_ends_serve_as_stop_does(endpoint: Endpoint, place: Place, numb
     assert body["uuid"] == str(uuid.uuid5(uuid.UUID(session), "session"))
 
 
-# Notes when aiohttp is looked for.
-NOTES = """
+# A sitecustomize module that writes the time of the first import of aiohttp to a file.
+RECORD_IMPORT_TIME = """
 import os, sys, time
 class Finder:
     def find_spec(self, name, path=None, target=None):
@@ -139,10 +139,10 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-def test_what_sends_is_loaded_while_workers_may_say_goodbye(place: Place) -> None:
-    """Not after it: the endpoint is to be asked before the daemon has to be gone."""
+def test_aiohttp_is_loaded_while_the_daemon_waits_for_goodbyes(place: Place) -> None:
+    """Loading it only afterwards would leave less time for the request before the daemon must exit."""
     with open(os.path.join(place.root, "sitecustomize.py"), "w", encoding="ascii") as file:
-        file.write(NOTES)
+        file.write(RECORD_IMPORT_TIME)
     place.environ["PYTHONPATH"] = place.root
     served = place.serve()
     with Wire(place.socket_path).hello(new_id()) as wire:
@@ -154,14 +154,14 @@ def test_what_sends_is_loaded_while_workers_may_say_goodbye(place: Place) -> Non
         assert float(file.read()) < sealed_at.timestamp()
 
 
-def test_serve_beside_a_daemon_fails_with_one_line(home: Place) -> None:
+def test_serve_fails_with_one_line_if_a_daemon_is_running(home: Place) -> None:
     ran = home.run("serve")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "runs already" in one_line(ran.stderr)
+    assert "already running" in one_line(ran.stderr)
 
 
 @pytest.mark.slow
-def test_a_daemon_that_a_command_started_leaves_by_itself(endpoint: Endpoint, place: Place) -> None:
+def test_a_daemon_that_a_command_started_exits_by_itself(endpoint: Endpoint, place: Place) -> None:
     place.start()
     session = place.run("session", "start").stdout.strip()
     place.run("session", "end", session)
@@ -173,17 +173,19 @@ def test_a_daemon_that_a_command_started_leaves_by_itself(endpoint: Endpoint, pl
 # --- status -------------------------------------------------------------------------------------------
 
 
-def test_status_where_none_runs() -> None:
+def test_status_exits_with_1_if_no_daemon_runs() -> None:
     with Place() as place:
         ran = place.run("status", "--json")
         assert ran.returncode == 1
         found = json.loads(ran.stdout)
         assert found == {"running": False, "consent": {"on": True, "why": found["consent"]["why"]}}
         assert found["consent"]["why"]
-        assert place.run("status").returncode == 1
+        in_words = place.run("status")
+        assert in_words.returncode == 1
+        assert in_words.stdout.startswith("no daemon is running; telemetry is on: ")
 
 
-def test_status_of_a_daemon(home: Place) -> None:
+def test_status_shows_the_daemon_and_each_session(home: Place) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session) as worker:
         worker.say(incr={"request_count": 3, "nonsense": 1}).sync()
@@ -204,13 +206,15 @@ def test_status_of_a_daemon(home: Place) -> None:
     assert shown["producers"] == {"live": 1, "gone": 0}
     assert page.broken_promises("session", shown["fields"]) == {}
     assert shown["fields"]["request_count"] == 3
-    assert session in in_words.stdout
+    assert f"brakit-sidecar {__version__} is running (pid {found['pid']}, up " in in_words.stdout
+    assert f"session {session} (open for " in in_words.stdout
+    assert "  1 worker connected, 0 exited" in in_words.stdout
 
 
-# --- sessions for a CLI that is no parent -------------------------------------------------------------
+# --- sessions for a CLI that is not the parent of the application -------------------------------------
 
 
-def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> None:
+def test_a_session_is_open_from_session_start_to_session_end(home: Place, remote: Endpoint) -> None:
     started = json.loads(home.run("session", "start", "--json").stdout)
     assert started == {"session": started["session"], "socket": home.socket_path}
     home.python(
@@ -222,13 +226,13 @@ def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> Non
     assert (properties["request_count"], properties["exit_reason"]) == (2, "sigterm")
 
 
-def test_session_end_is_clean_where_nobody_says_otherwise(home: Place, remote: Endpoint) -> None:
+def test_the_default_reason_of_session_end_is_clean(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     assert home.run("session", "end", session).returncode == 0
     assert remote.end_of(session)["exit_reason"] == "clean"
 
 
-def test_the_commands_own_end_is_not_the_sessions(home: Place) -> None:
+def test_a_session_stays_open_after_session_start_has_exited(home: Place) -> None:
     session = one_line(home.run("session", "start").stdout)
     assert session in [shown["id"] for shown in home.status()["sessions"]]
     home.run("session", "end", session)
@@ -249,7 +253,9 @@ def dead_process() -> str:
 
 
 @pytest.mark.parametrize("pid", ["0", "-1", "1099511627776", dead_process])
-def test_an_owner_pid_that_is_none_fails_and_leaves_no_session(home: Place, pid: str | Callable[[], str]) -> None:
+def test_session_start_fails_and_opens_no_session_if_the_owner_pid_is_not_a_process(
+    home: Place, pid: str | Callable[[], str]
+) -> None:
     pid = pid if isinstance(pid, str) else pid()
     before = [shown["id"] for shown in home.status()["sessions"]]
     ran = home.run("session", "start", f"--owner-pid={pid}")
@@ -258,27 +264,28 @@ def test_an_owner_pid_that_is_none_fails_and_leaves_no_session(home: Place, pid:
     assert [shown["id"] for shown in home.status()["sessions"]] == before
 
 
-def test_ending_a_session_that_is_over_fails_with_one_line(home: Place) -> None:
-    ran = home.run("session", "end", new_id())
+def test_session_end_fails_with_one_line_if_the_session_is_not_open(home: Place) -> None:
+    session = new_id()
+    ran = home.run("session", "end", session)
     assert ran.returncode == 1
-    assert "no such session" in one_line(ran.stderr)
+    assert f"session {session} is not open" in one_line(ran.stderr)
 
 
-def test_ending_a_session_where_no_daemon_runs_fails_and_starts_none() -> None:
+def test_session_end_fails_and_starts_no_daemon_if_none_runs() -> None:
     with Place() as place:
         assert place.run("session", "end", new_id()).returncode == 1
         assert place.status()["running"] is False
 
 
 @pytest.mark.parametrize("wrong", [("not-an-id",), (new_id(), "--reason", "boredom")])
-def test_a_wrong_id_or_reason_is_a_wrong_command_line(home: Place, wrong: tuple[str, ...]) -> None:
+def test_session_end_exits_with_2_if_the_id_or_the_reason_is_wrong(home: Place, wrong: tuple[str, ...]) -> None:
     ran = home.run("session", "end", *wrong)
     assert ran.returncode == 2
     one_line(ran.stderr)
 
 
 @pytest.mark.parametrize("off", OFF)
-def test_session_start_where_telemetry_is_off_opens_none(off: dict[str, str]) -> None:
+def test_session_start_opens_no_session_if_telemetry_is_off(off: dict[str, str]) -> None:
     with Place(**off) as place:
         ran = place.run("session", "start", "--json")
         assert (ran.returncode, json.loads(ran.stdout)) == (0, {"session": None, "socket": None})
@@ -293,7 +300,7 @@ def emitted(remote: Endpoint, already: int, name: str = "cli_invoked") -> dict[s
     return properties
 
 
-def test_emit_sends_one_event_with_its_fields_read_as_json_or_text(home: Place, remote: Endpoint) -> None:
+def test_emit_reads_values_as_json_and_otherwise_as_text(home: Place, remote: Endpoint) -> None:
     already = len(remote.named("cli_invoked"))
     ran = home.run("emit", "cli_invoked", "command=install", "has_package_json=true", 'brakit_version="0.10.2"')
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -302,7 +309,7 @@ def test_emit_sends_one_event_with_its_fields_read_as_json_or_text(home: Place, 
     assert (properties["brakit_version"], properties["cwd_has_node_modules"]) == ("0.10.2", False)
 
 
-def test_emit_takes_the_common_properties(home: Place, remote: Endpoint) -> None:
+def test_emit_accepts_the_common_properties(home: Place, remote: Endpoint) -> None:
     already = len(remote.named("cli_uninstall"))
     common = {"sdk": "node", "brakit_version": "0.10.2", "node_version": "v20.11.0", "python_version": "3.12.1"}
     assert home.run("emit", "cli_uninstall", *(f"{name}={value}" for name, value in common.items())).returncode == 0
@@ -310,12 +317,12 @@ def test_emit_takes_the_common_properties(home: Place, remote: Endpoint) -> None
     assert {name: properties[name] for name in common} == common
 
 
-def test_emit_starts_the_daemon_where_none_runs(endpoint: Endpoint, place: Place) -> None:
+def test_emit_starts_a_daemon_if_none_runs(endpoint: Endpoint, place: Place) -> None:
     assert place.run("emit", "cli_invoked").returncode == 0
     endpoint.wait_for("cli_invoked")
 
 
-def test_emit_in_a_session_is_the_sessions(home: Place, remote: Endpoint) -> None:
+def test_emit_in_a_session_adds_to_the_session(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     for _ in range(2):
         assert home.run("emit", "first_request", "port=8000", BRAKIT_SESSION_ID=session).returncode == 0
@@ -325,7 +332,7 @@ def test_emit_in_a_session_is_the_sessions(home: Place, remote: Endpoint) -> Non
     assert [body["uuid"] for body in remote.named("first_request")].count(expected) == 1
 
 
-def test_emit_in_a_session_that_is_over_fails(home: Place, remote: Endpoint) -> None:
+def test_emit_fails_if_its_session_is_over(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     home.run("session", "end", session)
     remote.end_of(session)
@@ -350,16 +357,16 @@ def test_emit_in_a_session_that_is_over_fails(home: Place, remote: Endpoint) -> 
     ],
     ids=" ".join,
 )
-def test_emit_of_what_does_not_exist_is_2_and_sends_nothing(wrong: tuple[str, ...]) -> None:
+def test_emit_of_an_unknown_event_or_field_exits_with_2_and_sends_nothing(wrong: tuple[str, ...]) -> None:
     with Place() as place:
         ran = place.run("emit", *wrong)
         assert (ran.returncode, ran.stdout) == (2, "")
         assert one_line(ran.stderr).startswith("brakit-sidecar: ")
-        assert os.listdir(place.runtime) == []  # not even a daemon was started for it
+        assert os.listdir(place.runtime) == []  # no daemon was started
 
 
 @pytest.mark.parametrize("off", OFF)
-def test_emit_where_telemetry_is_off_is_0_and_nothing(off: dict[str, str]) -> None:
+def test_emit_succeeds_and_does_nothing_if_telemetry_is_off(off: dict[str, str]) -> None:
     with Place(**off) as place:
         ran = place.run("emit", "cli_invoked", "command=install")
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -370,7 +377,7 @@ def test_emit_where_telemetry_is_off_is_0_and_nothing(off: dict[str, str]) -> No
 # --- telemetry ----------------------------------------------------------------------------------------
 
 
-def test_telemetry_shows_consent_with_its_whole_reason() -> None:
+def test_telemetry_shows_the_decision_and_every_source() -> None:
     with Place() as place:
         for arguments in ((), ("status",)):
             shown = place.run("telemetry", *arguments)
@@ -378,7 +385,7 @@ def test_telemetry_shows_consent_with_its_whole_reason() -> None:
             assert "telemetry is on" in shown.stdout
             for source in ("DO_NOT_TRACK", "BRAKIT_TELEMETRY", place.config_path):
                 assert source in shown.stdout
-        assert "telemetry is off: DO_NOT_TRACK" in place.run("telemetry", DO_NOT_TRACK="1").stdout
+        assert "telemetry is off here: DO_NOT_TRACK" in place.run("telemetry", DO_NOT_TRACK="1").stdout
         assert "GITLAB_CI" in place.run("telemetry", GITLAB_CI="1").stdout
 
 
@@ -386,13 +393,13 @@ def test_telemetry_off_and_on_change_the_config() -> None:
     with Place() as place:
         switched = place.run("telemetry", "off")
         assert switched.returncode == 0
-        assert "telemetry is off" in switched.stdout
+        assert "telemetry is off: " in switched.stdout
         assert place.config["telemetry"] is False
         assert "telemetry is on" in place.run("telemetry", "on").stdout
         assert place.config["telemetry"] is True
 
 
-def test_telemetry_off_reaches_a_daemon_that_runs(endpoint: Endpoint, place: Place) -> None:
+def test_telemetry_off_takes_effect_in_a_running_daemon(endpoint: Endpoint, place: Place) -> None:
     served = place.serve()
     session = new_id()
     with Wire(place.socket_path).hello(session) as worker:
@@ -405,7 +412,7 @@ def test_telemetry_off_reaches_a_daemon_that_runs(endpoint: Endpoint, place: Pla
     assert place.receipts() == []
 
 
-def test_a_switch_that_cannot_be_written_fails_with_one_line() -> None:
+def test_telemetry_off_fails_with_one_line_if_the_config_cannot_be_written() -> None:
     with Place() as place:
         with open(os.path.join(place.home, ".brakit"), "w", encoding="utf-8"):
             pass
@@ -417,11 +424,11 @@ def test_a_switch_that_cannot_be_written_fails_with_one_line() -> None:
 # --- log ----------------------------------------------------------------------------------------------
 
 
-def test_log_shows_every_receipt_oldest_first(endpoint: Endpoint, place: Place) -> None:
+def test_log_prints_every_receipt_the_oldest_first(endpoint: Endpoint, place: Place) -> None:
     place.start()
     for command in ("install", "uninstall", "mcp"):
         place.run("emit", "cli_invoked", f"command={command}")
-        wait_until(lambda: f'"{command}"' in place.run("log").stdout, "its receipt")  # noqa: B023 (called before the next)
+        wait_until(lambda: f'"{command}"' in place.run("log").stdout, "its receipt")  # noqa: B023 (called at once)
     for receipt, (_path, _headers, body) in zip(place.receipts(), endpoint.requests, strict=True):
         assert receipt.keys() == {"at", "event", "uuid", "outcome", "reason", "body"}
         assert receipt["body"].encode() == body
@@ -430,14 +437,14 @@ def test_log_shows_every_receipt_oldest_first(endpoint: Endpoint, place: Place) 
     assert in_words.index('"install"') < in_words.index('"uninstall"') < in_words.index('"mcp"')
 
 
-def test_log_where_nothing_was_ever_sent_is_empty() -> None:
+def test_log_prints_nothing_before_the_first_event() -> None:
     with Place() as place:
         for arguments in (("log",), ("log", "--json")):
             ran = place.run(*arguments)
             assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
-def test_log_may_be_cut_off_by_its_reader(place: Place) -> None:
+def test_log_exits_without_an_error_if_its_reader_closes_the_pipe(place: Place) -> None:
     place.start()
     place.run("emit", "cli_invoked")
     wait_until(place.receipts, "a receipt")
@@ -448,7 +455,7 @@ def test_log_may_be_cut_off_by_its_reader(place: Place) -> None:
     assert ran.stderr == ""
 
 
-def test_log_follow_goes_on_with_what_comes(place: Place) -> None:
+def test_log_follow_prints_new_receipts_until_it_is_interrupted(place: Place) -> None:
     place.start()
     place.run("emit", "cli_invoked", "command=install")
     wait_until(place.receipts, "a receipt")
@@ -467,7 +474,7 @@ def test_log_follow_goes_on_with_what_comes(place: Place) -> None:
 # --- schema -------------------------------------------------------------------------------------------
 
 
-def test_schema_is_what_the_page_promises(home: Place) -> None:
+def test_schema_prints_the_events_and_fields_of_the_page(home: Place) -> None:
     plain, as_json = home.run("schema"), home.run("schema", "--json")
     assert plain.stdout == as_json.stdout
     shown = json.loads(as_json.stdout)
@@ -490,7 +497,7 @@ def test_schema_as_markdown_has_a_row_for_every_field(home: Place) -> None:
             assert f"| `{name}` |" in tables
 
 
-def test_schema_needs_no_daemon_and_no_consent() -> None:
+def test_schema_works_without_a_daemon_and_without_consent() -> None:
     with Place(CI="1") as place:
         assert place.run("schema").returncode == 0
         assert os.listdir(place.home) == []
@@ -499,13 +506,13 @@ def test_schema_needs_no_daemon_and_no_consent() -> None:
 # --- the socket that the environment names ------------------------------------------------------------
 
 
-def test_commands_speak_to_the_daemon_that_the_environment_names(home: Place) -> None:
+def test_commands_connect_to_the_daemon_that_the_environment_names(home: Place) -> None:
     with Place() as elsewhere:
         found = json.loads(elsewhere.run("status", "--json", BRAKIT_SIDECAR_SOCKET=home.socket_path).stdout)
         assert found["socket"] == home.socket_path
 
 
-def test_a_socket_where_nobody_listens_is_no_daemon() -> None:
+def test_a_socket_without_a_listener_counts_as_no_daemon() -> None:
     with Place() as place:
         path = os.path.join(place.root, "s.sock")
         with socket.socket(socket.AF_UNIX) as listener:
@@ -515,7 +522,7 @@ def test_a_socket_where_nobody_listens_is_no_daemon() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, *OFF], ids=str)
-def test_status_and_stop_wake_no_daemon_where_a_service_manager_listens(environ: dict[str, str]) -> None:
+def test_status_and_stop_do_not_connect_to_a_socket_of_a_service_manager(environ: dict[str, str]) -> None:
     with Place() as place, socket.socket(socket.AF_UNIX) as listener:
         os.mkdir(os.path.dirname(place.socket_path), 0o700)
         listener.bind(place.socket_path)
@@ -532,7 +539,7 @@ def test_status_and_stop_wake_no_daemon_where_a_service_manager_listens(environ:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_bodies_as_they_arrived_and_its_numbers_agree() -> None:
+def test_the_demo_prints_the_bodies_and_leaves_no_files() -> None:
     with Place() as place:
         ran = place.run("demo")
         assert ran.returncode == 0, ran.stderr

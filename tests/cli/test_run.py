@@ -1,4 +1,4 @@
-"""``run``: the command comes first, and how it ended is what the session says."""
+"""The command ``run``: the user's command runs undisturbed, and its end is the session's exit reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def session(remote: Endpoint) -> Session:
 
 
 class Session:
-    """The one session that a test makes."""
+    """The only session that a test opens, as its event arrived at the endpoint."""
 
     def __init__(self, remote: Endpoint) -> None:
         self._remote = remote
@@ -51,12 +51,12 @@ class Session:
 # --- exit codes and reasons ---------------------------------------------------------------------------
 
 
-def test_code_0_is_clean(home: Place, session: Session) -> None:
+def test_the_exit_reason_of_exit_code_0_is_clean(home: Place, session: Session) -> None:
     assert home.run("run", "--", "true").returncode == 0
     assert session.exit_reason == "clean"
 
 
-def test_any_other_code_is_the_commands_and_a_crash(home: Place, session: Session) -> None:
+def test_the_exit_reason_of_any_other_exit_code_is_crash(home: Place, session: Session) -> None:
     assert home.run("run", "--", "sh", "-c", "exit 3").returncode == 3
     assert session.exit_reason == "crash"
 
@@ -72,28 +72,29 @@ def test_any_other_code_is_the_commands_and_a_crash(home: Place, session: Sessio
         (signal.SIGUSR1, "crash"),
     ],
 )
-def test_a_command_that_a_signal_ends_gives_128_and_its_number(
+def test_the_exit_code_of_a_command_that_a_signal_ended_is_128_plus_its_number(
     home: Place, session: Session, number: signal.Signals, reason: str
 ) -> None:
     assert home.run("run", "--", "sh", "-c", f"ulimit -c 0; kill -{int(number)} $$").returncode == 128 + number
     assert session.exit_reason == reason
 
 
-# Says "ready", and with which signal it was ended; the code is 5.
-PATIENT = """
+# Prints "ready", waits for a signal, prints the name of the signal, and exits with 5.
+WAIT_FOR_SIGNAL = """
 import os, signal, sys, time
 def ended(number, frame):
-    os.write(1, signal.Signals(number).name.encode() + b"\\n")  # it may come amid a print
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")  # print() is not reentrant
     sys.exit(5)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, ended)
 print("ready", flush=True)
 while True:
-    time.sleep(0.05)  # short: a signal between the check for it and the sleep would be handled after it
+    time.sleep(0.05)  # short, because a signal right before the sleep is handled only after it
 """
 
 
-def start_patient(place: Place, code: str = PATIENT, **environ: str) -> subprocess.Popen[str]:
+def start_run(place: Place, code: str = WAIT_FOR_SIGNAL, **environ: str) -> subprocess.Popen[str]:
+    """Start ``run`` with a Python program, and wait until the program has printed "ready"."""
     running = subprocess.Popen(
         [*RUN, "--", PYTHON, "-c", code], env={**place.environ, **environ}, stdout=subprocess.PIPE, text=True
     )
@@ -105,18 +106,18 @@ def start_patient(place: Place, code: str = PATIENT, **environ: str) -> subproce
 @pytest.mark.parametrize(
     ("number", "reason"), [(signal.SIGINT, "sigint"), (signal.SIGTERM, "sigterm"), (signal.SIGHUP, "sighup")]
 )
-def test_a_signal_to_run_is_passed_on_and_named(
+def test_a_signal_to_run_is_forwarded_and_is_the_exit_reason(
     home: Place, session: Session, number: signal.Signals, reason: str
 ) -> None:
-    running = start_patient(home)
+    running = start_run(home)
     running.send_signal(number)
     assert running.communicate(timeout=PATIENCE_S)[0] == f"{number.name}\n"
     assert running.returncode == 5
     assert session.exit_reason == reason
 
 
-def test_a_command_that_takes_a_signal_and_ends_with_0_was_ended_by_the_signal(home: Place, session: Session) -> None:
-    running = start_patient(home, PATIENT.replace("sys.exit(5)", "sys.exit(0)"))
+def test_the_signal_is_the_exit_reason_even_if_the_command_exits_with_0(home: Place, session: Session) -> None:
+    running = start_run(home, WAIT_FOR_SIGNAL.replace("sys.exit(5)", "sys.exit(0)"))
     running.terminate()
     running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 0
@@ -124,16 +125,16 @@ def test_a_command_that_takes_a_signal_and_ends_with_0_was_ended_by_the_signal(h
 
 
 class Terminal:
-    """With ``run`` as the leader of its session, and in its foreground."""
+    """A terminal with ``run`` in its foreground. The process of ``run`` is the leader of the terminal's session."""
 
     def __init__(self, place: Place, code: str) -> None:
         self._keyboard, tty = pty.openpty()
-        command = [PYTHON, "-c", _LEAD, *RUN, "--", PYTHON, "-c", code]
+        command = [PYTHON, "-c", _TAKE_TERMINAL, *RUN, "--", PYTHON, "-c", code]
         self._running = subprocess.Popen(command, env=place.environ, stdin=tty, stdout=tty, stderr=tty)
         os.close(tty)
-        said = b""
-        while b"ready\r\n" not in said:
-            said += os.read(self._keyboard, 4096)
+        output = b""
+        while b"ready\r\n" not in output:
+            output += os.read(self._keyboard, 4096)
 
     def press(self, key: bytes) -> None:
         os.write(self._keyboard, key)
@@ -145,15 +146,15 @@ class Terminal:
         return self._running.wait(PATIENCE_S)
 
 
-_LEAD = """
+_TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-# Ends with how many signals of that kind it got, once it got one and there was time for another.
-COUNTING = """
+# Counts the signals of one kind for half a second after the first one, and exits with 40 plus their number.
+COUNT_SIGNALS = """
 import signal, sys, time
 got = []
 signal.signal(signal.{name}, lambda number, frame: got.append(number))
@@ -165,31 +166,31 @@ sys.exit(40 + len(got))
 """
 
 
-def test_a_key_that_interrupts_reaches_the_command_once(home: Place, session: Session) -> None:
-    terminal = Terminal(home, COUNTING.format(name="SIGINT"))
+def test_the_interrupt_key_signals_the_command_once(home: Place, session: Session) -> None:
+    terminal = Terminal(home, COUNT_SIGNALS.format(name="SIGINT"))
     terminal.press(b"\x03")
     assert terminal.code() == 41
     assert session.exit_reason == "sigint"
     terminal.close()
 
 
-def test_a_terminal_that_is_closed_reaches_the_command_once(home: Place, session: Session) -> None:
-    terminal = Terminal(home, COUNTING.format(name="SIGHUP"))
+def test_closing_the_terminal_signals_the_command_once(home: Place, session: Session) -> None:
+    terminal = Terminal(home, COUNT_SIGNALS.format(name="SIGHUP"))
     terminal.close()
     assert terminal.code() == 41
     assert session.exit_reason == "sighup"
 
 
-def test_other_signals_are_passed_on_and_name_nothing(home: Place, session: Session) -> None:
-    running = start_patient(home)
+def test_other_signals_are_forwarded_and_are_not_exit_reasons(home: Place, session: Session) -> None:
+    running = start_run(home)
     running.send_signal(signal.SIGUSR1)
     assert running.communicate(timeout=PATIENCE_S)[0] == "SIGUSR1\n"
     assert session.exit_reason == "crash"
 
 
-def test_run_killed_is_a_crash(home: Place, session: Session) -> None:
-    stays = "import os, sys, time\nprint('ready', flush=True)\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
-    running = start_patient(home, stays)
+def test_the_exit_reason_of_a_killed_run_is_crash(home: Place, session: Session) -> None:
+    code = "import os, sys, time\nprint('ready', flush=True)\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    running = start_run(home, code)
     assert running.stdout is not None
     command = int(running.stdout.readline())
     running.kill()
@@ -199,7 +200,7 @@ def test_run_killed_is_a_crash(home: Place, session: Session) -> None:
     running.stdout.close()
 
 
-def test_a_command_that_is_not_found_is_127(home: Place, session: Session) -> None:
+def test_the_exit_code_of_a_command_that_is_not_found_is_127(home: Place, session: Session) -> None:
     ran = home.run("run", "--", "no-such-command-anywhere")
     assert ran.returncode == 127
     assert len(ran.stderr.splitlines()) == 1
@@ -207,7 +208,7 @@ def test_a_command_that_is_not_found_is_127(home: Place, session: Session) -> No
     assert session.exit_reason == "crash"
 
 
-def test_a_command_that_is_not_executable_is_126(home: Place, session: Session) -> None:
+def test_the_exit_code_of_a_command_that_is_not_executable_is_126(home: Place, session: Session) -> None:
     path = os.path.join(home.root, "plain-file")
     with open(path, "w", encoding="utf-8") as file:
         file.write("#!/bin/sh\n")
@@ -215,10 +216,10 @@ def test_a_command_that_is_not_executable_is_126(home: Place, session: Session) 
     assert session.exit_reason == "crash"
 
 
-# --- transparent --------------------------------------------------------------------------------------
+# --- the command's surroundings -----------------------------------------------------------------------
 
 
-def test_stdin_stdout_and_stderr_are_the_commands(home: Place) -> None:
+def test_the_command_has_the_stdin_stdout_and_stderr_of_run(home: Place) -> None:
     ran = subprocess.run(
         [*RUN, "--", "sh", "-c", "cat; echo words >&2"],
         env=home.environ, input=b"in\0and out", capture_output=True, timeout=PATIENCE_S, check=False,
@@ -226,19 +227,19 @@ def test_stdin_stdout_and_stderr_are_the_commands(home: Place) -> None:
     assert (ran.stdout, ran.stderr) == (b"in\0and out", b"words\n")
 
 
-def test_no_descriptor_of_ours_is_handed_down(home: Place) -> None:
+def test_the_command_inherits_no_descriptor_of_the_sidecar(home: Place) -> None:
     ran = home.run("run", "--", PYTHON, "-c", "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])")
     assert ran.stdout == "[0, 1, 2]\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_command_has_the_signal_settings_that_run_was_given(home: Place) -> None:
-    """Also SIGPIPE's, which Python changes for itself. Those from 32 on are the C library's own."""
+def test_the_command_inherits_the_signal_settings_of_run(home: Place) -> None:
+    """This includes SIGPIPE, whose setting Python changes for itself. Signals above 31 belong to the C library."""
     show = "grep -E '^Sig(Blk|Ign)' /proc/self/status"
     direct = subprocess.run(["sh", "-c", show], capture_output=True, text=True, check=True)
-    without_us = home.run("run", "--", "sh", "-c", show, CI="1")
-    with_us = home.run("run", "--", "sh", "-c", show)
-    assert _masks(with_us.stdout) == _masks(without_us.stdout) == _masks(direct.stdout)
+    with_telemetry_off = home.run("run", "--", "sh", "-c", show, CI="1")
+    with_telemetry_on = home.run("run", "--", "sh", "-c", show)
+    assert _masks(with_telemetry_on.stdout) == _masks(with_telemetry_off.stdout) == _masks(direct.stdout)
 
 
 def _masks(status: str) -> dict[str, int]:
@@ -255,13 +256,13 @@ def test_the_command_has_session_and_socket_in_its_environment(home: Place) -> N
     assert set(environ) - {*home.environ, "MINE", "LC_CTYPE"} == {"BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET"}
 
 
-def test_the_workers_of_the_command_are_its_session(home: Place, session: Session) -> None:
+def test_the_workers_of_the_command_join_its_session(home: Place, session: Session) -> None:
     worker = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 4)"
     home.run("run", "--", "sh", "-c", f'"{PYTHON}" -c "{worker}" & "{PYTHON}" -c "{worker}"; wait')
     assert session.properties["request_count"] == 8
 
 
-def test_run_in_run_is_a_session_of_its_own(home: Place, remote: Endpoint) -> None:
+def test_a_run_inside_a_run_opens_its_own_session(home: Place, remote: Endpoint) -> None:
     already = len(remote.named("session"))
     home.run("run", "--", *RUN, "--", "true")
     remote.wait_for("session", already + 2)
@@ -275,24 +276,24 @@ def test_the_dashes_may_be_left_out(home: Place, command: tuple[str, ...]) -> No
     assert home.run("run", *command).stdout == "x"
 
 
-def test_only_the_first_dashes_are_ours(home: Place) -> None:
+def test_only_the_first_dashes_belong_to_run(home: Place) -> None:
     assert home.run("run", "--", "echo", "--", "x", "--help", "--json").stdout == "-- x --help --json\n"
     assert home.run("run", "echo", "--", "x", "--help").stdout == "-- x --help\n"
 
 
 @pytest.mark.parametrize("nothing", [(), ("--",)])
-def test_no_command_is_a_wrong_command_line(home: Place, nothing: tuple[str, ...]) -> None:
+def test_run_without_a_command_exits_with_2(home: Place, nothing: tuple[str, ...]) -> None:
     ran = home.run("run", *nothing)
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
 
 
-# --- as if we were not there --------------------------------------------------------------------------
+# --- without telemetry --------------------------------------------------------------------------------
 
 SHOW = "import os; print(os.environ.get('BRAKIT_SESSION_ID')); raise SystemExit(7)"
 
 
-def assert_runs_without_us(place: Place, **environ: str) -> None:
+def assert_runs_without_session(place: Place, **environ: str) -> None:
     ran = place.run("run", "--", PYTHON, "-c", SHOW, **environ)
     assert (ran.returncode, ran.stdout, ran.stderr) == (7, "None\n", "")
 
@@ -300,52 +301,52 @@ def assert_runs_without_us(place: Place, **environ: str) -> None:
 @pytest.mark.parametrize(
     "off", [{"BRAKIT_TELEMETRY": "off"}, {"DO_NOT_TRACK": "1"}, {"CI": "1"}, {"NODE_ENV": "production"}]
 )
-def test_where_telemetry_is_off_the_command_just_runs(off: dict[str, str]) -> None:
+def test_the_command_runs_without_a_session_if_telemetry_is_off(off: dict[str, str]) -> None:
     with Place() as place:
-        assert_runs_without_us(place, **off)
+        assert_runs_without_session(place, **off)
         assert os.listdir(place.runtime) == []
         assert place.status()["running"] is False
 
 
-def test_dormant_leaves_no_file() -> None:
+def test_run_creates_no_file_in_ci() -> None:
     with Place() as place:
-        assert_runs_without_us(place, CI="1")
+        assert_runs_without_session(place, CI="1")
         assert os.listdir(place.home) == []
         assert os.listdir(place.runtime) == []
 
 
-def test_where_the_runtime_directory_cannot_be_made_the_command_just_runs() -> None:
+def test_the_command_runs_if_the_runtime_directory_cannot_be_created() -> None:
     with Place() as place:
         with open(os.path.join(place.runtime, "brakit"), "w", encoding="utf-8"):
             pass
-        assert_runs_without_us(place)
+        assert_runs_without_session(place)
 
 
-def test_where_the_config_cannot_be_made_the_command_just_runs() -> None:
+def test_the_command_runs_if_the_config_cannot_be_created() -> None:
     with Place() as place:
         with open(os.path.join(place.home, ".brakit"), "w", encoding="utf-8"):
             pass
-        assert_runs_without_us(place)
+        assert_runs_without_session(place)
 
 
-def test_without_us_not_found_and_not_executable_are_the_same() -> None:
+def test_a_command_that_cannot_be_started_has_the_same_exit_code_without_telemetry() -> None:
     with Place(CI="1") as place:
         assert place.run("run", "--", "no-such-command-anywhere").returncode == 127
         assert place.run("run", "--", place.root).returncode == 126
 
 
-def test_without_us_the_command_takes_its_signals_itself() -> None:
+def test_the_command_receives_signals_directly_without_telemetry() -> None:
     with Place(CI="1") as place:
-        running = start_patient(place)
+        running = start_run(place)
         running.send_signal(signal.SIGTERM)
         assert running.communicate(timeout=PATIENCE_S)[0] == "SIGTERM\n"
         assert running.returncode == 5
 
 
-def test_a_daemon_that_vanishes_meanwhile_does_not_matter() -> None:
+def test_the_command_keeps_its_exit_code_if_the_daemon_is_killed() -> None:
     with Place() as place:
         served = place.serve()
-        running = start_patient(place)
+        running = start_run(place)
         end_process(served, signal.SIGKILL)
         running.terminate()
         running.communicate(timeout=PATIENCE_S)
@@ -353,21 +354,22 @@ def test_a_daemon_that_vanishes_meanwhile_does_not_matter() -> None:
 
 
 @contextmanager
-def sooner_than_a_start_is_waited_for() -> Iterator[None]:
+def shorter_than_the_start_timeout() -> Iterator[None]:
+    """Assert that the block takes less time than ``run`` would wait for the start of a daemon."""
     began_at = time.monotonic()
     yield
     assert time.monotonic() - began_at < launch.START_TIMEOUT_S
 
 
 @pytest.mark.slow
-def test_a_daemon_that_cannot_come_back_does_not_keep_the_prompt() -> None:
+def test_run_returns_soon_after_the_command_if_no_daemon_can_be_started() -> None:
     with Place() as place:
         served = place.serve()
-        running = start_patient(place)
+        running = start_run(place)
         end_process(served, signal.SIGKILL)
-        lock = launch.acquire_lock(place.socket_path)  # so that no other can start
+        lock = launch.acquire_lock(place.socket_path)  # no other daemon can start while the lock is held
         assert lock is not None
-        with sooner_than_a_start_is_waited_for():
+        with shorter_than_the_start_timeout():
             running.terminate()
             running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 5
@@ -375,21 +377,21 @@ def test_a_daemon_that_cannot_come_back_does_not_keep_the_prompt() -> None:
 
 
 @pytest.mark.slow
-def test_a_daemon_that_is_stopped_keeps_neither_the_command_nor_the_prompt() -> None:
-    with Place() as place, stopped(place.serve().pid), sooner_than_a_start_is_waited_for():
+def test_a_stopped_daemon_delays_neither_the_command_nor_the_return_of_run() -> None:
+    with Place() as place, stopped(place.serve().pid), shorter_than_the_start_timeout():
         assert place.run("run", "--", "true").returncode == 0
 
 
-# --- and with us --------------------------------------------------------------------------------------
+# --- with telemetry -----------------------------------------------------------------------------------
 
 
-def test_run_starts_the_daemon_and_never_waits_for_the_network(endpoint: Endpoint) -> None:
+def test_run_does_not_wait_for_the_network(endpoint: Endpoint) -> None:
     endpoint.may_answer.clear()
     with Place(endpoint.url) as place:
         ran = place.run("run", "--", "true")
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
         endpoint.wait_for("session")
-        assert place.receipts() == []  # the endpoint has not answered yet, and run is long gone
+        assert place.receipts() == []  # run has exited, although the endpoint has not answered yet
 
 
 def test_run_sends_no_event_of_its_own(endpoint: Endpoint, place: Place) -> None:
@@ -399,7 +401,7 @@ def test_run_sends_no_event_of_its_own(endpoint: Endpoint, place: Place) -> None
     assert [body["event"] for body in endpoint.bodies] == ["session"]
 
 
-def test_the_first_session_is_the_first_once(endpoint: Endpoint, place: Place) -> None:
+def test_first_session_is_true_only_for_the_first_session(endpoint: Endpoint, place: Place) -> None:
     for count in (1, 2):
         place.run("run", "--", "true")
         endpoint.wait_for("session", count)
@@ -415,10 +417,11 @@ def test_two_runs_at_once_are_two_sessions_of_one_daemon(endpoint: Endpoint, pla
     assert counts == {3, 5}
 
 
-def test_a_run_whose_daemon_is_killed_and_comes_again_ends_with_its_word(endpoint: Endpoint, place: Place) -> None:
-    """The next daemon knows nothing of the session; what matters is that the command's end stays the command's."""
+def test_the_command_keeps_its_exit_code_if_another_daemon_replaces_a_killed_one(
+    endpoint: Endpoint, place: Place
+) -> None:
     served = place.serve()
-    running = start_patient(place)
+    running = start_run(place)
     end_process(served, signal.SIGKILL)
     place.start()
     wait_until(place.accepts)

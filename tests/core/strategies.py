@@ -1,4 +1,4 @@
-"""What hypothesis draws from, where several files draw the same."""
+"""Hypothesis strategies that several test files share."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ from tests.core import page
 if TYPE_CHECKING:
     from brakit_sidecar.core.rules import Rule
 
-# --- values that honest producers say -----------------------------------------------------------------------
+# --- values that correct producers report -------------------------------------------------------------------
 
-# Few ids, so that producers meet on them.
+# Only a few ids, so that two producers often report the same one.
 opaque_ids = st.sampled_from(["00000000000000aa", "00000000000000bb", "9f3a61c2d4e5b607", "ffffffffffffffff"])
 
-# Small ones and those at the end, where totals saturate.
+# Small counts, and counts near the limit at which totals saturate.
 counts = st.integers(1, 60) | st.integers(limits.COUNT_MAX - 2, limits.COUNT_MAX)
 
 _EDGES_NS = [edge * 1_000_000 for edge in (0, 200, 500, 1000, 2000, 5000, 86_400_000)]
 
-# Durations in whole nanoseconds, many at a bucket's edge or beside it.
+# Durations in whole nanoseconds, many of them at the edge of a bucket or one nanosecond beside it.
 durations_ns = st.one_of(
     st.sampled_from([ns + beside for ns in _EDGES_NS for beside in (-1, 0, 1) if 0 <= ns + beside <= _EDGES_NS[-1]]),
     st.integers(0, 7_000_000_000),
-    st.integers(0, 40).map(lambda halves: halves * 500_000),  # halves of a ms, where rounding turns
+    st.integers(0, 40).map(lambda halves: halves * 500_000),  # multiples of half a ms, at which rounding changes
 )
 
-# --- accounts, for the laws ---------------------------------------------------------------------------------
+# --- accounts, for the laws of the merge rules --------------------------------------------------------------
 
 _totals = st.integers(0, 60) | st.integers(limits.COUNT_MAX - 2, limits.COUNT_MAX)
 _ids = st.frozensets(opaque_ids)
 _cells = st.integers(0, 60) | st.integers(limits.NS_MAX - 2, limits.NS_MAX)
 _rows = st.tuples(*[_cells] * len(rules.EMPTY_ROW))
 _routes = st.dictionaries(opaque_ids | st.just(limits.OVERFLOW_ROUTE), _rows, max_size=4)
-_said = st.none() | st.tuples(st.integers(0, 3), st.sampled_from(["p", "q"]), st.sampled_from(["flask", "django"]))
+_timed_words = st.none() | st.tuples(
+    st.integers(0, 3), st.sampled_from(["p", "q"]), st.sampled_from(["flask", "django"])
+)
 _extremes = st.none() | st.integers(0, 100)
 _truths = st.none() | st.booleans()
 
-# Every account that a rule may meet. A rule without an entry has no laws: test_rules says so.
+# For each rule, the accounts that it may combine. test_rules fails if a rule has no entry.
 ACCOUNTS: dict[Rule[Any], st.SearchStrategy[Any]] = {
     rules.SUM: _totals,
     rules.DISTINCT: st.tuples(_ids, _totals),
     rules.UNION: st.frozensets(st.sampled_from(["n1", "slow", "security", "other"])),
-    rules.FIRST: _said,
-    rules.FIRST_HELLO: _said,
+    rules.FIRST: _timed_words,
+    rules.FIRST_HELLO: _timed_words,
     rules.MAX: _extremes,
     rules.MIN: _extremes,
     rules.ANY: _truths,
@@ -58,9 +60,9 @@ ACCOUNTS: dict[Rule[Any], st.SearchStrategy[Any]] = {
     rules.DAEMON: st.none(),
 }
 
-# --- what may come in from a socket -------------------------------------------------------------------------
+# --- lines that a socket may receive ------------------------------------------------------------------------
 
-_TELLTALE = ["/home/ada/secret", "GET /users/7", "ada@example.org", "flask", "1.2.3-ada", "v20.11.0", "n1", "python"]
+_TEXTS = ["/home/ada/secret", "GET /users/7", "ada@example.org", "flask", "1.2.3-ada", "v20.11.0", "n1", "python"]
 _NAMES = [*{name: None for fields in page.EVENTS.values() for name in fields}]
 
 _numbers = st.one_of(
@@ -68,7 +70,7 @@ _numbers = st.one_of(
     st.sampled_from([2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, 86_400_000, 86_400_001]),
     st.floats(),
 )
-_scalars = st.none() | st.booleans() | _numbers | st.sampled_from(_TELLTALE) | st.text(max_size=8)
+_scalars = st.none() | st.booleans() | _numbers | st.sampled_from(_TEXTS) | st.text(max_size=8)
 json_values = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )
@@ -103,9 +105,9 @@ _near_lines = st.fixed_dictionaries(
     },
 )
 
-# Lines that are right, nearly right, wrong, and no lines at all.
+# Lines that are correct, nearly correct, or wrong, and arbitrary bytes.
 lines: st.SearchStrategy[bytes] = st.one_of(
-    _near_lines.map(lambda said: json.dumps(said).encode()),
-    json_values.map(lambda said: json.dumps(said).encode()),
+    _near_lines.map(lambda line: json.dumps(line).encode()),
+    json_values.map(lambda line: json.dumps(line).encode()),
     st.binary(max_size=40),
 )

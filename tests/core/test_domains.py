@@ -42,21 +42,21 @@ EVERY: dict[str, Domain] = {
 }
 each_domain = pytest.mark.parametrize("domain", EVERY.values(), ids=EVERY.keys())
 
-TEXTS_THAT_TELL = st.sampled_from(["/home/ada", "linux-ada", "linux-1.2.3-ada", "1.2.3-ada", "v1.2.3+ada", "flask ada"])
+PRIVATE_TEXTS = st.sampled_from(["/home/ada", "linux-ada", "linux-1.2.3-ada", "1.2.3-ada", "v1.2.3+ada", "flask ada"])
 
 
 @each_domain
-@settings(max_examples=50)  # times fourteen domains
+@settings(max_examples=50)  # for each of fourteen domains
 @given(raw=json_values)
-def test_what_a_domain_admits_it_admits_again_unchanged(domain: Domain, raw: object) -> None:
+def test_an_admitted_value_is_admitted_again_unchanged(domain: Domain, raw: object) -> None:
     admitted = domain.admit(raw)
     assert admitted is None or domain.admit(admitted) == admitted
 
 
 @each_domain
-@settings(max_examples=50)  # times fourteen domains
-@given(raw=json_values | TEXTS_THAT_TELL)
-def test_no_text_gets_past_a_domain_but_its_own_words_and_plain_numbers(domain: Domain, raw: object) -> None:
+@settings(max_examples=50)  # for each of fourteen domains
+@given(raw=json_values | PRIVATE_TEXTS)
+def test_a_domain_admits_only_texts_of_its_own_words_and_numbers(domain: Domain, raw: object) -> None:
     admitted = domain.admit(raw)
     texts = admitted if isinstance(admitted, list) else [admitted] if isinstance(admitted, str) else []
     assert all(text in domain.text or set(text) <= set("v.0123456789") or domain is OS for text in texts)
@@ -64,7 +64,7 @@ def test_no_text_gets_past_a_domain_but_its_own_words_and_plain_numbers(domain: 
 
 
 @each_domain
-def test_a_null_is_no_value_of_any_domain(domain: Domain) -> None:
+def test_no_domain_admits_null(domain: Domain) -> None:
     assert domain.admit(None) is None
 
 
@@ -108,12 +108,12 @@ def test_the_default_value_of_each_domain(domain: Domain, default: object) -> No
     ],
     ids=lambda case: type(case).__name__,
 )
-def test_each_domain_says_in_words_what_it_holds(domain: Domain, text: str) -> None:
+def test_the_text_of_a_domain_describes_its_values(domain: Domain, text: str) -> None:
     assert domain.text == text
 
 
 @pytest.mark.parametrize(("raw", "admitted"), [(True, True), (False, False), (1, None), (0, None), ("true", None)])
-def test_only_a_bool_is_a_bool(raw: object, admitted: bool | None) -> None:
+def test_only_true_and_false_are_booleans(raw: object, admitted: bool | None) -> None:
     assert BOOL.admit(raw) is admitted
 
 
@@ -130,22 +130,22 @@ def test_only_a_bool_is_a_bool(raw: object, admitted: bool | None) -> None:
         ([3], None),
     ],
 )
-def test_a_count_is_a_whole_number_from_0_to_2_to_the_53_less_1(raw: object, admitted: int | None) -> None:
+def test_a_count_is_a_whole_number_from_0_to_the_largest_count(raw: object, admitted: int | None) -> None:
     assert COUNT.admit(raw) == admitted
 
 
 @pytest.mark.parametrize(("raw", "admitted"), [(0, None), (1, 1), (65_535, 65_535), (65_536, None)])
-def test_a_port_is_1_to_65535(raw: int, admitted: int | None) -> None:
+def test_a_port_is_a_number_from_1_to_65535(raw: int, admitted: int | None) -> None:
     assert PORT.admit(raw) == admitted
 
 
 @pytest.mark.parametrize("raw", [-1, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None])
-def test_milliseconds_are_those_of_a_duration(raw: object) -> None:
+def test_milliseconds_reject_everything_but_a_duration_of_at_most_one_day(raw: object) -> None:
     assert MS.admit(raw) is None
 
 
 @each_domain
-def test_what_is_none_of_a_domains_values_is_its_default_one(domain: Domain) -> None:
+def test_a_value_outside_a_domain_is_coerced_to_the_default(domain: Domain) -> None:
     assert domain.coerce(object()) == domain.default
 
 
@@ -180,14 +180,14 @@ def test_milliseconds_round_half_up_exactly(raw: float) -> None:
         (FRAMEWORK, ["flask"], None),
     ],
 )
-def test_a_word_outside_the_vocabulary_becomes_other_or_what_stands_for_it(
+def test_a_word_outside_the_vocabulary_becomes_other_or_the_default(
     domain: Word, raw: object, admitted: str | None
 ) -> None:
     assert domain.admit(raw) == admitted
 
 
-def test_an_admitted_word_is_the_vocabularys_own_and_not_the_producers_copy() -> None:
-    raw = b"flask".decode()  # made at run time: another object
+def test_an_admitted_word_is_the_object_of_the_vocabulary_and_not_the_producers() -> None:
+    raw = b"flask".decode()  # an equal string that is another object
     assert FRAMEWORK.admit(raw) is FRAMEWORK.words[0]
 
 
@@ -203,7 +203,7 @@ def test_an_admitted_word_is_the_vocabularys_own_and_not_the_producers_copy() ->
         (("pg",), None),
     ],
 )
-def test_a_set_of_words_is_sorted_and_said_once_each(raw: object, admitted: list[str] | None) -> None:
+def test_a_set_of_words_is_sorted_and_has_each_word_once(raw: object, admitted: list[str] | None) -> None:
     assert ADAPTERS.admit(raw) == admitted
 
 
@@ -230,7 +230,7 @@ def test_a_set_of_words_is_sorted_and_said_once_each(raw: object, admitted: list
         (NODE, ["v20.11.0"], None),
     ],
 )
-def test_a_version_is_three_numbers_and_its_suffix_is_cut(domain: Version, raw: object, admitted: str | None) -> None:
+def test_a_version_is_three_numbers_without_a_suffix(domain: Version, raw: object, admitted: str | None) -> None:
     assert domain.admit(raw) == admitted
 
 
@@ -252,18 +252,18 @@ def test_a_version_is_three_numbers_and_its_suffix_is_cut(domain: Version, raw: 
         (6, None),
     ],
 )
-def test_an_os_is_its_platform_and_three_numbers_of_its_release(raw: object, admitted: str | None) -> None:
+def test_an_os_is_a_platform_and_three_numbers_of_its_release(raw: object, admitted: str | None) -> None:
     assert OS.admit(raw) == admitted
 
 
 @given(st.text(), st.sampled_from(["linux", "darwin", "ada"]), st.text(st.sampled_from("0123456789.-a"), max_size=20))
-def test_an_os_is_in_its_grammar_whatever_the_kernel_calls_itself(text: str, platform: str, release: str) -> None:
+def test_an_admitted_os_always_has_the_promised_form(text: str, platform: str, release: str) -> None:
     for raw in (text, f"{platform}-{release}"):
         assert page.COMMON["os"].holds(OS.admit(raw))
 
 
 @given(st.text() | st.text(st.sampled_from("v0123456789.-a٣"), max_size=20))
-def test_a_version_is_in_its_grammar_whatever_is_said(raw: str) -> None:
+def test_an_admitted_version_always_has_the_promised_form(raw: str) -> None:
     admitted: Any = NODE.admit(raw)
     assert page.COMMON["node_version"].holds(admitted)
     assert page.COMMON["python_version"].holds(BRAKIT.admit(raw))

@@ -22,14 +22,14 @@ HELLO = {"protocol": 1, "session": SESSION, "producer": PRODUCER, "sdk": "python
 EMPTY: dict[str, Any] = {name: getattr(Frame(), name) for name in Frame.__slots__}
 
 
-def said(frame: Frame) -> dict[str, Any]:
-    """The parts of a frame that hold anything."""
+def parts_of(frame: Frame) -> dict[str, Any]:
+    """Return the parts of a frame that are not empty, by name."""
     parts = {name: getattr(frame, name) for name in Frame.__slots__}
     return {name: part for name, part in parts.items() if part != EMPTY[name]}
 
 
 def parsed(**keys: Any) -> dict[str, Any]:
-    return said(parse(json.dumps(keys).encode()))
+    return parts_of(parse(json.dumps(keys).encode()))
 
 
 def without(name: str) -> dict[str, Any]:
@@ -55,20 +55,20 @@ def without(name: str) -> dict[str, Any]:
     ],
     ids=repr,
 )
-def test_a_line_that_is_no_json_is_one_refusal(line: bytes) -> None:
-    assert said(parse(line)) == {"refused": [Refusal.BAD_JSON]}
+def test_a_line_that_is_not_json_is_one_refusal(line: bytes) -> None:
+    assert parts_of(parse(line)) == {"refused": [Refusal.BAD_JSON]}
 
 
 @pytest.mark.parametrize("line", [b"null", b"1", b"[]", b'"hello"', b"true", b'[{"incr":{"request_count":1}}]'])
-def test_json_that_is_no_object_is_one_refusal(line: bytes) -> None:
-    assert said(parse(line)) == {"refused": [Refusal.NOT_AN_OBJECT]}
+def test_json_that_is_not_an_object_is_one_refusal(line: bytes) -> None:
+    assert parts_of(parse(line)) == {"refused": [Refusal.NOT_AN_OBJECT]}
 
 
 @pytest.mark.parametrize(
     "line", [b"{}", b" {} \r", b'{"incr":{},"set":{},"observe":{}}', b'{"add":{"insight_types":[]}}']
 )
-def test_a_line_may_say_nothing(line: bytes) -> None:
-    assert said(parse(line)) == {}
+def test_a_line_may_be_empty(line: bytes) -> None:
+    assert parts_of(parse(line)) == {}
 
 
 def test_an_unknown_key_is_refused_and_the_rest_of_the_line_applies() -> None:
@@ -80,17 +80,17 @@ def test_an_unknown_key_is_refused_and_the_rest_of_the_line_applies() -> None:
 
 @pytest.mark.parametrize("key", sorted(PARTS.keys() - {"hello", "ask"}))
 @pytest.mark.parametrize("value", [None, 1, "request_count", ["request_count"], True])
-def test_a_part_that_is_no_object_is_one_bad_value(key: str, value: object) -> None:
+def test_a_part_that_is_not_an_object_is_one_bad_value(key: str, value: object) -> None:
     assert parsed(**{key: value}) == {"refused": [Refusal.BAD_VALUE]}
 
 
 @pytest.mark.parametrize("key", ["incr", "total", "set", "add", "mark"])
-def test_a_field_that_does_not_exist_is_refused_and_its_neighbours_apply(key: str) -> None:
+def test_each_field_that_does_not_exist_is_refused(key: str) -> None:
     frame = parsed(**{key: {"password": "hunter2", "port": 8000}})
     assert frame == {"refused": [Refusal.UNKNOWN_FIELD, Refusal.UNKNOWN_FIELD]}
 
 
-SAID_UNDER = {
+RULES_BY_KEY = {
     "incr": {"sum", "distinct"},
     "total": {"sum", "distinct"},
     "set": {"first", "max", "min", "any", "all"},
@@ -99,15 +99,15 @@ SAID_UNDER = {
 }
 
 
-@pytest.mark.parametrize("key", SAID_UNDER)
+@pytest.mark.parametrize("key", RULES_BY_KEY)
 @pytest.mark.parametrize("field", page.SESSION)
-def test_a_field_is_said_under_the_keys_of_its_rule_and_no_other(key: str, field: str) -> None:
+def test_a_field_may_be_reported_only_under_the_keys_of_its_rule(key: str, field: str) -> None:
     refused = parsed(**{key: {field: None}})["refused"]
-    assert refused == [Refusal.BAD_VALUE if page.SESSION[field].rule in SAID_UNDER[key] else Refusal.WRONG_KEY]
+    assert refused == [Refusal.BAD_VALUE if page.SESSION[field].rule in RULES_BY_KEY[key] else Refusal.WRONG_KEY]
 
 
 @pytest.mark.parametrize(
-    ("keys", "speaks"),
+    ("keys", "needs_a_session"),
     [
         ({"incr": {"request_count": 1}}, True),
         ({"total": {"request_count": 1}}, True),
@@ -122,8 +122,8 @@ def test_a_field_is_said_under_the_keys_of_its_rule_and_no_other(key: str, field
         ({}, False),
     ],
 )
-def test_a_frame_knows_whether_it_makes_sense_without_a_session(keys: dict[str, Any], speaks: bool) -> None:
-    assert parse(json.dumps(keys).encode()).needs_a_session is speaks
+def test_a_frame_knows_whether_it_needs_a_session(keys: dict[str, Any], needs_a_session: bool) -> None:
+    assert parse(json.dumps(keys).encode()).needs_a_session is needs_a_session
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,18 @@ def test_a_frame_knows_whether_it_makes_sense_without_a_session(keys: dict[str, 
         (b'{"incr":{"request_count":1},"ask":null}', False),
     ],
 )
-def test_a_frame_knows_whether_it_is_increments_and_nothing_else(line: bytes, only: bool) -> None:
+def test_a_frame_knows_whether_it_has_only_increments(line: bytes, only: bool) -> None:
     assert parse(line).only_increments is only
 
 
 # --- hello --------------------------------------------------------------------------------------------------
 
 
-def test_a_hello_names_the_session_the_producer_and_what_it_is() -> None:
+def test_a_hello_names_the_session_the_producer_its_sdk_and_its_role() -> None:
     assert parsed(hello=HELLO) == {"hello": Hello(SESSION, None, PRODUCER, "python", is_owner=False)}
 
 
-def test_a_hello_may_name_its_process_group_in_place_of_the_session() -> None:
+def test_a_hello_may_name_a_process_group_instead_of_a_session() -> None:
     hello = {**without("session"), "group": SESSION}
     assert parsed(hello=hello) == {"hello": Hello(None, SESSION, PRODUCER, "python", is_owner=False)}
 
@@ -166,21 +166,21 @@ def test_a_hello_without_session_or_group_needs_no_producer() -> None:
     assert parsed(hello={"protocol": 1}) == {"hello": Hello(None, None, None, "unknown", is_owner=False)}
 
 
-def test_a_hello_with_nulls_for_ids_is_one_without_them() -> None:
+def test_a_null_id_in_a_hello_equals_a_missing_one() -> None:
     hello = {"protocol": 1, "session": None, "group": None, "producer": None}
     assert parsed(hello=hello) == {"hello": Hello(None, None, None, "unknown", is_owner=False)}
 
 
-def test_an_owner_says_so_and_a_worker_need_not() -> None:
+def test_the_role_in_a_hello_is_worker_unless_it_is_owner() -> None:
     assert parse(json.dumps({"hello": {**HELLO, "role": "owner"}}).encode()).hello == Hello(
         SESSION, None, PRODUCER, "python", is_owner=True
     )
     assert parsed(hello=without("role")) == parsed(hello=HELLO)
 
 
-def test_ids_are_the_same_in_capitals() -> None:
-    shouted = {**HELLO, "session": SESSION.upper(), "producer": PRODUCER.upper()}
-    assert parsed(hello=shouted) == parsed(hello=HELLO)
+def test_ids_in_a_hello_are_case_insensitive() -> None:
+    upper_case = {**HELLO, "session": SESSION.upper(), "producer": PRODUCER.upper()}
+    assert parsed(hello=upper_case) == parsed(hello=HELLO)
 
 
 @pytest.mark.parametrize(
@@ -210,20 +210,20 @@ def test_ids_are_the_same_in_capitals() -> None:
     ],
     ids=json.dumps,
 )
-def test_a_mistake_in_what_identifies_a_producer_spoils_its_hello(hello: object) -> None:
+def test_a_mistake_in_the_protocol_or_an_id_refuses_the_whole_hello(hello: object) -> None:
     assert parsed(hello=hello) == {"refused": [Refusal.BAD_HELLO]}
 
 
 @pytest.mark.parametrize(
     "mistake", [{"sdk": 3}, {"sdk": None}, {"sdk": ["python"]}, {"role": "boss"}, {"role": ["owner"]}], ids=json.dumps
 )
-def test_a_mistake_in_what_describes_a_producer_costs_only_itself(mistake: dict[str, Any]) -> None:
+def test_a_mistake_in_the_sdk_or_the_role_does_not_refuse_the_hello(mistake: dict[str, Any]) -> None:
     frame = parsed(hello={**HELLO, **mistake})
     sdk = "unknown" if "sdk" in mistake else "python"
     assert frame == {"hello": Hello(SESSION, None, PRODUCER, sdk, is_owner=False), "refused": [Refusal.BAD_VALUE]}
 
 
-def test_an_sdk_nobody_knows_is_unknown_and_no_refusal() -> None:
+def test_an_sdk_outside_the_vocabulary_becomes_unknown_without_a_refusal() -> None:
     assert parsed(hello={**HELLO, "sdk": "cobol"}) == {
         "hello": Hello(SESSION, None, PRODUCER, "unknown", is_owner=False)
     }
@@ -232,7 +232,7 @@ def test_an_sdk_nobody_knows_is_unknown_and_no_refusal() -> None:
 @pytest.mark.parametrize(
     ("raw", "counter_file"), [(1, 1), (2, 2), (None, None), ("1", None), (True, None), (1.0, None)]
 )
-def test_a_hello_says_the_layout_of_the_memory_that_comes_with_it(raw: object, counter_file: int | None) -> None:
+def test_a_hello_has_the_layout_version_of_its_counter_file(raw: object, counter_file: int | None) -> None:
     hello = parse(json.dumps({"hello": {**HELLO, "counter_file": raw}}).encode()).hello
     assert hello == Hello(SESSION, None, PRODUCER, "python", is_owner=False, counter_file=counter_file)
 
@@ -241,14 +241,14 @@ def test_a_hello_says_the_layout_of_the_memory_that_comes_with_it(raw: object, c
 
 
 @pytest.mark.parametrize(("key", "part"), [("incr", "increments"), ("total", "totals")])
-def test_counts_are_read_in_the_order_in_which_they_stand(key: str, part: str) -> None:
+def test_counts_keep_the_order_of_the_line(key: str, part: str) -> None:
     counts = {"request_count": 3, "insight_count": page.COUNT_MAX, "query_count": 1}
     assert parsed(**{key: counts}) == {part: [*counts.items()]}
 
 
 @pytest.mark.parametrize("key", ["incr", "total"])
 @pytest.mark.parametrize("count", [0, -1, page.COUNT_MAX + 1, 2**64, 1.0, 1.5, True, "1", None, [1]])
-def test_a_count_that_is_none_is_refused_and_its_neighbour_applies(key: str, count: object) -> None:
+def test_a_value_that_is_not_a_count_is_refused_and_its_neighbour_applies(key: str, count: object) -> None:
     frame = parsed(**{key: {"error_count": count, "request_count": 2}})
     assert frame.pop("refused") == [Refusal.BAD_VALUE]
     assert [*frame.values()] == [[("request_count", 2)]]
@@ -257,7 +257,7 @@ def test_a_count_that_is_none_is_refused_and_its_neighbour_applies(key: str, cou
 # --- set, add, mark -----------------------------------------------------------------------------------------
 
 
-def test_set_reads_each_field_as_its_domain_does() -> None:
+def test_set_admits_each_value_by_the_domain_of_its_field() -> None:
     assert parsed(
         set={
             "framework": "cobol-on-cogs",
@@ -282,14 +282,14 @@ def test_a_scalar_outside_its_domain_is_refused_and_its_neighbour_applies() -> N
     }
 
 
-def test_add_reads_members_one_by_one_and_each_wrong_one_is_refused_alone() -> None:
+def test_add_keeps_the_good_members_and_refuses_each_wrong_one() -> None:
     assert parsed(add={"insight_types": ["n1", 7, "new-kind", None], "tabs_viewed": "logs"}) == {
         "members": [("insight_types", "n1"), ("insight_types", "other")],
         "refused": [Refusal.BAD_VALUE] * 3,
     }
 
 
-def test_mark_reads_opaque_ids_and_each_wrong_one_is_refused_alone() -> None:
+def test_mark_keeps_the_opaque_ids_and_refuses_each_other_mark() -> None:
     assert parsed(
         mark={"insight_count": [ROUTE, "GET /users", ROUTE.upper(), 7, ROUTE + "0"], "finding_count": ROUTE}
     ) == {
@@ -301,7 +301,7 @@ def test_mark_reads_opaque_ids_and_each_wrong_one_is_refused_alone() -> None:
 # --- observe, histogram -------------------------------------------------------------------------------------
 
 
-def test_observe_reads_durations_by_opaque_route() -> None:
+def test_observe_has_durations_by_opaque_route() -> None:
     assert parsed(observe={ROUTE: [12.5, 3, 0, 86_400_000]}) == {
         "durations": [(ROUTE, 12.5), (ROUTE, 3), (ROUTE, 0), (ROUTE, 86_400_000)]
     }
@@ -313,20 +313,20 @@ def test_a_route_that_is_not_opaque_is_refused_with_all_its_values(key: str, rou
     assert parsed(**{key: {route: [1, 1, 0, 0, 0, 0, 0]}}) == {"refused": [Refusal.BAD_ID]}
 
 
-def test_the_row_of_routes_that_overflowed_has_a_name_and_single_durations_have_none_for_it() -> None:
+def test_the_overflow_row_is_accepted_in_histogram_and_refused_in_observe() -> None:
     row = [7, 1, 0, 0, 0, 0, 0]
     assert parsed(histogram={limits.OVERFLOW_ROUTE: row}) == {"rows": [(limits.OVERFLOW_ROUTE, (*row,))]}
     assert parsed(observe={limits.OVERFLOW_ROUTE: [7]}) == {"refused": [Refusal.BAD_ID]}
 
 
-def test_each_wrong_duration_is_refused_alone() -> None:
+def test_observe_keeps_the_good_durations_and_refuses_each_wrong_one() -> None:
     assert parsed(observe={ROUTE: [-1, 1, "2", True, 86_400_001, None], "0" * 16: 5}) == {
         "durations": [(ROUTE, 1)],
         "refused": [Refusal.BAD_VALUE] * 6,
     }
 
 
-def test_histogram_reads_a_routes_running_row() -> None:
+def test_histogram_has_the_running_row_of_a_route() -> None:
     assert parsed(histogram={ROUTE: [7, 1, 0, 0, 0, 0, limits.NS_MAX]}) == {
         "rows": [(ROUTE, (7, 1, 0, 0, 0, 0, limits.NS_MAX))]
     }
@@ -347,7 +347,7 @@ def test_a_row_of_another_shape_is_refused_and_its_neighbour_applies(row: object
 # --- event --------------------------------------------------------------------------------------------------
 
 
-def test_an_event_comes_with_its_own_fields_and_the_common_ones() -> None:
+def test_an_event_has_its_own_fields_and_the_common_ones() -> None:
     fields = {"port": 8000, "time_to_first_request_ms": 2.5, "python_version": "3.12.1+", "sdk": "python"}
     assert parsed(event={"name": "first_request", **fields}) == {
         "events": [
@@ -360,7 +360,7 @@ def test_an_event_comes_with_its_own_fields_and_the_common_ones() -> None:
 
 
 @pytest.mark.parametrize("name", ["session", "pageview", "", None, 7, ["first_request"], {"a": 1}])
-def test_an_event_that_producers_cannot_say_is_refused(name: object) -> None:
+def test_an_event_that_is_not_a_journey_event_is_refused(name: object) -> None:
     assert parsed(event={"name": name, "port": 8000}) == {"refused": [Refusal.UNKNOWN_EVENT]}
     assert parsed(event={"port": 8000}) == {"refused": [Refusal.UNKNOWN_EVENT]}
 
@@ -378,14 +378,14 @@ def test_an_event_that_producers_cannot_say_is_refused(name: object) -> None:
     ],
     ids=json.dumps,
 )
-def test_a_wrong_field_of_an_event_costs_only_itself(wrong: dict[str, Any], refusal: Refusal) -> None:
+def test_only_the_wrong_field_of_an_event_is_refused(wrong: dict[str, Any], refusal: Refusal) -> None:
     assert parsed(event={"name": "first_request", "brakit_version": "0.1.7", **wrong}) == {
         "events": [Occurred(JOURNEY["first_request"], {"brakit_version": "0.1.7"})],
         "refused": [refusal],
     }
 
 
-def test_null_for_a_field_that_may_be_null_is_as_good_as_silence() -> None:
+def test_a_null_in_a_field_that_may_be_null_equals_no_report() -> None:
     assert parsed(event={"name": "first_request", "node_version": None, "time_to_first_request_ms": None}) == {
         "events": [Occurred(JOURNEY["first_request"], {})]
     }
@@ -400,7 +400,7 @@ def test_null_for_a_field_that_may_be_null_is_as_good_as_silence() -> None:
     + [({}, "unknown"), ({"exit_reason": "tired"}, "unknown")],
     ids=json.dumps,
 )
-def test_an_end_has_a_reason_of_the_vocabulary(value: dict[str, Any], end: str) -> None:
+def test_an_exit_reason_outside_the_vocabulary_becomes_unknown(value: dict[str, Any], end: str) -> None:
     assert parsed(end=value) == {"end": end}
 
 
@@ -413,25 +413,25 @@ def test_an_end_has_a_reason_of_the_vocabulary(value: dict[str, Any], end: str) 
     ],
     ids=json.dumps,
 )
-def test_an_end_that_is_put_wrongly_ends_all_the_same(value: dict[str, Any], refusal: Refusal) -> None:
+def test_an_end_with_a_wrong_part_still_ends_with_an_unknown_reason(value: dict[str, Any], refusal: Refusal) -> None:
     assert parsed(end=value) == {"end": "unknown", "refused": [refusal]}
 
 
 @pytest.mark.parametrize("question", ["status", {"what": "log"}, 7, False, []])
-def test_a_question_is_handed_on_as_it_is(question: object) -> None:
+def test_a_question_is_passed_on_unchanged(question: object) -> None:
     assert parsed(ask=question) == {"ask": question}
 
 
-def test_a_null_question_is_still_a_question_so_that_whoever_asked_gets_a_line() -> None:
+def test_a_null_question_becomes_an_empty_question_so_that_it_is_answered() -> None:
     assert parsed(ask=None) == {"ask": {}}
 
 
-# --- whatever comes -----------------------------------------------------------------------------------------
+# --- arbitrary lines ----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=400)
 @given(lines)
-def test_parsing_never_raises_and_what_it_lets_through_is_the_schemas(line: bytes) -> None:
+def test_every_part_of_a_frame_has_only_values_that_the_page_allows(line: bytes) -> None:
     frame = parse(line)
     for name, count in (*frame.increments, *frame.totals):
         assert name in page.SESSION
@@ -450,9 +450,9 @@ def test_parsing_never_raises_and_what_it_lets_through_is_the_schemas(line: byte
 
 
 @given(st.binary())
-def test_no_bytes_make_parsing_raise(line: bytes) -> None:
+def test_parsing_never_raises(line: bytes) -> None:
     assert isinstance(parse(line), Frame)
 
 
-def test_every_key_that_feeds_a_rule_is_a_key_of_the_wire() -> None:
+def test_every_key_that_a_rule_accepts_is_a_key_of_the_wire() -> None:
     assert {key for field in SESSION_FIELDS.values() for key in field.rule.said_by} <= PARTS.keys()

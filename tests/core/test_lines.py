@@ -7,11 +7,11 @@ from brakit_sidecar.core.wire import MAX_LINE
 from hypothesis import given
 from hypothesis import strategies as st
 
-LONGEST = b"x" * (MAX_LINE - 1)  # with its newline, exactly the limit
+LONGEST = b"x" * (MAX_LINE - 1)  # together with its newline it is MAX_LINE bytes long
 
 
 def read(*chunks: bytes) -> tuple[list[bytes], bool]:
-    """The lines in these chunks, and whether one was too long."""
+    """Return the lines in the chunks, and whether the reader raised LineTooLong."""
     reader = FrameReader()
     lines: list[bytes] = []
     try:
@@ -24,6 +24,7 @@ def read(*chunks: bytes) -> tuple[list[bytes], bool]:
 
 
 def read_naively(stream: bytes, limit: int) -> tuple[list[bytes], bool]:
+    """Return what ``read`` must return, computed from the whole stream at once."""
     *whole, unfinished = stream.split(b"\n")
     lines: list[bytes] = []
     for line in whole:
@@ -35,7 +36,7 @@ def read_naively(stream: bytes, limit: int) -> tuple[list[bytes], bool]:
 
 @st.composite
 def split_streams(draw: st.DrawFn) -> list[bytes]:
-    """A stream in chunks, with newlines and overlong lines in any place (the limit is 8)."""
+    """Draw a stream in chunks, with newlines and overlong lines at any position. The limit is 8 bytes."""
     stream = b"".join(draw(st.lists(st.sampled_from([b"\n", b"a", b"bcd", b"\r", b"\xff\x00", b"seven77"]))))
     cuts = sorted(draw(st.lists(st.integers(0, len(stream)))))
     return [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -55,11 +56,11 @@ def split_streams(draw: st.DrawFn) -> list[bytes]:
         ([b"\xff\x00\xfe\n"], [b"\xff\x00\xfe"]),
     ],
 )
-def test_lines_end_at_newlines_and_nowhere_else(chunks: list[bytes], lines: list[bytes]) -> None:
+def test_a_line_ends_only_at_a_newline(chunks: list[bytes], lines: list[bytes]) -> None:
     assert read(*chunks) == (lines, False)
 
 
-def test_the_longest_line_counts_its_newline() -> None:
+def test_the_newline_counts_towards_the_longest_line() -> None:
     assert read(LONGEST + b"\n") == ([LONGEST], False)
 
 
@@ -72,18 +73,18 @@ def test_the_longest_line_counts_its_newline() -> None:
         [LONGEST, b"x"],
         [b"x"] * MAX_LINE,
     ],
-    ids=["whole", "newline later", "no newline", "grown", "dripped"],
+    ids=["one chunk", "newline in a second chunk", "no newline", "no newline in two chunks", "byte by byte"],
 )
-def test_one_byte_more_is_too_long_with_or_without_its_newline(chunks: list[bytes]) -> None:
+def test_a_line_of_one_byte_more_is_too_long_with_and_without_its_newline(chunks: list[bytes]) -> None:
     assert read(*chunks) == ([], True)
 
 
 @pytest.mark.parametrize("overlong", [LONGEST + b"x\nlater\n", LONGEST + b"x"], ids=["finished", "unfinished"])
-def test_lines_before_an_overlong_one_are_read_even_from_the_same_chunk(overlong: bytes) -> None:
+def test_the_lines_before_an_overlong_line_in_the_same_chunk_are_read(overlong: bytes) -> None:
     assert read(b"one\ntwo\n" + overlong) == ([b"one", b"two"], True)
 
 
-def test_a_connection_never_holds_a_whole_overlong_line_while_it_waits() -> None:
+def test_a_reader_never_stores_more_than_the_longest_line() -> None:
     reader = FrameReader()
     assert list(reader.feed(LONGEST)) == []
     with pytest.raises(LineTooLong):
@@ -92,22 +93,22 @@ def test_a_connection_never_holds_a_whole_overlong_line_while_it_waits() -> None
 
 
 @given(split_streams())
-def test_the_split_of_a_stream_changes_neither_its_lines_nor_its_end(chunks: list[bytes]) -> None:
+def test_the_split_of_a_stream_into_chunks_does_not_change_its_lines(chunks: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_LINE", 8)
         assert read(*chunks) == read_naively(b"".join(chunks), limit=8)
 
 
 @given(st.lists(st.binary()))
-def test_any_bytes_make_lines_and_no_error(chunks: list[bytes]) -> None:
+def test_arbitrary_bytes_are_cut_into_lines(chunks: list[bytes]) -> None:
     assert read(*chunks) == read_naively(b"".join(chunks), limit=MAX_LINE)
 
 
-# --- cut: lines of any length, for whoever counts them first ----------------------------------------------------
+# --- cut: lines of any length, for a caller that checks their length itself -----------------------------------
 
 
 @given(split_streams())
-def test_cutting_finds_the_same_lines_and_says_when_the_unfinished_one_is_too_long(chunks: list[bytes]) -> None:
+def test_cut_returns_the_same_lines_and_knows_when_the_unfinished_line_is_too_long(chunks: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_LINE", 8)
         reader, lines = FrameReader(), []

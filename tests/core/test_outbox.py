@@ -22,7 +22,7 @@ from brakit_sidecar.core.outbox import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ENDPOINT_IS_GONE = [
+ENDPOINT_FAILURES = [
     Reason.NAME_RESOLUTION,
     Reason.REFUSED,
     Reason.UNREACHABLE,
@@ -34,7 +34,7 @@ ENDPOINT_IS_GONE = [
     Reason.SERVER_ERROR,
     Reason.TOO_MANY_REQUESTS,
 ]
-ABOUT_ONE_EVENT_OR_US = [reason for reason in Reason if reason not in ENDPOINT_IS_GONE]
+OTHER_REASONS = [reason for reason in Reason if reason not in ENDPOINT_FAILURES]
 TIMED_OUT = Verdict.dropped(Reason.TIMEOUT)
 
 
@@ -59,19 +59,19 @@ def test_an_empty_outbox_waits_for_events() -> None:
     assert Outbox().next_task(0.0) is Wait.FOR_EVENTS
 
 
-def test_events_are_sent_in_the_order_in_which_they_came() -> None:
+def test_events_are_sent_in_the_order_in_which_they_were_put() -> None:
     box = holding(1, 2)
     assert [box.next_task(0.0), box.next_task(0.0)] == [Send(event(1)), Send(event(2))]
 
 
-def test_an_event_is_tried_once_whatever_becomes_of_it() -> None:
+def test_an_event_that_failed_is_not_tried_again() -> None:
     box = holding(1)
     box.next_task(0.0)
     box.report(TIMED_OUT, 0.0)
     assert box.next_task(0.0) is Wait.FOR_EVENTS
 
 
-def test_no_more_than_a_few_are_under_way_at_once() -> None:
+def test_only_a_few_events_are_sent_at_once() -> None:
     box = holding(*range(AT_ONCE + 1))
     assert all(isinstance(box.next_task(0.0), Send) for _ in range(AT_ONCE))
     assert box.next_task(0.0) is Wait.FOR_REPORTS
@@ -79,13 +79,13 @@ def test_no_more_than_a_few_are_under_way_at_once() -> None:
     assert box.next_task(0.0) == Send(event(AT_ONCE))
 
 
-def test_with_all_under_way_and_none_waiting_it_waits_for_reports() -> None:
+def test_an_outbox_whose_events_are_all_being_sent_waits_for_reports() -> None:
     box = holding(1)
     box.next_task(0.0)
     assert box.next_task(0.0) is Wait.FOR_REPORTS
 
 
-def test_queued_are_all_whose_outcome_is_not_known_yet() -> None:
+def test_an_event_is_queued_until_its_outcome_is_reported() -> None:
     box = holding(1, 2)
     assert box.queued == 2
     box.next_task(0.0)
@@ -94,7 +94,7 @@ def test_queued_are_all_whose_outcome_is_not_known_yet() -> None:
     assert box.queued == 1
 
 
-def test_where_there_is_no_room_the_oldest_goes_and_is_counted_as_overflow() -> None:
+def test_a_full_outbox_drops_its_oldest_event_as_overflow() -> None:
     box = holding(*range(CAPACITY))
     assert [box.put(event(CAPACITY)), box.put(event(CAPACITY + 1))] == [event(0), event(1)]
     assert box.dropped == {Reason.OVERFLOW: 2}
@@ -102,12 +102,12 @@ def test_where_there_is_no_room_the_oldest_goes_and_is_counted_as_overflow() -> 
     assert box.next_task(0.0) == Send(event(2))
 
 
-def test_where_there_is_room_none_goes() -> None:
+def test_an_outbox_with_room_drops_no_event() -> None:
     box = holding(*range(CAPACITY - 1))
     assert box.put(event(CAPACITY)) is None
 
 
-def test_outcomes_are_counted_and_drops_by_their_reason() -> None:
+def test_outcomes_are_counted_and_dropped_events_by_their_reason() -> None:
     box = Outbox()
     for verdict in (SENT, SENT, Verdict(Outcome.LOCAL, Reason.NO_KEY), TIMED_OUT, Verdict.dropped(Reason.CONSENT)):
         try_one(box, verdict)
@@ -115,14 +115,14 @@ def test_outcomes_are_counted_and_drops_by_their_reason() -> None:
     assert box.dropped == {Reason.TIMEOUT: 1, Reason.CONSENT: 1}
 
 
-def test_giving_up_returns_what_waited_oldest_first_and_counts_it() -> None:
+def test_giving_up_counts_and_returns_the_waiting_events_oldest_first() -> None:
     box = holding(*range(CAPACITY))
     assert box.give_up(Reason.SHUTDOWN) == [event(n) for n in range(CAPACITY)]
     assert box.dropped == {Reason.SHUTDOWN: CAPACITY}
     assert (box.queued, box.next_task(0.0)) == (0, Wait.FOR_EVENTS)
 
 
-def test_giving_up_leaves_what_is_under_way_to_its_report() -> None:
+def test_giving_up_does_not_drop_an_event_that_is_being_sent() -> None:
     box = holding(1)
     box.next_task(0.0)
     assert box.give_up(Reason.CONSENT) == []
@@ -132,8 +132,8 @@ def test_giving_up_leaves_what_is_under_way_to_its_report() -> None:
 # --- the breaker --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reason", ENDPOINT_IS_GONE)
-def test_repeated_failures_of_the_endpoint_spare_further_attempts_for_a_while(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", ENDPOINT_FAILURES)
+def test_repeated_failures_of_the_endpoint_open_the_breaker(reason: Reason) -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES):
         try_one(box, Verdict.dropped(reason), now=100.0)
@@ -142,14 +142,14 @@ def test_repeated_failures_of_the_endpoint_spare_further_attempts_for_a_while(re
     assert box.queued == 1
 
 
-@pytest.mark.parametrize("reason", ABOUT_ONE_EVENT_OR_US)
-def test_failures_that_are_not_the_endpoints_spare_nothing(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", OTHER_REASONS)
+def test_failures_that_are_not_the_endpoints_do_not_open_the_breaker(reason: Reason) -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES + 1):
         try_one(box, Verdict.dropped(reason))
 
 
-def test_one_failure_less_spares_nothing() -> None:
+def test_one_failure_too_few_does_not_open_the_breaker() -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES - 1):
         try_one(box, TIMED_OUT)
@@ -157,7 +157,7 @@ def test_one_failure_less_spares_nothing() -> None:
     assert box.next_task(0.0) == Send(event(1))
 
 
-def test_an_event_that_arrived_makes_the_failures_before_it_forgotten() -> None:
+def test_an_event_that_was_sent_resets_the_count_of_failures() -> None:
     box = Outbox()
     for _ in range(3):
         for _ in range(BREAKER_FAILURES - 1):
@@ -165,7 +165,7 @@ def test_an_event_that_arrived_makes_the_failures_before_it_forgotten() -> None:
         try_one(box, SENT)
 
 
-def test_after_the_rest_the_endpoint_gets_as_many_chances_as_before() -> None:
+def test_after_its_rest_the_breaker_opens_again_after_the_same_number_of_failures() -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES):
         try_one(box, TIMED_OUT, now=100.0)
@@ -175,7 +175,7 @@ def test_after_the_rest_the_endpoint_gets_as_many_chances_as_before() -> None:
     assert isinstance(box.next_task(100.0 + BREAKER_REST_S), Drop)
 
 
-def test_events_that_the_breaker_dropped_are_no_failures_of_the_endpoint() -> None:
+def test_an_event_that_the_breaker_dropped_is_not_a_failure_of_the_endpoint() -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES):
         try_one(box, TIMED_OUT, now=100.0)
@@ -188,12 +188,12 @@ def test_events_that_the_breaker_dropped_are_no_failures_of_the_endpoint() -> No
     assert box.next_task(100.0 + BREAKER_REST_S) == Send(event(2))
 
 
-def test_only_an_event_that_was_sent_needs_no_reason() -> None:
+def test_only_an_event_that_was_sent_has_no_reason() -> None:
     assert SENT == (Outcome.SENT, Reason.NONE)
     assert [reason for reason in Reason if not reason.value] == [Reason.NONE]
 
 
-# --- whatever happens ---------------------------------------------------------------------------------------
+# --- arbitrary sequences of calls ---------------------------------------------------------------------------
 
 _steps = st.one_of(
     st.tuples(st.just("put"), st.integers(1, 4)),
@@ -205,23 +205,23 @@ _steps = st.one_of(
 
 @settings(max_examples=200)
 @given(st.lists(_steps, min_size=5, max_size=60))
-def test_every_event_has_exactly_one_end_and_the_bounds_hold(steps: list[tuple[str, object]]) -> None:
+def test_every_event_has_exactly_one_outcome_and_the_bounds_hold(steps: list[tuple[str, object]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox, "CAPACITY", 3)
         patch.setattr(outbox, "BREAKER_FAILURES", 2)
-        _ends_once(steps)
+        check_outcomes_and_bounds(steps)
 
 
-def _ends_once(steps: list[tuple[str, object]]) -> None:
-    box, now, came = Outbox(), 0.0, 0
+def check_outcomes_and_bounds(steps: list[tuple[str, object]]) -> None:
+    box, now, put = Outbox(), 0.0, 0
     under_way: list[Send | Drop] = []
     ended: Counter[str] = Counter()
     for step, argument in steps:
         if step == "put":
             assert isinstance(argument, int)
             for _ in range(argument):
-                came += 1
-                if overflowed := box.put(event(came)):
+                put += 1
+                if overflowed := box.put(event(put)):
                     ended[overflowed.uuid] += 1
         elif step == "next":
             assert isinstance(argument, float)
@@ -240,6 +240,6 @@ def _ends_once(steps: list[tuple[str, object]]) -> None:
             ended.update(given_up.uuid for given_up in box.give_up(Reason.SHUTDOWN))
         assert sum(isinstance(task, Send) for task in under_way) <= AT_ONCE
         assert len(box._waiting) <= 3
-        assert box.queued == came - sum(ended.values())
+        assert box.queued == put - sum(ended.values())
         assert sum(box.outcomes.values()) == sum(ended.values())
     assert set(ended.values()) <= {1}

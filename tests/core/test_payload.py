@@ -30,12 +30,12 @@ def body(event: EventSpec, values: dict[str, object], **around: str) -> bytes:
 
 
 def rebuilt(frozen: bytes, **around: str) -> bytes | None:
-    """As a daemon makes it again that has these now; its timestamp is what it says itself."""
+    """Rebuild a stored body, in a daemon whose current key and ids are ``around``. The body's own timestamp is used."""
     now = {**AROUND, **around}
     return payload.rebuild("session", frozen, api_key=now["api_key"], distinct_id=now["distinct_id"], uuid=now["uuid"])
 
 
-def test_the_body_of_an_event_byte_for_byte() -> None:
+def test_the_body_of_cli_invoked_has_exactly_these_bytes() -> None:
     values = {"command": "install", "has_package_json": True, "sdk": "node", "os": "linux-6.18.44", "arch": "x64"}
     assert body(JOURNEY["cli_invoked"], neutral(JOURNEY["cli_invoked"]) | values) == (
         b'{"api_key":"phc_key","event":"cli_invoked","distinct_id":"d15719c7-0000-4000-8000-000000000001",'
@@ -47,51 +47,54 @@ def test_the_body_of_an_event_byte_for_byte() -> None:
 
 
 @each_event
-def test_the_properties_are_the_events_fields_in_the_schemas_order_and_the_four_fixed_ones(event: EventSpec) -> None:
+def test_the_properties_are_the_fields_in_schema_order_and_the_four_fixed_ones(event: EventSpec) -> None:
     properties = json.loads(body(event, neutral(event)))["properties"]
     assert [*properties] == [*event.fields, *page.FIXED]
     assert properties == neutral(event) | page.FIXED
 
 
 @each_event
-def test_what_is_not_in_the_schema_cannot_leave_even_where_it_is_handed_in(event: EventSpec) -> None:
+def test_a_value_without_a_field_in_the_schema_is_not_in_the_body(event: EventSpec) -> None:
     assert body(event, neutral(event) | {"route": "GET /users", "$ip": "192.0.2.7"}) == body(event, neutral(event))
 
 
 @each_event
 @pytest.mark.parametrize("field", page.COMMON)
-def test_no_field_may_be_missing(event: EventSpec, field: str) -> None:
+def test_a_missing_field_raises_key_error(event: EventSpec, field: str) -> None:
     values = neutral(event)
     del values[field]
     with pytest.raises(KeyError):
         body(event, values)
 
 
-def test_the_uuid_of_what_a_session_sends_once_is_the_same_whoever_makes_it() -> None:
+def test_the_uuid_of_a_once_only_event_depends_only_on_session_and_event() -> None:
     assert payload.event_uuid(SESSION_ID, SESSION) == str(uuid5(UUID(SESSION_ID), "session"))
 
 
-def test_each_event_of_a_session_has_a_uuid_of_its_own() -> None:
+def test_two_events_of_a_session_have_different_uuids() -> None:
     assert len({payload.event_uuid(SESSION_ID, event) for event in EVENTS.values()}) == len(EVENTS)
 
 
-def test_the_same_event_of_another_session_has_another_uuid() -> None:
+def test_the_same_event_of_two_sessions_has_different_uuids() -> None:
     assert payload.event_uuid(SESSION_ID.replace("2", "3"), SESSION) != payload.event_uuid(SESSION_ID, SESSION)
 
 
 @pytest.mark.parametrize("around", ["distinct_id", "uuid", "timestamp"])
-def test_what_stands_around_the_properties_has_its_shape_or_there_is_no_body(around: str) -> None:
+def test_an_id_or_timestamp_without_its_shape_raises(around: str) -> None:
     with pytest.raises(payload.InadmissibleError):
         body(SESSION, neutral(SESSION), **{around: "GET /users"})
 
 
-def test_a_body_that_comes_back_from_a_disk_is_made_again_under_the_key_of_now() -> None:
+def test_a_stored_body_is_rebuilt_with_the_current_key() -> None:
     frozen = body(SESSION, neutral(SESSION))
     assert rebuilt(frozen) == frozen
     assert rebuilt(frozen, api_key="phc_new") == body(SESSION, neutral(SESSION), api_key="phc_new")
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"[]", b'{"properties":{}}', b"of another session"])
-def test_of_what_is_no_body_of_that_event_nothing_comes_again(spoilt: bytes) -> None:
-    frozen = body(SESSION, neutral(SESSION), uuid=payload.event_uuid(SESSION_ID, SESSION))
-    assert rebuilt(frozen if spoilt == b"of another session" else spoilt) is None
+@pytest.mark.parametrize("stored", [b"", b"[]", b'{"properties":{}}'])
+def test_stored_bytes_that_are_not_a_body_are_not_rebuilt(stored: bytes) -> None:
+    assert rebuilt(stored) is None
+
+
+def test_the_stored_body_of_another_session_is_not_rebuilt() -> None:
+    assert rebuilt(body(SESSION, neutral(SESSION), uuid=payload.event_uuid(SESSION_ID, SESSION))) is None

@@ -16,29 +16,29 @@ from tests.core import page
 from tests.core.strategies import ACCOUNTS, durations_ns
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-few = settings(max_examples=30)  # times thirteen rules, times two ways
+few = settings(max_examples=30)  # for each of thirteen rules and two ways to combine
 
-JOIN, MERGE = "join", "aggregate"
-each_way = pytest.mark.parametrize("way", [JOIN, MERGE])
+MERGE, AGGREGATE = "merge", "aggregate"
+each_way = pytest.mark.parametrize("way", [MERGE, AGGREGATE])
 
 
 def combined(rule: Rule[Any], way: str, a: Any, b: Any) -> Any:
-    return rule.merge(a, b) if way == JOIN else rule.aggregate(a, b)
+    return rule.merge(a, b) if way == MERGE else rule.aggregate(a, b)
 
 
 # --- laws, for every rule in the table ----------------------------------------------------------------------
 
 
-def test_every_rule_has_accounts_to_try_its_laws_on() -> None:
+def test_every_rule_has_a_strategy_for_its_accounts() -> None:
     assert set(ACCOUNTS) == set(RULES)
 
 
-def test_every_rule_has_a_name_of_its_own() -> None:
+def test_two_rules_have_different_names() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
 
 
 @each_rule
-def test_a_rule_shows_its_name(rule: Rule[Any]) -> None:
+def test_the_repr_of_a_rule_has_its_name(rule: Rule[Any]) -> None:
     assert repr(rule) == f"<rule {rule.name}>"
 
 
@@ -46,7 +46,7 @@ def test_a_rule_shows_its_name(rule: Rule[Any]) -> None:
 @each_way
 @few
 @given(data=st.data())
-def test_who_comes_first_makes_no_difference(rule: Rule[Any], way: str, data: st.DataObject) -> None:
+def test_merge_and_aggregate_are_commutative(rule: Rule[Any], way: str, data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
     assert combined(rule, way, a, b) == combined(rule, way, b, a)
 
@@ -55,7 +55,7 @@ def test_who_comes_first_makes_no_difference(rule: Rule[Any], way: str, data: st
 @each_way
 @few
 @given(data=st.data())
-def test_how_accounts_are_grouped_makes_no_difference(rule: Rule[Any], way: str, data: st.DataObject) -> None:
+def test_merge_and_aggregate_are_associative(rule: Rule[Any], way: str, data: st.DataObject) -> None:
     a, b, c = (data.draw(ACCOUNTS[rule]) for _ in range(3))
     left = combined(rule, way, combined(rule, way, a, b), c)
     assert left == combined(rule, way, a, combined(rule, way, b, c))
@@ -65,7 +65,7 @@ def test_how_accounts_are_grouped_makes_no_difference(rule: Rule[Any], way: str,
 @each_way
 @few
 @given(data=st.data())
-def test_one_who_said_nothing_changes_nothing(rule: Rule[Any], way: str, data: st.DataObject) -> None:
+def test_the_identity_is_neutral_to_merge_and_aggregate(rule: Rule[Any], way: str, data: st.DataObject) -> None:
     a = data.draw(ACCOUNTS[rule])
     assert combined(rule, way, rule.identity(), a) == combined(rule, way, a, rule.identity()) == a
 
@@ -73,7 +73,7 @@ def test_one_who_said_nothing_changes_nothing(rule: Rule[Any], way: str, data: s
 @each_rule
 @few
 @given(data=st.data())
-def test_what_a_producer_says_twice_counts_once(rule: Rule[Any], data: st.DataObject) -> None:
+def test_merge_is_idempotent(rule: Rule[Any], data: st.DataObject) -> None:
     a = data.draw(ACCOUNTS[rule])
     assert rule.merge(a, a) == a
 
@@ -81,10 +81,10 @@ def test_what_a_producer_says_twice_counts_once(rule: Rule[Any], data: st.DataOb
 @each_rule
 @few
 @given(data=st.data())
-def test_a_join_loses_nothing_so_an_old_account_adds_nothing_to_it(rule: Rule[Any], data: st.DataObject) -> None:
+def test_merging_an_older_account_again_changes_nothing(rule: Rule[Any], data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
-    joined = rule.merge(a, b)
-    assert rule.merge(joined, a) == rule.merge(joined, b) == joined
+    merged = rule.merge(a, b)
+    assert rule.merge(merged, a) == rule.merge(merged, b) == merged
 
 
 SUMMED_OVER_PRODUCERS = {rules.SUM, rules.DISTINCT, rules.DISTINCT_ROUTES, rules.MEAN, rules.SLOWEST_P95}
@@ -93,7 +93,7 @@ SUMMED_OVER_PRODUCERS = {rules.SUM, rules.DISTINCT, rules.DISTINCT_ROUTES, rules
 @pytest.mark.parametrize("rule", [r for r in RULES if r not in SUMMED_OVER_PRODUCERS], ids=lambda rule: rule.name)
 @few
 @given(data=st.data())
-def test_producers_that_agree_are_as_one_where_nothing_is_summed(rule: Rule[Any], data: st.DataObject) -> None:
+def test_aggregate_is_idempotent_unless_the_rule_sums(rule: Rule[Any], data: st.DataObject) -> None:
     a = data.draw(ACCOUNTS[rule])
     assert rule.aggregate(a, a) == a
 
@@ -101,7 +101,7 @@ def test_producers_that_agree_are_as_one_where_nothing_is_summed(rule: Rule[Any]
 @each_rule
 @few
 @given(data=st.data())
-def test_combining_leaves_both_accounts_as_they_were(rule: Rule[Any], data: st.DataObject) -> None:
+def test_merge_and_aggregate_do_not_change_their_arguments(rule: Rule[Any], data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
     before = repr((a, b))
     rule.merge(a, b)
@@ -136,11 +136,11 @@ def test_a_minimum_and_an_all_never_go_up(rule: Rule[Any], way: str, data: st.Da
 @each_way
 @few
 @given(a=ACCOUNTS[rules.UNION], b=ACCOUNTS[rules.UNION])
-def test_a_union_keeps_every_word_and_makes_up_none(way: str, a: frozenset[str], b: frozenset[str]) -> None:
+def test_a_union_has_exactly_the_words_of_both_accounts(way: str, a: frozenset[str], b: frozenset[str]) -> None:
     assert rules.UNION.value(combined(rules.UNION, way, a, b)) == sorted({*a, *b})
 
 
-# --- each rule's own facts ----------------------------------------------------------------------------------
+# --- each rule by itself ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_union_keeps_every_word_and_makes_up_none(way: str, a: frozenset[str],
     ],
     ids=lambda case: case.name if isinstance(case, Rule) else "",
 )
-def test_where_nobody_said_anything_the_value_is_nothing(rule: Rule[Any], nothing: object) -> None:
+def test_the_value_without_a_report_is_nothing(rule: Rule[Any], nothing: object) -> None:
     assert rule.value(rule.identity()) == nothing
 
 
@@ -185,12 +185,12 @@ def test_where_nobody_said_anything_the_value_is_nothing(rule: Rule[Any], nothin
     ],
     ids=lambda case: case.name if isinstance(case, Rule) else "",
 )
-def test_each_rule_is_fed_by_its_own_keys_of_the_wire(rule: Rule[Any], keys: set[str]) -> None:
+def test_each_rule_accepts_its_own_keys_of_the_wire(rule: Rule[Any], keys: set[str]) -> None:
     assert rule.said_by == keys
 
 
 @pytest.mark.parametrize("order", [*permutations([3, 7, 5])])
-def test_max_never_goes_down_whatever_order_workers_report_in(order: tuple[int, ...]) -> None:
+def test_max_is_the_largest_value_in_any_order_of_reports(order: tuple[int, ...]) -> None:
     account = rules.MAX.identity()
     for word in order:
         account = rules.MAX.aggregate(account, rules.MAX.account(word, 1, "p"))
@@ -198,7 +198,7 @@ def test_max_never_goes_down_whatever_order_workers_report_in(order: tuple[int, 
 
 
 @pytest.mark.parametrize("order", [*permutations([3, 7, 5])])
-def test_min_is_the_least_whatever_order_workers_report_in(order: tuple[int, ...]) -> None:
+def test_min_is_the_smallest_value_in_any_order_of_reports(order: tuple[int, ...]) -> None:
     account = rules.MIN.identity()
     for word in order:
         account = rules.MIN.aggregate(account, rules.MIN.account(word, 1, "p"))
@@ -209,28 +209,28 @@ def test_min_is_the_least_whatever_order_workers_report_in(order: tuple[int, ...
     ("words", "any_of", "all_of"),
     [([True, True], True, True), ([True, False], True, False), ([False, False], False, False)],
 )
-def test_any_and_all_read_booleans_as_booleans(words: list[bool], any_of: bool, all_of: bool) -> None:
+def test_any_and_all_of_booleans_are_booleans(words: list[bool], any_of: bool, all_of: bool) -> None:
     assert rules.ANY.value(rules.ANY.aggregate(*words)) is any_of
     assert rules.ALL.value(rules.ALL.aggregate(*words)) is all_of
 
 
-def test_a_running_total_is_the_larger_within_a_producer_and_the_sum_over_them() -> None:
+def test_running_totals_merge_to_the_larger_and_aggregate_to_the_sum() -> None:
     assert (rules.SUM.merge(5, 7), rules.SUM.aggregate(5, 7)) == (7, 12)
 
 
-def test_a_sum_stops_at_the_largest_integer_every_reader_holds_exactly() -> None:
+def test_a_sum_saturates_at_the_largest_integer_that_every_json_reader_holds_exactly() -> None:
     assert rules.SUM.aggregate(COUNT_MAX, 1) == COUNT_MAX == 2**53 - 1
 
 
-def test_five_ids_and_two_increments_are_seven() -> None:
+def test_five_ids_and_two_increments_count_as_seven() -> None:
     assert rules.DISTINCT.value((frozenset("abcde"), 2)) == 7
 
 
-def test_the_same_id_from_two_producers_counts_once_and_their_increments_add_up() -> None:
+def test_aggregating_counts_an_id_of_two_producers_once_and_adds_their_increments() -> None:
     assert rules.DISTINCT.aggregate((frozenset("ab"), 1), (frozenset("bc"), 2)) == (frozenset("abc"), 3)
 
 
-def test_an_id_told_twice_by_one_producer_counts_once_and_so_does_its_total() -> None:
+def test_merging_counts_an_id_once_and_takes_the_larger_total() -> None:
     assert rules.DISTINCT.merge((frozenset("ab"), 1), (frozenset("ab"), 2)) == (frozenset("ab"), 2)
 
 
@@ -238,7 +238,7 @@ def test_distinct_ids_and_increments_saturate_together() -> None:
     assert rules.DISTINCT.value((frozenset("ab"), COUNT_MAX)) == COUNT_MAX
 
 
-def test_a_union_is_reported_sorted() -> None:
+def test_the_value_of_a_union_is_sorted() -> None:
     words = [rules.UNION.account(word, 1, "p") for word in ("slow", "n1", "slow", "security")]
     assert rules.UNION.value(frozenset().union(*words)) == ["n1", "security", "slow"]
 
@@ -252,11 +252,11 @@ def test_a_union_is_reported_sorted() -> None:
     ],
     ids=["by time", "then by producer", "then by word"],
 )
-def test_first_is_the_least_by_time_producer_and_word(sooner: rules.Said, later: rules.Said) -> None:
+def test_first_is_the_least_by_time_producer_and_word(sooner: rules.TimedWord, later: rules.TimedWord) -> None:
     assert rules.FIRST.merge(later, sooner) == rules.FIRST.aggregate(sooner, later) == sooner
 
 
-def test_first_keeps_the_word_with_its_time_and_producer() -> None:
+def test_an_account_of_first_has_the_time_and_the_producer_of_its_word() -> None:
     account = rules.FIRST.account("flask", 7, "p")
     assert account == (7, "p", "flask")
     assert rules.FIRST.value(account) == "flask"
@@ -282,32 +282,32 @@ def naive_p95(durations_ns: list[int]) -> str:
     return naive_bucket(Fraction(sorted(durations_ns)[rank - 1], 1_000_000))
 
 
-def test_an_observation_adds_its_nanoseconds_and_one_to_its_bucket() -> None:
+def test_a_request_adds_its_nanoseconds_to_the_sum_and_one_to_its_bucket() -> None:
     assert rules.observed((5, 0, 1, 0, 0, 0, 0), 250.000001) == (250_000_006, 0, 2, 0, 0, 0, 0)
 
 
-def test_no_cell_of_a_row_outgrows_a_signed_64_bit_integer() -> None:
+def test_a_cell_of_a_row_saturates_at_the_largest_signed_64_bit_integer() -> None:
     assert NS_MAX == 2**63 - 1
     assert rules.observed((NS_MAX,) * 7, 1.0) == (NS_MAX,) * 7
 
 
-def test_running_rows_are_the_larger_within_a_producer_and_the_sum_over_them() -> None:
+def test_rows_merge_to_the_larger_cells_and_aggregate_to_the_sums() -> None:
     a: rules.Histogram = {"r": (5, 1, 0, 0, 0, 0, 0)}
     b: rules.Histogram = {"r": (9, 1, 1, 0, 0, 0, 0)}
     assert rules.MEAN.merge(a, b) == {"r": (9, 1, 1, 0, 0, 0, 0)}
     assert rules.MEAN.aggregate(a, b) == {"r": (14, 2, 1, 0, 0, 0, 0)}
 
 
-def test_rows_of_producers_saturate() -> None:
+def test_aggregated_rows_saturate() -> None:
     assert rules.MEAN.aggregate({"r": (NS_MAX,) * 7}, {"r": (1,) * 7}) == {"r": (NS_MAX,) * 7}
 
 
-def test_a_route_of_two_producers_is_one_endpoint() -> None:
-    merged = rules.DISTINCT_ROUTES.aggregate({"r": row_of([1]), "s": row_of([1])}, {"s": row_of([1])})
-    assert rules.DISTINCT_ROUTES.value(merged) == 2
+def test_a_route_of_two_producers_is_counted_once() -> None:
+    aggregated = rules.DISTINCT_ROUTES.aggregate({"r": row_of([1]), "s": row_of([1])}, {"s": row_of([1])})
+    assert rules.DISTINCT_ROUTES.value(aggregated) == 2
 
 
-def test_routes_that_overflowed_a_table_feed_durations_and_are_no_endpoint() -> None:
+def test_the_overflow_row_counts_towards_the_mean_but_is_not_a_route() -> None:
     routes = {"r": row_of([1_000_000]), OVERFLOW_ROUTE: row_of([3_000_000])}
     assert (rules.distinct_routes(routes), rules.mean_ms(routes)) == (1, 2)
 
@@ -329,16 +329,16 @@ def test_the_mean_rounds_half_up(durations_ns: list[int], mean: int) -> None:
     assert rules.mean_ms({"r": row_of(durations_ns)}) == mean
 
 
-def test_the_mean_of_a_row_that_contradicts_itself_is_still_a_duration() -> None:
+def test_the_mean_of_a_row_that_contradicts_itself_is_at_most_one_day() -> None:
     assert rules.mean_ms({"r": (NS_MAX, 1, 0, 0, 0, 0, 0)}) == page.DAY_MS
 
 
-def test_a_row_without_an_observation_has_neither_mean_nor_p95() -> None:
+def test_a_row_without_a_request_has_neither_mean_nor_p95() -> None:
     assert (rules.mean_ms({"r": EMPTY_ROW}), rules.slowest_p95({"r": EMPTY_ROW})) == (None, None)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.lists(durations_ns, min_size=1), min_size=1))
-def test_the_mean_is_the_exact_one_of_all_durations(by_route: dict[str, list[int]]) -> None:
+def test_the_mean_is_exact_over_all_durations_of_all_routes(by_route: dict[str, list[int]]) -> None:
     every = [Fraction(ns, 1_000_000) for route in by_route.values() for ns in route]
     exact = floor(sum(every) / len(every) + Fraction(1, 2))
     assert rules.mean_ms({route: row_of(durations) for route, durations in by_route.items()}) == exact
@@ -355,16 +355,16 @@ def test_the_mean_is_the_exact_one_of_all_durations(by_route: dict[str, list[int
         (94, 6, ">5000ms"),
     ],
 )
-def test_the_p95_is_the_nearest_rank(fast: int, slow: int, bucket: str) -> None:
+def test_the_p95_is_the_duration_at_the_nearest_rank(fast: int, slow: int, bucket: str) -> None:
     assert BUCKETS[rules.p95_bucket((0, fast, 0, 0, 0, 0, slow))] == bucket
 
 
 @given(st.lists(durations_ns, min_size=1, max_size=60))
-def test_six_counts_give_the_exact_bucket_of_the_p95(durations_ns: list[int]) -> None:
+def test_the_six_bucket_counts_give_the_exact_bucket_of_the_p95(durations_ns: list[int]) -> None:
     assert BUCKETS[rules.p95_bucket(row_of(durations_ns))] == naive_p95(durations_ns)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.lists(durations_ns, min_size=1), min_size=1))
-def test_the_slowest_endpoint_is_the_largest_bucket_of_any_routes_p95(by_route: dict[str, list[int]]) -> None:
+def test_the_slowest_p95_is_the_largest_bucket_of_any_route(by_route: dict[str, list[int]]) -> None:
     slowest = max(map(naive_p95, by_route.values()), key=BUCKETS.index)
     assert rules.slowest_p95({route: row_of(durations) for route, durations in by_route.items()}) == slowest

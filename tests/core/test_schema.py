@@ -14,38 +14,38 @@ each_field = pytest.mark.parametrize(("event", "field"), ALL_FIELDS)
 each_event = pytest.mark.parametrize("event", EVENTS.values(), ids=lambda event: event.name)
 
 
-def test_there_is_every_event_of_the_page_and_no_other() -> None:
+def test_the_events_are_exactly_those_of_the_page() -> None:
     assert set(EVENTS) == set(page.EVENTS)
 
 
 @each_event
-def test_an_event_has_every_field_of_the_page_and_no_other(event: EventSpec) -> None:
+def test_the_fields_of_an_event_are_exactly_those_of_the_page(event: EventSpec) -> None:
     assert set(event.fields) == set(page.EVENTS[event.name])
 
 
 @each_event
-def test_an_event_opens_with_the_common_properties(event: EventSpec) -> None:
+def test_the_fields_of_an_event_begin_with_the_common_ones(event: EventSpec) -> None:
     assert tuple(event.fields.values())[: len(COMMON)] == COMMON
 
 
 @each_field
-def test_a_field_is_filed_under_its_own_name(event: str, field: str) -> None:
+def test_a_field_is_listed_under_its_own_name(event: str, field: str) -> None:
     assert ALL_FIELDS[event, field].name == field
 
 
 @each_field
-def test_a_field_merges_as_the_page_needs(event: str, field: str) -> None:
+def test_a_field_has_the_merge_rule_of_the_page(event: str, field: str) -> None:
     assert ALL_FIELDS[event, field].rule.name == page.EVENTS[event][field].rule
 
 
 @each_field
-def test_a_fields_neutral_value_is_the_pages(event: str, field: str) -> None:
+def test_a_field_has_the_default_value_of_the_page(event: str, field: str) -> None:
     default = ALL_FIELDS[event, field].domain.default
     assert (type(default), default) == (type(page.EVENTS[event][field].default), page.EVENTS[event][field].default)
 
 
 @each_field
-def test_a_field_and_an_event_say_what_they_are_for(event: str, field: str) -> None:
+def test_a_field_and_its_event_have_a_purpose(event: str, field: str) -> None:
     assert ALL_FIELDS[event, field].purpose
     assert EVENTS[event].purpose
 
@@ -68,7 +68,7 @@ VOCABULARIES: list[tuple[str, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("name", "words"), VOCABULARIES, ids=[name for name, _ in VOCABULARIES])
-def test_a_vocabulary_is_the_pages_word_for_word(name: str, words: tuple[str, ...]) -> None:
+def test_a_vocabulary_has_the_words_of_the_page_in_order(name: str, words: tuple[str, ...]) -> None:
     assert list(words) == page.VOCABULARY[name].split()
 
 
@@ -80,24 +80,24 @@ def words_of(field: Field) -> tuple[str, ...]:
 
 
 @each_field
-def test_every_word_of_a_fields_domain_is_promised_by_the_page(event: str, field: str) -> None:
+def test_every_word_of_a_field_is_allowed_by_the_page(event: str, field: str) -> None:
     for word in words_of(ALL_FIELDS[event, field]):
         value: Any = [word] if isinstance(ALL_FIELDS[event, field].domain, domains.Words) else word
         assert page.EVENTS[event][field].holds(value)
 
 
-def test_no_vocabulary_was_left_out() -> None:
+def test_every_vocabulary_of_the_page_is_checked() -> None:
     assert {name for name, _ in VOCABULARIES} == set(page.VOCABULARY)
 
 
 @each_field
-def test_a_union_has_a_set_of_words_and_only_a_union_has(event: str, field: str) -> None:
+def test_exactly_the_unions_have_a_set_of_words_as_domain(event: str, field: str) -> None:
     found = ALL_FIELDS[event, field]
     assert isinstance(found.domain, domains.Words) == (found.rule is rules.UNION)
 
 
 @each_field
-def test_a_field_is_fed_by_a_rule_of_the_table(event: str, field: str) -> None:
+def test_the_rule_of_a_field_is_in_the_table_of_rules(event: str, field: str) -> None:
     assert ALL_FIELDS[event, field].rule in rules.RULES
 
 
@@ -112,20 +112,20 @@ def test_a_field_is_fed_by_a_rule_of_the_table(event: str, field: str) -> None:
         ("session", True),
     ],
 )
-def test_which_events_a_session_has_once(name: str, once: bool) -> None:
+def test_a_session_sends_these_events_only_once(name: str, once: bool) -> None:
     assert EVENTS[name].once is once
 
 
-def test_what_a_session_has_once_is_an_event() -> None:
+def test_every_name_in_once_a_session_is_an_event() -> None:
     assert set(EVENTS) >= ONCE_A_SESSION
 
 
-def test_the_session_event_is_no_journey_event() -> None:
+def test_the_session_event_is_not_a_journey_event() -> None:
     assert set(JOURNEY) == set(EVENTS) - {"session"}
     assert SESSION.fields is SESSION_FIELDS
 
 
-def test_the_daemon_fills_in_the_times_and_the_requests_at_open() -> None:
+def test_the_daemon_fills_in_times_and_the_request_count_of_these_events() -> None:
     filled = {event.name: (event.elapsed_in, event.requests_in) for event in EVENTS.values()}
     assert {name: names for name, names in filled.items() if any(names)} == {
         "first_request": ("time_to_first_request_ms", None),
@@ -134,23 +134,23 @@ def test_the_daemon_fills_in_the_times_and_the_requests_at_open() -> None:
 
 
 @each_event
-def test_what_an_event_implies_or_has_filled_in_exists(event: EventSpec) -> None:
+def test_the_fields_that_an_event_implies_or_has_filled_in_exist(event: EventSpec) -> None:
     assert set(event.implies) <= set(SESSION_FIELDS)
     assert {event.elapsed_in, event.requests_in} - {None} <= set(event.fields)
 
 
-def test_viewing_the_dashboard_opens_it() -> None:
+def test_only_dashboard_viewed_implies_a_session_field() -> None:
     assert {event.name: dict(event.implies) for event in EVENTS.values() if event.implies} == {
         "dashboard_viewed": {"dashboard_opened": True}
     }
 
 
 @each_field
-def test_a_journey_field_that_the_session_has_too_is_the_same_field(event: str, field: str) -> None:
+def test_a_field_of_a_journey_event_and_of_the_session_is_one_object(event: str, field: str) -> None:
     assert SESSION_FIELDS.get(field, ALL_FIELDS[event, field]) is ALL_FIELDS[event, field]
 
 
-def test_nobody_tells_the_daemon_what_it_knows_itself() -> None:
+def test_an_event_may_not_report_the_fields_that_the_daemon_fills_in() -> None:
     assert {name for name, field in SESSION_FIELDS.items() if not schema.said_in_event(field)} == {
         "os",
         "arch",
@@ -160,7 +160,7 @@ def test_nobody_tells_the_daemon_what_it_knows_itself() -> None:
     }
 
 
-def test_the_four_fixed_properties_ask_the_endpoint_to_learn_nothing_about_the_sender() -> None:
+def test_the_four_fixed_properties_are_those_of_the_page() -> None:
     assert dict(FIXED) == page.FIXED
 
 
@@ -172,7 +172,7 @@ def test_the_tables_cannot_be_changed_at_run_time(table: Any) -> None:
         table["more"] = 1
 
 
-def test_as_json_has_every_event_and_field_with_domain_rule_and_purpose() -> None:
+def test_as_json_has_each_event_and_each_field_with_domain_rule_and_purpose() -> None:
     printed = schema.as_json()
     assert set(printed) == {"events", "fixed"}
     assert printed["fixed"] == page.FIXED
@@ -184,7 +184,7 @@ def test_as_json_has_every_event_and_field_with_domain_rule_and_purpose() -> Non
         assert all(set(field) == {"domain", "rule", "purpose"} for field in event["fields"].values())
 
 
-def test_as_json_describes_a_field_by_the_schemas_own_words() -> None:
+def test_as_json_describes_a_field_with_the_texts_of_the_schema() -> None:
     assert schema.as_json()["events"]["session"]["fields"]["request_count"] == {
         "domain": "count, 0 to 9007199254740991",
         "rule": "sum",
@@ -198,7 +198,7 @@ def test_as_markdown_has_a_row_for_every_event_field_and_fixed_property() -> Non
     assert sorted(rows) == sorted(f"| `{name}`" for name in (*page.EVENTS, *page.FIXED, *fields))
 
 
-def test_as_markdown_tables_have_as_many_cells_in_every_row_as_in_their_head() -> None:
+def test_each_table_of_as_markdown_has_the_same_number_of_cells_in_every_row() -> None:
     blocks = [block.splitlines() for block in schema.as_markdown().split("\n\n")]
     tables = [block for block in blocks if block[0].startswith("|")]
     assert len(tables) == 3
@@ -206,7 +206,7 @@ def test_as_markdown_tables_have_as_many_cells_in_every_row_as_in_their_head() -
         assert len({line.count("|") for line in table}) == 1
 
 
-def test_as_markdown_names_the_common_properties_once_and_not_in_each_row() -> None:
+def test_as_markdown_names_the_common_properties_only_once() -> None:
     text = schema.as_markdown()
     assert "Every event also has `brakit_version`, `node_version`, `python_version`, `os`, `arch`, `sdk`" in text
     assert (
@@ -216,5 +216,5 @@ def test_as_markdown_names_the_common_properties_once_and_not_in_each_row() -> N
     assert "| `cli_invoked` | A command of the CLI starts | each time |" in text
 
 
-def test_as_markdown_writes_fixed_values_as_json_does() -> None:
+def test_as_markdown_writes_the_fixed_values_as_json() -> None:
     assert "| `$process_person_profile` | `false` |" in schema.as_markdown()

@@ -350,7 +350,7 @@ def test_a_foreign_unit_is_left_unchanged(managed: Managed) -> None:
     before = managed.files()
     try:
         ran = managed.run("systemd", "install")
-        assert (ran.returncode, f"{path} is not ours; move it away" in ran.stderr) == (1, True)
+        assert (ran.returncode, f"{path} is not a file of brakit-sidecar; move it away" in ran.stderr) == (1, True)
         assert managed.run("systemd", "uninstall").returncode == 0
         assert managed.files() == before
     finally:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def test_each_source_is_shown_with_its_value_and_an_arrow_marks_the_deciding_one() -> None:
     with Place() as place:
         assert place.run("telemetry", "on").returncode == 0
-        awake, on = "awake: no production, CI or cloud here", f"telemetry: true ({place.config_path})"
+        awake, on = "no sign of production, CI or cloud", f"telemetry: true ({place.config_path})"
         cases: tuple[tuple[dict[str, str], str, tuple[str, ...]], ...] = (
             ({}, "config", ("not set", awake, "not set", on)),
             ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY", ("not set", awake, "on", on)),

@@ -1,4 +1,4 @@
-"""The commands, a file for each group of them. Each imports what it needs when it runs."""
+"""The commands, one file for each group. A command's modules are imported only when it runs, so that it starts fast."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .parser import parse
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
+    """Run one command line. Returns its exit code: 0 done, 1 failed, 2 wrong command line."""
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         command = import_module(f"brakit_sidecar.{arguments.module}")
         code: int = getattr(command, arguments.function)(arguments)
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where it is known what to do about a reader that is gone
+            sys.stdout.flush()  # here, because a BrokenPipeError at the interpreter's exit could not be handled
     except UsageError as error:
         print(f"brakit-sidecar: {error}", file=sys.stderr)
         return 2
     except CommandError as error:
         print(f"brakit-sidecar: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `brakit-sidecar log | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter writes out the rest at its end
+    except BrokenPipeError:  # the reader closed the pipe, as in `brakit-sidecar log | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout when it exits
         return 0
-    except OSError as error:  # a path that is not ours, a disk that is full: the message says which
+    except OSError as error:  # for example a full disk; the message tells which error it is
         print(f"brakit-sidecar: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""``start``, ``serve``, ``stop`` and ``status``: the daemon's own life."""
+"""The commands ``start``, ``serve``, ``stop`` and ``status``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Any
 from ..core.version import __version__
 from ..host import config_file, consent, launch, secure_files
 from ..host.conversation import NoDaemonError
-from . import connecting, notice
+from . import daemon_client, notice
+from .consent_text import in_words
 from .errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
 _STATUS = {"running", "version", "pid", "uptime_s", "socket", "sessions", "refused", "delivery", "consent"}
-_STOP_TIMEOUT_S = 10.0  # five times what a stop may take
+_STOP_TIMEOUT_S = 10.0  # five times the longest time that a stop may take
 
 
 def start(arguments: Namespace) -> int:
+    """Start the daemon unless it runs, and print the path of its socket. Starts nothing if telemetry is off."""
     decision = config_file.settled(os.environ)
     if not decision.on:
-        print(f"brakit-sidecar: nothing started, as telemetry is off: {decision.why}", file=sys.stderr)
+        print(f"brakit-sidecar: no daemon was started; {in_words(decision)}", file=sys.stderr)
         if arguments.json:
             print(json.dumps({"socket": None, "pid": None, "version": __version__}))
         return 0
-    notice.say_once()
+    notice.show_once()
     try:
         running = launch.ensure_running(os.environ)
     except launch.LaunchError as error:
@@ -38,21 +40,23 @@ def start(arguments: Namespace) -> int:
 
 
 def serve(_arguments: Namespace) -> int:
-    from ..daemon import start as daemon  # noqa: PLC0415 (only a daemon is made of this)
+    """Run the daemon in the foreground until it exits."""
+    from ..daemon import start as daemon  # noqa: PLC0415 (only this command needs the daemon's code)
 
     try:
         daemon.foreground()
     except daemon.TelemetryOffError as error:
-        print(f"brakit-sidecar: nothing to serve, as {error}", file=sys.stderr)
+        print(f"brakit-sidecar: no daemon was started; {error}", file=sys.stderr)
     except daemon.AlreadyRunningError as error:
-        raise CommandError("a daemon runs already; `brakit-sidecar status` shows it") from error
+        raise CommandError("a daemon is already running; `brakit-sidecar status` shows it") from error
     except OSError as error:
         raise CommandError(str(error)) from error
     return 0
 
 
 def stop(_arguments: Namespace) -> int:
-    conversation = connecting.to_running()
+    """Stop the daemon, and return after it has exited. Succeeds if no daemon runs."""
+    conversation = daemon_client.connect_if_running()
     if conversation is None:
         return 0
     with conversation:
@@ -60,10 +64,10 @@ def stop(_arguments: Namespace) -> int:
             socket_path = conversation.identity()["socket"]
             conversation.ask("stop")
         except NoDaemonError:
-            return 0  # it was just leaving
+            return 0  # the daemon was already about to exit
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while time.monotonic() < deadline:
-        lock = launch.acquire_lock(socket_path)  # held for life: when we get it, the daemon is gone
+        lock = launch.acquire_lock(socket_path)  # free only after the exit, because a daemon holds it for life
         if lock is not None:
             os.close(lock)
             return 0
@@ -72,17 +76,20 @@ def stop(_arguments: Namespace) -> int:
 
 
 def status(arguments: Namespace) -> int:
+    """Print the daemon's state. Returns 1 if no daemon runs."""
     found = _ask_status()
-    if found is None:
-        decision = consent.current(os.environ)
-        found = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
-    print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
-    return 0 if found["running"] else 1
+    if found is not None:
+        print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
+        return 0
+    decision = consent.current(os.environ)
+    not_running = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
+    print(json.dumps(not_running, indent=2) if arguments.json else f"no daemon is running; {in_words(decision)}")
+    return 1
 
 
 def _ask_status() -> dict[str, Any] | None:
     try:
-        conversation = connecting.to_running()
+        conversation = daemon_client.connect_if_running()
     except secure_files.UnsafePathError as error:
         raise CommandError(str(error)) from error
     if conversation is None:
@@ -96,24 +103,21 @@ def _ask_status() -> dict[str, Any] | None:
 
 
 def _as_text(found: dict[str, Any]) -> str:
-    consent_line = f"telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}"
-    if not found["running"]:
-        return f"no daemon runs; {consent_line}"
     delivery = found["delivery"]
     dropped = "".join(f", {count} dropped ({reason})" for reason, count in delivery["dropped"].items())
     lines = [
-        f"brakit-sidecar {found['version']} runs as process {found['pid']}, for {found['uptime_s']:.0f} s",
+        f"brakit-sidecar {found['version']} is running (pid {found['pid']}, up {found['uptime_s']:.0f} s)",
         f"socket     {found['socket']}",
-        f"consent    {consent_line}",
+        f"consent    telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}",
         f"delivery   {delivery['sent']} sent, {delivery['local']} kept local, {delivery['queued']} queued{dropped}",
         "refused    " + (", ".join(f"{count} {reason}" for reason, count in found["refused"].items()) or "nothing"),
     ]
     for session in found["sessions"]:
-        producers = session["producers"]
+        workers = session["producers"]
         lines += [
             "",
-            f"session {session['id']}, {session['age_s']:.0f} s old",
-            f"  {producers['live']} producers, and {producers['gone']} that are gone",
+            f"session {session['id']} (open for {session['age_s']:.0f} s)",
+            f"  {workers['live']} worker{'' if workers['live'] == 1 else 's'} connected, {workers['gone']} exited",
             *(f"  {name:32} {json.dumps(value)}" for name, value in session["fields"].items()),
         ]
     return "\n".join(lines)

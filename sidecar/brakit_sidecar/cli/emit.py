@@ -1,4 +1,4 @@
-"""``emit``: one journey event."""
+"""The command ``emit``: report one journey event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core.frames import admit_event_fields
 from ..core.schema import JOURNEY, said_in_event
 from ..host import config_file
 from ..host.conversation import NoDaemonError
-from . import connecting
+from . import daemon_client
 from .errors import CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -19,35 +19,36 @@ if TYPE_CHECKING:
 
 
 def emit(arguments: Namespace) -> int:
+    """Report one journey event. Does nothing if telemetry is off."""
     event = JOURNEY.get(arguments.event)
     if event is None:
-        raise UsageError(f"no such event: {arguments.event}; use one of {', '.join(JOURNEY)}")
+        raise UsageError(f"there is no event {arguments.event}; use one of {', '.join(JOURNEY)}")
     fields = dict(map(_field, arguments.fields))
     admitted, refused = admit_event_fields(event, fields)
     for name in refused:
         if name in event.fields and said_in_event(event.fields[name]):
-            raise UsageError(f"{name} is {event.fields[name].domain.text}")
-        sayable = [field.name for field in event.fields.values() if said_in_event(field)]
-        raise UsageError(f"{event.name} has no field {name}; it has {', '.join(sayable)}")
+            raise UsageError(f"the value of {name} must be: {event.fields[name].domain.text}")
+        accepted = [field.name for field in event.fields.values() if said_in_event(field)]
+        raise UsageError(f"{event.name} has no field {name}; it has {', '.join(accepted)}")
     if not config_file.settled(os.environ).on:
         return 0
     emission: dict[str, Any] = {"event": event.name, "fields": admitted}
     if session := _session():
         emission["session"] = session
-    with connecting.to_needed() as daemon:
+    with daemon_client.connect_or_start() as daemon:
         try:
             emitted = daemon.ask({"emit": emission})
         except NoDaemonError as error:
-            raise CommandError("the daemon was just leaving; try again") from error
+            raise CommandError("the daemon exited before it answered; try again") from error
     if emitted is None:
-        raise CommandError(f"session {session} is over; unset BRAKIT_SESSION_ID to emit without one")
+        raise CommandError(f"session {session} is over; unset BRAKIT_SESSION_ID to report the event without a session")
     return 0
 
 
 def _field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"{text} is no KEY=VALUE")
+        raise UsageError(f"{text} is not of the form KEY=VALUE")
     try:
         return name, json.loads(value)
     except ValueError:

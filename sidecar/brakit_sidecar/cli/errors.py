@@ -1,9 +1,9 @@
-"""How a command fails: one line that says what is wrong and what to do."""
+"""The errors of a command. Each message is one line that states what is wrong and what to do."""
 
 
 class CommandError(Exception):
-    """It failed: exit code 1."""
+    """The command failed. Its exit code is 1."""
 
 
 class UsageError(Exception):
-    """The command line is wrong: exit code 2."""
+    """The command line is wrong. The exit code is 2."""

@@ -1,4 +1,4 @@
-"""``log``: the receipts."""
+"""The command ``log``: print the receipts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from ..daemon import receipts
 if TYPE_CHECKING:
     from argparse import Namespace
 
-_FOLLOW_S = 0.2  # as `tail -f` looks a few times a second
+_POLL_S = 0.2  # between two reads of the file with --follow; a person does not notice the delay
 
 
 def log(arguments: Namespace) -> int:
+    """Print every receipt, the oldest first. With ``--follow``, continue with new ones until interrupted."""
     for receipt in receipts.follow() if arguments.follow else receipts.read():
         if receipt is None:
             sys.stdout.flush()
-            time.sleep(_FOLLOW_S)
+            time.sleep(_POLL_S)
         else:
             print(json.dumps(receipt) if arguments.json else _as_text(receipt))
     return 0
@@ -29,7 +30,7 @@ def log(arguments: Namespace) -> int:
 def _as_text(receipt: dict[str, Any]) -> str:
     reason = f" ({receipt['reason']})" if receipt["reason"] else ""
     body = receipt["body"]
-    with suppress(ValueError):  # as it is, then
+    with suppress(ValueError):  # a body that is not JSON is printed unchanged
         body = json.dumps(json.loads(body), indent=2)
     return f"{receipt['at']}  {receipt['event']}  {receipt['outcome']}{reason}\n{_indented(body)}\n"
 

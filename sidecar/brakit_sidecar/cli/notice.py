@@ -1,8 +1,8 @@
-"""What a person at a terminal is told once, before the first event ever: what is reported, how to see it, how to switch
-it off.
+"""The notice that a terminal shows once, before the first event ever: what is reported, how to see it, how to opt out.
 
-That it was said is a file in the state directory: the config is shared with brakit's Node SDK, which may not keep what
-it does not know, and where telemetry is off nobody comes here, so that an opt-out makes no file but the config.
+An empty file in the state directory marks that the notice was shown. The mark is not in the config, because brakit's
+Node SDK rewrites the config and may drop keys that it does not know. The notice is used only if telemetry is on, so an
+opt-out creates no file beside the config.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ from ..host import paths, secure_files
 _NAME = "notice-shown"
 _TEXT = """\
 brakit-sidecar reports anonymous usage statistics: counts, durations, words of a fixed list; no code, no URLs, no SQL.
-See it all: brakit-sidecar log (what was sent), status (what will be), schema (what can be).
-Switch it off: brakit-sidecar telemetry off, or BRAKIT_TELEMETRY=false. You are told this once.
+See it all: brakit-sidecar log (what was sent), status (what will be sent), schema (what can be sent).
+Switch it off: brakit-sidecar telemetry off, or BRAKIT_TELEMETRY=false. This notice is shown only once.
 """
 
 
-def say_once() -> None:
-    """Only where telemetry is on. Raises nothing."""
+def show_once() -> None:
+    """Show the notice if stderr is a terminal and it was not shown before. Never raises.
+
+    The caller must have checked that telemetry is on.
+    """
     try:
         if sys.stderr.isatty() and _is_first_time():
             sys.stderr.write(_TEXT)
             sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):  # no stderr, or a closed one: nobody is there to be told
+    except (OSError, ValueError, AttributeError):  # stderr does not exist or is closed
         pass
 
 
 def _is_first_time() -> bool:
-    """Of several at once, one. Where that cannot be kept, each time: better told twice than never."""
+    """Return whether this process created the mark. O_EXCL lets only one of several processes do so.
+
+    Also returns True if the mark cannot be created, because a notice that is shown again is better than none.
+    """
     directory = paths.state_dir()
     try:
         secure_files.ensure_directory(directory)

@@ -1,4 +1,4 @@
-"""The command line, on one page: what a stranger reads under ``--help``."""
+"""The whole command line and its help texts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFor
 from ..core.version import __version__
 
 _DESCRIPTION = """\
-brakit's telemetry sidecar: a local daemon that counts for all worker processes of your application
+brakit's telemetry sidecar: a local daemon that adds up the counts of all worker processes of your application
 and reports one anonymous summary of each session.
 
-Everything it sends can be seen (log), previewed (status), listed (schema) and switched off (telemetry off).
+`log` shows what was sent, `status` what will be sent, `schema` what can be sent; `telemetry off` switches it off.
 """
 
 _EXAMPLES = """\
 examples:
   brakit-sidecar run -- gunicorn -w 4 app:app     run an application as one session
-  brakit-sidecar demo                             see the whole path at work, on this machine only
-  brakit-sidecar log                              what was sent, byte for byte
+  brakit-sidecar demo                             try everything out with an example, on this machine only
+  brakit-sidecar log                              show what was sent, byte for byte
   BRAKIT_TELEMETRY=false COMMAND                  opt out
 """
 
 
 def parse(argv: list[str]) -> Namespace:
-    """The arguments, with the ``module`` and ``function`` that carry them out. Exits with 2 where they are wrong."""
+    """Parse a command line. The result's ``module`` and ``function`` name the code of the command.
+
+    Exits with code 2 if the command line is wrong.
+    """
     parser = ArgumentParser(
         prog="brakit-sidecar",
         description=_DESCRIPTION,
@@ -39,29 +42,29 @@ def parse(argv: list[str]) -> Namespace:
     start = _command(commands, "start", "cli.daemon", "make sure that the daemon runs; print its socket's path")
     _add_json(start)
     _command(commands, "serve", "cli.daemon", "run the daemon in the foreground")
-    _command(commands, "stop", "cli.daemon", "end every session, send what is to be sent, and stop the daemon")
-    status = _command(commands, "status", "cli.daemon", "show what the daemon holds now; exit 1 where none runs")
+    _command(commands, "stop", "cli.daemon", "end every session, send the queued events, and stop the daemon")
+    status = _command(commands, "status", "cli.daemon", "show the daemon's state and its sessions; exit 1 if none runs")
     _add_json(status)
 
     session = commands.add_parser("session", help="open and end a session, for a CLI that does not use run")
     session_commands = session.add_subparsers(title="commands", metavar="COMMAND", required=True)
     session_start = _command(session_commands, "start", "cli.session", "open a session; print its id")
-    session_start.add_argument("--owner-pid", type=int, metavar="PID", help="the session ends when this process does")
+    session_start.add_argument("--owner-pid", type=int, metavar="PID", help="end the session when this process ends")
     _add_json(session_start)
     session_end = _command(session_commands, "end", "cli.session", "end a session")
-    session_end.add_argument("id", metavar="ID", help="as session start printed it")
+    session_end.add_argument("id", metavar="ID", help="the id that session start printed")
     session_end.add_argument("--reason", default="clean", help="clean (default), sigint, sigterm, sighup or crash")
 
-    emit = _command(commands, "emit", "cli.emit", "send one journey event")
+    emit = _command(commands, "emit", "cli.emit", "report one journey event")
     emit.add_argument("event", metavar="EVENT", help="cli_invoked, setup_completed, ... (see schema)")
-    emit.add_argument("fields", nargs="*", metavar="KEY=VALUE", help="its fields; values are JSON, else text")
+    emit.add_argument("fields", nargs="*", metavar="KEY=VALUE", help="its fields; a value that is not JSON is text")
 
-    telemetry = _command(commands, "telemetry", "cli.telemetry", "show, give or withdraw consent")
+    telemetry = _command(commands, "telemetry", "cli.telemetry", "show whether telemetry is on, or switch it on or off")
     telemetry.add_argument("action", nargs="?", choices=["status", "on", "off"], default="status")
 
-    log = _command(commands, "log", "cli.log", "show the receipts: every event, byte for byte, and what became of it")
-    _add_json(log, "one JSON object a line")
-    log.add_argument("--follow", action="store_true", help="go on with new ones as they come")
+    log = _command(commands, "log", "cli.log", "show the receipts: every event, byte for byte, and its outcome")
+    _add_json(log, "as one JSON object a line")
+    log.add_argument("--follow", action="store_true", help="continue with new receipts until interrupted")
 
     schema = _command(commands, "schema", "cli.schema", "list every event and field that can be sent")
     form = schema.add_mutually_exclusive_group()
@@ -70,22 +73,17 @@ def parse(argv: list[str]) -> Namespace:
 
     systemd = commands.add_parser("systemd", help="run the daemon as a service of this user's systemd")
     systemd_commands = systemd.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _command(systemd_commands, "install", "cli.systemd", "put the units in place, with the sandbox where it starts")
-    _command(systemd_commands, "uninstall", "cli.systemd", "stop the service and remove its units; nothing else")
-    _command(systemd_commands, "status", "cli.systemd", "show what is installed and runs; exit 1 where nothing is")
+    _command(systemd_commands, "install", "cli.systemd", "install the units, sandboxed if the service starts that way")
+    _command(systemd_commands, "uninstall", "cli.systemd", "stop the service and remove its units")
+    _command(systemd_commands, "status", "cli.systemd", "show the installed units and their state; exit 1 if none")
 
-    _command(commands, "demo", "selftest.demo", "show the whole path at work, on this machine only")
-    _command(
-        commands,
-        "audit",
-        "selftest.audit",
-        "push secrets through everything, on this machine only; show that none arrives",
-    )
+    _command(commands, "demo", "selftest.demo", "run an example application and show its events, on this machine only")
+    _command(commands, "audit", "selftest.audit", "feed secrets to every input and search every output for them")
     return parser.parse_args(argv)
 
 
-def _command(commands: _SubParsersAction[ArgumentParser], name: str, module: str, does: str) -> ArgumentParser:
-    parser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+def _command(commands: _SubParsersAction[ArgumentParser], name: str, module: str, text: str) -> ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(module=module, function=name)
     return parser
 

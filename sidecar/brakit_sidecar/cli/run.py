@@ -1,4 +1,7 @@
-"""``run``: the main job. The command comes first: whatever is wrong with us, it runs as if we were not there."""
+"""The command ``run``: run the user's command as one session.
+
+The user's command comes first. If the sidecar cannot work, for any reason, the command runs as if it were not there.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from ..host import config_file
 from ..host.debug import debug
 from . import notice
+from .consent_text import in_words
 from .errors import UsageError
-from .owning import OwnedSession
+from .session_owner import OwnedSession
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -21,47 +25,48 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# What ends a session by a signal's name. The others that are passed on (reload, log rotation, quit) do not.
+# The signals that are exit reasons. The other forwarded signals mean reload, log rotation or quit.
 _EXIT_REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
-_PASSED_ON = (*_EXIT_REASONS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (*_EXIT_REASONS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
-# A terminal sends these to its whole foreground group. A hang-up it sends to the session's leader alone.
+# A terminal sends these signals to its whole foreground process group. It sends SIGHUP only to the session leader.
 _FROM_A_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
-# Python ignores these for itself, and what is ignored is handed down.
+# Python ignores these signals for itself, and a child process inherits which signals are ignored.
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
-# As the shells do, for a command that cannot be started.
+# The exit codes that shells use for a command that cannot be started.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 def run(arguments: Namespace) -> int:
+    """Run the user's command as one session. Returns the command's exit code."""
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
-        raise UsageError("run what? For example: brakit-sidecar run -- gunicorn app:app")
-    owned = _open_session()
-    if owned is None:
-        _become(command)
-    code, exit_reason = _run(command, owned)
-    owned.end(exit_reason)
+        raise UsageError("the command is missing; for example: brakit-sidecar run -- gunicorn app:app")
+    session = _open_session()
+    if session is None:
+        _replace_this_process(command)
+    code, exit_reason = _run_in_session(command, session)
+    session.end(exit_reason)
     return code
 
 
 def _open_session() -> OwnedSession | None:
-    """None where nothing may or can be counted."""
+    """Open a session. Returns None if telemetry is off or the session cannot be opened."""
     try:
         decision = config_file.settled(os.environ)
         if decision.on:
-            notice.say_once()
+            notice.show_once()
             return OwnedSession(os.environ)
-        debug(f"telemetry is off: {decision.why}")
-    except Exception as error:  # noqa: BLE001 (nothing of ours may keep the command from running)
+        debug(in_words(decision))
+    except Exception as error:  # noqa: BLE001 (an error of the sidecar must not keep the command from running)
         debug("the command runs without telemetry", error)
     return None
 
 
-def _become(command: list[str]) -> NoReturn:
-    """Runs the command in our place."""
+def _replace_this_process(command: list[str]) -> NoReturn:
+    """Execute the command in this process."""
     for number in _PYTHON_IGNORES:
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -71,7 +76,7 @@ def _become(command: list[str]) -> NoReturn:
 
 
 def _with_or_without_shebang(start: Callable[[str, list[str]], _T], command: list[str]) -> _T:
-    """As shells do, a script without a first line that says what runs it is run by sh. Raises OSError."""
+    """Start the command. A script without a ``#!`` line is run by sh, as shells do. Raises OSError."""
     try:
         return start(command[0], command)
     except OSError as error:
@@ -80,22 +85,22 @@ def _with_or_without_shebang(start: Callable[[str, list[str]], _T], command: lis
         return start("/bin/sh", ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]])
 
 
-def _run(command: list[str], owned: OwnedSession) -> tuple[int, str]:
-    """The command's exit code, and how the session ended."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it was ignored, the kernel would keep the status from us
-    # One that was ignored before us (nohup) stays ignored.
-    ours = {number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ours, signal.SIGCHLD})
-    owned.outlive_daemons()
-    environ = {**os.environ, **owned.variables}
+def _run_in_session(command: list[str], session: OwnedSession) -> tuple[int, str]:
+    """Run the command as a child process. Returns its exit code and the session's exit reason."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if SIGCHLD is ignored, the kernel discards a child's exit status
+    # A signal that this process inherited as ignored (nohup) stays ignored.
+    forwarded = {number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
+    mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, {*forwarded, signal.SIGCHLD})
+    session.reconnect_in_background()
+    environ = {**os.environ, **session.variables}
     try:
         child = _with_or_without_shebang(
-            lambda file, argv: os.posix_spawnp(file, argv, environ, setsigmask=before, setsigdef=_PYTHON_IGNORES),
+            lambda file, argv: os.posix_spawnp(file, argv, environ, setsigmask=mask_before, setsigdef=_PYTHON_IGNORES),
             command,
         )
     except OSError as error:
         return _cannot_start(command, error), "crash"
-    status, received = _wait(child, ours)
+    status, received = _wait(child, forwarded)
     ended_by = received or (os.WTERMSIG(status) if os.WIFSIGNALED(status) else None)
     code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     if ended_by in _EXIT_REASONS:
@@ -103,11 +108,14 @@ def _run(command: list[str], owned: OwnedSession) -> tuple[int, str]:
     return code, "clean" if code == 0 else "crash"
 
 
-def _wait(child: int, ours: set[signal.Signals]) -> tuple[int, int | None]:
-    """The child's status, and the last ending signal that we got. Passes on what the child did not get itself."""
+def _wait(child: int, forwarded: set[signal.Signals]) -> tuple[int, int | None]:
+    """Wait for the child, and forward the signals that did not reach it directly.
+
+    Returns the child's status, and the last signal of _EXIT_REASONS that this process received, or None.
+    """
     received = None
     while True:
-        number, reached_child = _next_signal({*ours, signal.SIGCHLD})
+        number, reached_child = _next_signal({*forwarded, signal.SIGCHLD})
         if number == signal.SIGCHLD:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
@@ -116,22 +124,24 @@ def _wait(child: int, ours: set[signal.Signals]) -> tuple[int, int | None]:
         if number in _EXIT_REASONS:
             received = number
         if not reached_child:
-            os.kill(child, number)  # at worst a zombie's: nobody but us reaps it
+            os.kill(child, number)  # the pid is still the child's, because only this process can reap it
 
 
 if sys.platform == "linux":
     _SI_KERNEL = 0x80
 
     def _next_signal(awaited: set[signal.Signals]) -> tuple[int, bool]:
-        """The next signal, and whether the child got it too, as it does from a terminal's keyboard."""
+        """Return the next signal, and whether the child received it as well, which is so for a terminal's key."""
         info = signal.sigwaitinfo(awaited)
         return info.si_signo, info.si_code == _SI_KERNEL and info.si_signo in _FROM_A_KEYBOARD
 
 else:
 
     def _next_signal(awaited: set[signal.Signals]) -> tuple[int, bool]:
-        """The next signal, and whether the child got it too. Who sent it cannot be known here: in the foreground of a
-        terminal what a keyboard can send is taken for the keyboard's.
+        """Return the next signal, and whether the child probably received it as well.
+
+        The sender of a signal is not known on this system. If this process is in the foreground of a terminal, SIGINT
+        and SIGQUIT are assumed to come from the keyboard.
         """
         number = signal.sigwait(awaited)
         return number, number in _FROM_A_KEYBOARD and _is_in_foreground()

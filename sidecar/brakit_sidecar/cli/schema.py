@@ -1,4 +1,4 @@
-"""``schema``: every event and field that can be sent."""
+"""The command ``schema``: list every event and every field that can be sent."""
 
 from __future__ import annotations
 
@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 
 def schema(arguments: Namespace) -> int:
+    """Print the schema as JSON, or as the README's tables."""
     print(as_markdown() if arguments.markdown else json.dumps(as_json(), indent=2))
     return 0

@@ -1,4 +1,4 @@
-"""``session start`` and ``session end``, for a CLI that is no parent of the application."""
+"""The commands ``session start`` and ``session end``, for a CLI that is not the parent of the application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..core.schema import EXIT_REASONS
 from ..host import config_file
 from ..host.conversation import NoDaemonError
-from . import connecting
+from . import daemon_client
 from .errors import CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def start(arguments: Namespace) -> int:
+    """Open a session and print its id. Opens none if telemetry is off."""
     if not config_file.settled(os.environ).on:
         if arguments.json:
             print(json.dumps({"session": None, "socket": None}))
@@ -25,33 +26,36 @@ def start(arguments: Namespace) -> int:
     opening: dict[str, object] = {"session": str(uuid.uuid4())}
     if arguments.owner_pid is not None:
         opening["owner_pid"] = arguments.owner_pid
-    with connecting.to_needed() as daemon:
+    with daemon_client.connect_or_start() as daemon:
         try:
             socket_path = daemon.identity()["socket"]
             opened = daemon.ask({"open": opening})
         except NoDaemonError as error:
-            raise CommandError("the daemon was just leaving; try again") from error
+            raise CommandError("the daemon exited before it answered; try again") from error
     if opened is None:
-        raise CommandError(f"process {arguments.owner_pid} cannot own the session: its end cannot be watched")
+        raise CommandError(
+            f"process {arguments.owner_pid} cannot own the session, because the daemon cannot watch it for its exit"
+        )
     print(json.dumps({"session": opened["session"], "socket": socket_path}) if arguments.json else opened["session"])
     return 0
 
 
 def end(arguments: Namespace) -> int:
+    """End a session. Fails if it is not open."""
     if arguments.reason not in EXIT_REASONS:
-        raise UsageError(f"no such reason: {arguments.reason}; use one of {', '.join(EXIT_REASONS)}")
+        raise UsageError(f"{arguments.reason} is not an exit reason; use one of {', '.join(EXIT_REASONS)}")
     try:
         session = str(uuid.UUID(arguments.id))
     except ValueError:
-        raise UsageError("that is no session's id; session start prints one") from None
-    daemon = connecting.to_running()
+        raise UsageError(f"{arguments.id} is not the id of a session; `session start` prints one") from None
+    daemon = daemon_client.connect_if_running()
     if daemon is None:
-        raise CommandError("no daemon runs, so that session is over")
+        raise CommandError("no daemon is running, so the session is already over")
     with daemon:
         try:
             ended = daemon.ask({"end": {"session": session, "exit_reason": arguments.reason}})
         except NoDaemonError as error:
-            raise CommandError("no daemon runs, so that session is over") from error
+            raise CommandError("no daemon is running, so the session is already over") from error
     if ended is None:
-        raise CommandError("no such session is open; brakit-sidecar status lists those that are")
+        raise CommandError(f"session {session} is not open; `brakit-sidecar status` lists the open sessions")
     return 0

@@ -1,4 +1,4 @@
-"""``telemetry``: consent, shown with its whole reason, given or withdrawn."""
+"""The command ``telemetry``: show whether telemetry is on and why, or switch it on or off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..daemon import counter_files, journal
 from ..host import config_file, consent, guards, launch, paths
 from ..host.conversation import NoDaemonError
-from . import connecting
+from . import daemon_client
+from .consent_text import in_words
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -18,21 +19,25 @@ if TYPE_CHECKING:
 
 
 def telemetry(arguments: Namespace) -> int:
+    """Switch telemetry on or off if asked to, and print the decision with its reason."""
     if arguments.action != "status":
         try:
             config_file.switch(os.environ, on=arguments.action == "on")
         except config_file.ConfigError as error:
             raise CommandError(str(error)) from error
-        if not _tell_daemon() and arguments.action == "off":
-            _forget_what_waits()
+        if not _notify_daemon() and arguments.action == "off":
+            _discard_unsent_data()
     print(_explanation())
     return 0
 
 
-def _tell_daemon() -> bool:
-    """So that it drops what is queued now; it asks again before each request anyway. False where none runs."""
+def _notify_daemon() -> bool:
+    """Make the running daemon read the config now, so that it drops its queue. Returns False if no daemon runs.
+
+    The daemon also reads the config before each request, so nothing would be sent even without this.
+    """
     with suppress(NoDaemonError):
-        daemon = connecting.to_running()
+        daemon = daemon_client.connect_if_running()
         if daemon is not None:
             with daemon:
                 daemon.ask("consent")
@@ -40,40 +45,40 @@ def _tell_daemon() -> bool:
     return False
 
 
-def _forget_what_waits() -> None:
-    """For the next daemon, of one that died: events, sessions, and what workers have counted where it will look."""
-    socket_path = connecting.socket_path()
+def _discard_unsent_data() -> None:
+    """Discard the data that a dead daemon left for the next one: its events and sessions, and the counter files."""
+    socket_path = daemon_client.socket_path()
     with suppress(OSError):
         lock = launch.acquire_lock(socket_path)
         if lock is not None:
             journal.discard(paths.journal_dir(socket_path))
-            for _producer, memory in counter_files.left_behind(socket_path, {}):
-                memory.retire()
+            for _producer, counter_file in counter_files.left_behind(socket_path, {}):
+                counter_file.retire()
             os.close(lock)
 
 
 def _explanation() -> str:
-    """The decision, and each source with what it said. An arrow points at the one that won."""
+    """Return the decision, and each source with its value. An arrow points at the source that decided."""
     decision = consent.current(os.environ)
     path = paths.config_path(os.environ)
     guard = guards.dormant_because(os.environ)
-    said = {
+    values = {
         consent.DO_NOT_TRACK: os.environ.get("DO_NOT_TRACK") or "not set",
-        consent.GUARDS: f"{guard} is set" if guard else "awake: no production, CI or cloud here",
+        consent.GUARDS: f"{guard} is set" if guard else "no sign of production, CI or cloud",
         consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
-        consent.CONFIG: f"{_said_by(consent.read_config(path))} ({path})",
+        consent.CONFIG: f"{_config_value(consent.read_config(path))} ({path})",
     }
     return "\n".join(
         [
-            f"telemetry is {'on' if decision.on else 'off'}: {decision.why}",
+            in_words(decision),
             "",
-            "what was asked, in this order; the arrow shows what decided:",
-            *(f"{'->' if source == decision.by else '  '} {source:18} {said[source]}" for source in consent.SOURCES),
+            "These sources are checked in this order; the arrow shows which one decided:",
+            *(f"{'->' if source == decision.by else '  '} {source:18} {values[source]}" for source in consent.SOURCES),
         ]
     )
 
 
-def _said_by(config: consent.Config) -> str:
+def _config_value(config: consent.Config) -> str:
     if config.missing:
         return "does not exist"
     if config.content is None:

@@ -1,1 +1,1 @@
-"""The pure middle: values in, values out. No clock, disk, socket, environment or log may appear here."""
+"""The pure core: values in, values out. No module in it uses a clock, a disk, a socket, an environment or a log."""

@@ -1,4 +1,8 @@
-"""What a worker's memory says, as the daemon reads it: as much of it as is there, and nothing beyond its bounds."""
+"""Snapshots of a worker's counter file, as the daemon reads it.
+
+The daemon trusts nothing in the file: it may be truncated, foreign or full of arbitrary numbers. Reading never raises,
+and every number in a snapshot is within its bounds.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,22 @@ from .limits import COUNT_MAX, NS_MAX, OVERFLOW_ROUTE
 
 
 class CounterSnapshot(NamedTuple):
-    """A producer's running totals and rows, and its last word."""
+    """A producer's running totals and rows, and its exit reason if it has already written one."""
 
     counts: dict[str, int]
     rows: dict[str, tuple[int, ...]]
     end: str | None = None
 
     @classmethod
-    def of(cls, memory: bytes) -> CounterSnapshot | None:
-        """What is in the memory's beginning, as much of it as there is; None where this is no slab of ours."""
-        used = used_rows(memory)
+    def of(cls, content: bytes) -> CounterSnapshot | None:
+        """Read the content of a counter file, which may be cut off after any byte.
+
+        Returns None if ``content`` does not begin like a counter file.
+        """
+        used = used_rows(content)
         if used is None:
             return None
-        cells = memoryview(memory)[: len(memory) // CELL * CELL].cast("Q").tolist()
+        cells = memoryview(content)[: len(content) // CELL * CELL].cast("Q").tolist()
         counts = {name: min(cells[cell], COUNT_MAX) for name, cell in COUNTER_CELLS.items()}
         rows: dict[str, tuple[int, ...]] = {}
         for number in range(min(used, (len(cells) - FIRST_ROW) // ROW)):
@@ -37,13 +44,15 @@ class CounterSnapshot(NamedTuple):
 
 
 def used_rows(head: bytes) -> int | None:
-    """How many rows are in use, the overflow among them, by the memory's first FIRST_ROW cells; None where this is no
-    slab of ours.
+    """Return the number of rows in use, including the overflow row.
+
+    ``head`` is the first FIRST_ROW cells of the file, or more. Returns None if it is not the head of a counter file.
     """
     if len(head) < CELL * FIRST_ROW or value_at(head, 0) != counter_layout.MAGIC:
         return None
     return min(value_at(head, counter_layout.USED_ROWS), 1 + MAX_ROUTES)
 
 
-def value_at(memory: bytes, cell: int) -> int:
-    return int.from_bytes(memory[cell * CELL : (cell + 1) * CELL], sys.byteorder)
+def value_at(content: bytes, cell: int) -> int:
+    """Return the number in one cell. ``content`` must hold the whole cell."""
+    return int.from_bytes(content[cell * CELL : (cell + 1) * CELL], sys.byteorder)

@@ -1,7 +1,7 @@
-"""Which values can exist. A domain admits a raw value by making its own, so no text of a producer's gets past it.
+"""Domains: the set of values that each field may have.
 
-``admit`` returns the domain's value, or None where the raw one is none of it. ``default`` stands for a field that
-nobody reported. ``own`` is one of the two, whatever it is given.
+A domain never returns the object that a producer sent: it returns a value of its own. So no text that a producer wrote
+can get past a domain.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from .limits import BUCKETS, COUNT_MAX, MAX_DURATION_MS, admit_duration
 
 
 class Domain(ABC):
+    """A set of values. ``default`` is the value of a field without a report; ``text`` describes the set to a person."""
+
     default: Any
     text: str
 
     @abstractmethod
-    def admit(self, raw: object) -> Any: ...
+    def admit(self, raw: object) -> Any:
+        """Return the domain's value for ``raw``. Returns None if the domain rejects ``raw``."""
 
     def coerce(self, raw: object) -> Any:
-        """The domain's value for it; default where it is none."""
+        """Return the domain's value for ``raw``. Returns ``default`` if the domain rejects ``raw``."""
         admitted = self.admit(raw)
         return self.default if admitted is None else admitted
 
@@ -36,7 +39,7 @@ class Bool(Domain):
 
 
 class Integer(Domain):
-    """Whole numbers in a range. A bool is none, nor is 3.0."""
+    """Whole numbers from ``least`` to ``most``. Rejects bool and float, 3.0 included."""
 
     def __init__(self, least: int, most: int, text: str) -> None:
         self.least, self.most = least, most
@@ -48,7 +51,10 @@ class Integer(Domain):
 
 
 class Milliseconds(Domain):
-    """A duration in ms, 0 to a day; fractions round half up. ``default`` is None where 0 would be a claim."""
+    """A duration in ms, 0 to one day. Fractions round half up.
+
+    ``default`` is None for the fields in which 0 would mean a measured duration of 0 ms.
+    """
 
     def __init__(self, default: int | None = 0) -> None:
         self.default = default
@@ -59,11 +65,14 @@ class Milliseconds(Domain):
         if duration is None:
             return None
         whole = math.floor(duration)
-        return whole + (duration - whole >= 0.5)  # adding 0.5 first would round 0.49999999999999994 up
+        return whole + (duration - whole >= 0.5)  # floor(duration + 0.5) would round 0.49999999999999994 to 1
 
 
 class Word(Domain):
-    """One word of a closed vocabulary. Any other text becomes ``other``, or default where there is no other."""
+    """One word of a closed vocabulary. Any other text becomes ``other``.
+
+    If the vocabulary has no ``other``, any other text becomes the default.
+    """
 
     def __init__(self, words: tuple[str, ...], default: str | None = None) -> None:
         self.words = words
@@ -77,7 +86,7 @@ class Word(Domain):
 
 
 class Words(Domain):
-    """A set of words of a closed vocabulary, reported sorted."""
+    """A sorted list of different words of a closed vocabulary."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.member = Word(words)
@@ -95,7 +104,7 @@ _VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])", re.ASCII)
 
 
 class Version(Domain):
-    """``d.d.d``, each up to five digits; what follows is cut, since suffixes identify builds."""
+    """Three numbers of at most five digits each. A suffix is cut off, because it may identify a private build."""
 
     def __init__(self, default: str | None, prefix: str = "") -> None:
         self.default, self.prefix = default, prefix
@@ -110,7 +119,7 @@ _DIGITS = re.compile(r"\d{1,5}")
 
 
 class OsRelease(Domain):
-    """A platform of the vocabulary and the release's first three numbers: ``linux-6.18.44``."""
+    """A platform of a closed vocabulary and the first three numbers of its release, as in ``linux-6.18.44``."""
 
     def __init__(self, platforms: tuple[str, ...]) -> None:
         self.platform = Word(platforms)
@@ -129,7 +138,7 @@ class OsRelease(Domain):
 
 COUNT = Integer(0, COUNT_MAX, "count")
 SECONDS = Integer(0, COUNT_MAX, "whole seconds")
-PORT = Integer(1, 65_535, "port")  # default 0: no port of any listener
+PORT = Integer(1, 65_535, "port")  # its default is 0, on which no server can listen
 BOOL = Bool()
 MS = Milliseconds()
 MS_OR_NULL = Milliseconds(default=None)

@@ -1,7 +1,7 @@
-"""What one line says, checked against the schema: the only way from a producer's text into the daemon's state.
+"""Frames: parsed lines, checked against the schema. The only way from a producer's text into the daemon's state.
 
-``parse`` never raises. The good parts of a line come out as the schema's own values; each wrong part leaves nothing
-behind but its refusal.
+``parse`` never raises. It turns the good parts of a line into values of the schema. Of a wrong part it keeps only the
+reason of its refusal.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ _OPAQUE_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Hello(NamedTuple):
+    """The first line of a connection: which producer it is, and which session it joins."""
+
     session: str | None
     group: str | None
     producer: str | None
     sdk: str
     is_owner: bool
-    counter_file: int | None = None  # the layout's version of the memory whose descriptor comes with the line
+    counter_file: int | None = None  # the layout version of the counter file whose descriptor comes with the line
 
 
 class Occurred(NamedTuple):
-    """A journey event and the fields that were said with it."""
+    """A journey event and the fields that were reported with it."""
 
     event: EventSpec
     fields: dict[str, Any]
 
 
 class Frame:
-    """One line's good parts, in the order in which they apply, and the refusals of its wrong ones."""
+    """The good parts of one line, in the order in which they apply, and the reasons why its wrong parts are refused."""
 
     __slots__ = (
         "ask", "durations", "end", "events", "hello", "increments", "marks", "members", "refused", "rows", "scalars",
@@ -63,30 +65,31 @@ class Frame:
 
     @property
     def only_increments(self) -> bool:
-        """Whether it says increments, and nothing else, and nothing wrong."""
+        """Whether the line has increments, no other part, and no refusal."""
         other = self.totals or self.scalars or self.members or self.marks or self.durations or self.rows or self.events
         more = self.hello is not None or self.end is not None or self.ask is not None
         return bool(self.increments) and not (other or more or self.refused)
 
     @property
     def needs_a_session(self) -> bool:
-        """Whether it holds anything that makes no sense without one."""
+        """Whether the line has a part that applies only to a session."""
         return bool(
             self.increments or self.totals or self.scalars or self.members or self.marks or self.durations or self.rows
         ) or (self.end is not None)
 
 
 def parse(line: bytes) -> Frame:
+    """Parse one line, without its newline. Never raises: a line that is not JSON becomes a frame with a refusal."""
     frame = Frame()
     try:
-        said = orjson.loads(line)
+        parts = orjson.loads(line)
     except orjson.JSONDecodeError:
         frame.refused.append(Refusal.BAD_JSON)
         return frame
-    if type(said) is not dict:
+    if type(parts) is not dict:
         frame.refused.append(Refusal.NOT_AN_OBJECT)
         return frame
-    for key, value in said.items():
+    for key, value in parts.items():
         part = PARTS.get(key)
         if part is None:
             frame.refused.append(Refusal.UNKNOWN_KEY)
@@ -95,11 +98,15 @@ def parse(line: bytes) -> Frame:
     return frame
 
 
-# --- one function a key of the wire ------------------------------------------------------------------------
+# --- one function for each key of the wire -----------------------------------------------------------------
 
 
 def _hello(frame: Frame, value: object) -> None:
-    """Any mistake in what identifies the producer spoils the hello; one in what describes it does not."""
+    """Parse a hello.
+
+    A mistake in a part that identifies the producer (protocol or ids) refuses the whole hello. A mistake in a part that
+    describes the producer (sdk or role) refuses only that part.
+    """
     bad = Refusal.BAD_HELLO
     if type(value) is not dict or type(value.get("protocol")) is not int or value["protocol"] != PROTOCOL:
         frame.refused.append(bad)
@@ -138,54 +145,38 @@ def _total(frame: Frame, value: object) -> None:
 
 def _counts(frame: Frame, key: str, value: object, into: list[tuple[str, int]]) -> None:
     for field, raw in _fields(frame, key, value):
-        count = limits.admit_increment(raw)
-        if count is None:
-            frame.refused.append(Refusal.BAD_VALUE)
-        else:
-            into.append((field.name, count))
+        _keep(frame, into, field.name, limits.admit_increment(raw))
 
 
 def _set(frame: Frame, value: object) -> None:
     for field, raw in _fields(frame, "set", value):
-        admitted = field.domain.admit(raw)
-        if admitted is None:
-            frame.refused.append(Refusal.BAD_VALUE)
-        else:
-            frame.scalars.append((field.name, admitted))
+        _keep(frame, frame.scalars, field.name, field.domain.admit(raw))
 
 
 def _add(frame: Frame, value: object) -> None:
     for field, raw in _fields(frame, "add", value):
         assert isinstance(field.domain, domains.Words)  # every union field's domain is a set of words
         for word in _sequence(frame, raw):
-            member = field.domain.member.admit(word)
-            if member is None:
-                frame.refused.append(Refusal.BAD_VALUE)
-            else:
-                frame.members.append((field.name, member))
+            _keep(frame, frame.members, field.name, field.domain.member.admit(word))
 
 
 def _mark(frame: Frame, value: object) -> None:
     for field, raw in _fields(frame, "mark", value):
         for mark in _sequence(frame, raw):
-            if _is_opaque_id(mark):
-                frame.marks.append((field.name, mark))
-            else:
-                frame.refused.append(Refusal.BAD_ID)
+            _keep(frame, frame.marks, field.name, mark if _is_opaque_id(mark) else None, Refusal.BAD_ID)
 
 
 def _observe(frame: Frame, value: object) -> None:
     for route, raw in _routes(frame, value):
-        for said in _sequence(frame, raw):
-            duration = limits.admit_duration(said)
-            if duration is None:
-                frame.refused.append(Refusal.BAD_VALUE)
-            else:
-                frame.durations.append((route, duration))
+        for raw_duration in _sequence(frame, raw):
+            _keep(frame, frame.durations, route, limits.admit_duration(raw_duration))
 
 
 def _histogram(frame: Frame, value: object) -> None:
-    """Running rows, as ``total`` is to ``incr``: the sum in ns and the six buckets of each route."""
+    """Parse running rows: for each route the sum of its durations in ns, and its six buckets.
+
+    The cells of a row are running totals, so that repeating a row changes nothing.
+    """
     for route, raw in _routes(frame, value, also=limits.OVERFLOW_ROUTE):
         cells = raw if type(raw) is list and len(raw) == len(rules.EMPTY_ROW) else ()
         if cells and all(type(cell) is int and 0 <= cell <= limits.NS_MAX for cell in cells):
@@ -220,7 +211,7 @@ def _end(frame: Frame, value: object) -> None:
 
 
 def _ask(frame: Frame, value: object) -> None:
-    frame.ask = {} if value is None else value  # a null is a question too, and gets the answer of an empty one
+    frame.ask = {} if value is None else value  # null is a question, and is answered as an empty one
 
 
 PARTS: dict[str, Callable[[Frame, Any], None]] = {
@@ -238,14 +229,14 @@ PARTS: dict[str, Callable[[Frame, Any], None]] = {
 }
 
 
-# --- what they share -----------------------------------------------------------------------------------------
+# --- helpers of several keys ---------------------------------------------------------------------------------
 
 
-def admit_event_fields(event: EventSpec, said: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Refusal]]:
-    """The event's own values of what was said with it, and by field why the rest was refused."""
+def admit_event_fields(event: EventSpec, reported: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Refusal]]:
+    """Return the admitted values of the fields that were reported with ``event``, and the other fields' refusals."""
     admitted: dict[str, Any] = {}
     refused: dict[str, Refusal] = {}
-    for name, raw in said.items():
+    for name, raw in reported.items():
         field = event.fields.get(name)
         if field is None:
             refused[name] = Refusal.UNKNOWN_FIELD
@@ -253,13 +244,23 @@ def admit_event_fields(event: EventSpec, said: dict[str, Any]) -> tuple[dict[str
             refused[name] = Refusal.WRONG_KEY
         elif (value := field.domain.admit(raw)) is not None:
             admitted[name] = value
-        elif raw is not None or field.domain.default is not None:  # null says what saying nothing says
+        elif raw is not None or field.domain.default is not None:  # a null equals no report if the default is null
             refused[name] = Refusal.BAD_VALUE
     return admitted, refused
 
 
+def _keep(
+    frame: Frame, into: list[tuple[str, Any]], name: str, admitted: Any, refusal: Refusal = Refusal.BAD_VALUE
+) -> None:
+    """Append ``name`` and the admitted value to a part of the frame. If the value is None, add ``refusal`` instead."""
+    if admitted is None:
+        frame.refused.append(refusal)
+    else:
+        into.append((name, admitted))
+
+
 def _fields(frame: Frame, key: str, value: object) -> list[tuple[Field, Any]]:
-    """The session fields named in ``value`` that may be said under ``key``."""
+    """Return the session fields in ``value`` that may stand under ``key``, with their raw values. Refuse the others."""
     if type(value) is not dict:
         frame.refused.append(Refusal.BAD_VALUE)
         return []
@@ -276,6 +277,7 @@ def _fields(frame: Frame, key: str, value: object) -> list[tuple[Field, Any]]:
 
 
 def _routes(frame: Frame, value: object, also: str | None = None) -> list[tuple[str, Any]]:
+    """Return the routes in ``value`` that are opaque ids or ``also``, with their raw values. Refuse the others."""
     if type(value) is not dict:
         frame.refused.append(Refusal.BAD_VALUE)
         return []
@@ -285,6 +287,7 @@ def _routes(frame: Frame, value: object, also: str | None = None) -> list[tuple[
 
 
 def _sequence(frame: Frame, raw: object) -> list[Any]:
+    """Return ``raw`` if it is a list. Otherwise refuse it and return an empty list."""
     if type(raw) is list:
         return raw
     frame.refused.append(Refusal.BAD_VALUE)
@@ -295,4 +298,4 @@ def _is_opaque_id(raw: object) -> bool:
     return isinstance(raw, str) and _OPAQUE_ID.fullmatch(raw) is not None
 
 
-# To add a key of the wire: one function and one entry in PARTS; and what it changes in state.ProducerState.apply.
+# To add a key of the wire: add a function, list it in PARTS, and apply the new part in session.state.ProducerState.

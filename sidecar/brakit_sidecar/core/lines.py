@@ -1,4 +1,4 @@
-"""A byte stream cut into lines. What a line says is ``frames``' business."""
+"""Cutting a byte stream into lines. This file does not know what a line means: ``frames`` parses it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ if TYPE_CHECKING:
 
 
 class LineTooLong(ValueError):
-    """A line exceeds MAX_LINE, so where the next one starts is not worth finding out."""
+    """A line is longer than MAX_LINE. The reader does not look for the start of the next line."""
 
 
 class FrameReader:
-    """Cuts a byte stream into lines, however the stream was split."""
+    """Cuts a byte stream into lines. How the stream is split into chunks does not matter."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of the unfinished line; joined once, so that a dripping sender costs no copies
+        # The pieces of the unfinished line. They are joined only once, so that a producer that sends byte by byte does
+        # not make the daemon copy the line for each byte.
+        self._pieces: list[bytes] = []
         self._held = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that ``chunk`` completes, without their newlines. Raises LineTooLong behind the good ones."""
+        """Yield the lines that ``chunk`` completes, without their newlines.
+
+        Raises LineTooLong after the lines that come before the overlong one.
+        """
         for line in self.cut(chunk):
             if len(line) >= MAX_LINE:
                 raise LineTooLong
@@ -31,10 +36,10 @@ class FrameReader:
             raise LineTooLong
 
     def cut(self, chunk: bytes) -> list[bytes]:
-        """The lines that ``chunk`` completes, whatever their length."""
+        """Return the lines that ``chunk`` completes, of any length, without their newlines."""
         if b"\n" not in chunk:
             self._held += len(chunk)
-            if not self.is_overlong:  # else nothing will come of it: why keep it
+            if not self.is_overlong:  # the caller refuses an overlong line, so its bytes need not be kept
                 self._pieces.append(chunk)
             return []
         if self._held:
@@ -46,5 +51,5 @@ class FrameReader:
 
     @property
     def is_overlong(self) -> bool:
-        """Whether the unfinished line is too long by now, whatever completes it."""
+        """Whether the unfinished line is already too long."""
         return self._held >= MAX_LINE

@@ -1,8 +1,8 @@
-"""What to send next, and what became of it. Bounded; knows no network and no clock: a shell asks ``next_task(now)``,
-does it, and reports.
+"""The outbox: which event to send next, and how many events had which outcome. It is bounded.
 
-Each event is tried once. After repeated failures the breaker spares the attempts for a while: an endpoint that is
-gone costs a developer's machine nothing.
+It uses neither the network nor a clock. Its caller asks ``next_task(now)``, carries the task out, and reports the
+verdict. Each event is tried once. After repeated failures a breaker drops events without trying them for a while, so
+that an endpoint that cannot be reached costs a developer's machine nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from .schema import EventSpec
 
-CAPACITY = 256  # events under 2 KiB each: half a megabyte. A session makes five or six
-AT_ONCE = 4  # enough that one slow answer does not hold up the rest, too few to look like a flood
+CAPACITY = 256  # events of less than 2 KiB each, so half a megabyte; a session makes five or six events
+AT_ONCE = 4  # enough attempts that one slow answer does not delay the other events; too few to look like a flood
 BREAKER_FAILURES = 5
 BREAKER_REST_S = 60.0
 
 
 class QueuedEvent(NamedTuple):
-    """An event ready to be sent: its body is frozen, so every attempt and the receipt have the same bytes."""
+    """An event that is ready to be sent. Its body is frozen: every attempt and the receipt have the same bytes."""
 
     name: str
     uuid: str
-    distinct_id: str  # as in the body: once it is replaced, this event is no longer anybody's to send
+    distinct_id: str  # the anonymous id in the body; the event may not be sent after that id was replaced
     body: bytes
-    session: str | None = None  # whose journal keeps it until its outcome is known
+    session: str | None = None  # the session whose journal keeps the event until its outcome is known
 
 
 def freeze(
@@ -52,7 +52,7 @@ def freeze(
 
 
 class Outcome(str, Enum):
-    """What became of an event."""
+    """How an event ended: it was sent, kept only on this machine, or dropped."""
 
     SENT = "sent"
     LOCAL = "local"
@@ -60,7 +60,7 @@ class Outcome(str, Enum):
 
 
 class Reason(str, Enum):
-    """Why an event did not reach the endpoint: the label under which it is counted."""
+    """Why an event did not reach the endpoint. The value is the label under which the event is counted."""
 
     NONE = ""
     NO_KEY = "no_key"
@@ -87,18 +87,22 @@ class Reason(str, Enum):
 
 
 class Verdict(NamedTuple):
+    """An event's outcome and its reason. Only an event that was sent has no reason."""
+
     outcome: Outcome
     reason: Reason = Reason.NONE
 
     @classmethod
     def dropped(cls, reason: Reason) -> Verdict:
+        """Return the verdict of an event that was dropped for ``reason``."""
         return cls(Outcome.DROPPED, reason)
 
 
 SENT = Verdict(Outcome.SENT)
 
-# Failures that say the endpoint is not there; the others are about one event, or about us.
-_ENDPOINT_IS_GONE = frozenset(
+# Failures after which another attempt would probably fail, because the endpoint does not work or cannot be reached. The
+# other reasons are about one event or about this machine.
+_ENDPOINT_FAILURES = frozenset(
     {
         Reason.NAME_RESOLUTION, Reason.REFUSED, Reason.UNREACHABLE, Reason.TLS, Reason.PROXY, Reason.TIMEOUT,
         Reason.RESET, Reason.BAD_ANSWER, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS,
@@ -107,7 +111,7 @@ _ENDPOINT_IS_GONE = frozenset(
 
 
 class Send(NamedTuple):
-    """Try this event once, then ``report`` it."""
+    """Try to send this event once, then ``report`` the verdict."""
 
     event: QueuedEvent
 
@@ -120,13 +124,15 @@ class Drop(NamedTuple):
 
 
 class Wait(Enum):
-    """Nothing to do until something is put in, or reported."""
+    """There is no task until an event is put in or a verdict is reported."""
 
     FOR_REPORTS = "for reports"
     FOR_EVENTS = "for events"
 
 
 class Outbox:
+    """The queue of events whose outcome is not known yet. ``outcomes`` and ``dropped`` count those that are known."""
+
     def __init__(self) -> None:
         self._waiting: deque[QueuedEvent] = deque()
         self._under_way = 0
@@ -137,12 +143,14 @@ class Outbox:
 
     @property
     def queued(self) -> int:
-        """Events whose outcome is not known yet."""
+        """The number of events whose outcome is not known yet."""
         return len(self._waiting) + self._under_way
 
     def put(self, event: QueuedEvent) -> QueuedEvent | None:
-        """Takes an event. Where there is no room the oldest one goes: it is counted as dropped for overflow, and
-        returned for its receipt.
+        """Add an event to the queue.
+
+        If the queue is full, its oldest event is counted as dropped for overflow, and returned so that the caller can
+        write its receipt. Otherwise returns None.
         """
         self._waiting.append(event)
         if len(self._waiting) <= CAPACITY:
@@ -151,7 +159,7 @@ class Outbox:
         return self._waiting.popleft()
 
     def next_task(self, now: float) -> Send | Drop | Wait:
-        """``now``: monotonic seconds."""
+        """Return the next task. ``now`` is a monotonic time in seconds."""
         if self._waiting and now < self._rest_until:
             self._under_way += 1
             return Drop(self._waiting.popleft(), Verdict.dropped(Reason.BREAKER))
@@ -161,10 +169,10 @@ class Outbox:
         return Wait.FOR_REPORTS if self._under_way else Wait.FOR_EVENTS
 
     def report(self, verdict: Verdict, now: float) -> None:
-        """What became of an event that ``next_task`` gave out."""
+        """Count the verdict of an event that ``next_task`` returned. ``now`` is a monotonic time in seconds."""
         self._under_way -= 1
         self._count(verdict)
-        if verdict.reason in _ENDPOINT_IS_GONE:
+        if verdict.reason in _ENDPOINT_FAILURES:
             self._failures += 1
             if self._failures >= BREAKER_FAILURES:
                 self._failures = 0
@@ -173,7 +181,7 @@ class Outbox:
             self._failures = 0
 
     def give_up(self, reason: Reason) -> list[QueuedEvent]:
-        """Drops whatever still waits, and returns it for its receipts."""
+        """Drop every waiting event for ``reason``. Returns them, so that the caller can write their receipts."""
         given_up = [*self._waiting]
         self._waiting.clear()
         for _ in given_up:

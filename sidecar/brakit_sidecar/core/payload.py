@@ -1,8 +1,8 @@
-"""THE gate: the bytes that may leave the machine are made here and nowhere else.
+"""THE gate: only this file makes the bytes that may leave the machine.
 
-Every value goes through its field's domain once more, and what comes out is the domain's own: a table's entry, a
-bounded integer, a truth value, a version's three numbers; neutral where it was none of them. Around them stand ids, a
-time and a key, each in its shape. So nothing that comes here need be trusted: not the state, and no journal.
+Every value passes through its field's domain once more. The result is an entry of a table, a bounded integer, a boolean
+or the three numbers of a version; any other value becomes the field's default. The ids, the time and the key are
+checked against their shapes. So this file need not trust its input, be it the session's state or a journal.
 """
 
 from __future__ import annotations
@@ -23,29 +23,34 @@ _TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\
 
 
 class InadmissibleError(ValueError):
-    """Something around the event's values is not in its shape, and has no neutral form."""
+    """An id or the timestamp of an event does not have its shape, and no default can replace it."""
 
 
 def event_uuid(session: str, event: EventSpec) -> str:
-    """The uuid of what a session sends once: the same whoever sends it, so the endpoint drops a repetition."""
+    """Return the uuid of an event that a session sends only once.
+
+    It depends only on the session and the event, so the endpoint recognises and drops a repetition.
+    """
     return str(uuid5(UUID(session), event.name))
 
 
 def is_plausible_key(key: str) -> bool:
-    """PostHog's own check of shape: another key is a certain 401."""
+    """Return whether ``key`` passes PostHog's own check of a project key's shape. PostHog answers 401 to any other."""
     return key.isascii() and key.isprintable() and 1 <= len(key) <= 64 and not key.startswith("phx_")
 
 
 def admitted(event: EventSpec, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Each field of the event with a value of its domain's own; what is in none of them is left behind."""
+    """Return each field of the event with a value of its domain. Values without a field are dropped."""
     return {name: field.domain.coerce(values[name]) for name, field in event.fields.items()}
 
 
 def body(
     event: EventSpec, values: Mapping[str, Any], *, api_key: str, distinct_id: str, uuid: str, timestamp: str
 ) -> bytes:
-    """The request's body. ``values`` has each field of the event, as ``SessionState.report`` makes them. Without a
-    plausible ``api_key`` it has none, and can only stay here. Raises InadmissibleError.
+    """Return the body of the request that sends the event. ``values`` has every field, as from ``SessionState.report``.
+
+    An ``api_key`` that is not plausible is left empty; such a body is only kept in a receipt. Raises InadmissibleError
+    if ``distinct_id``, ``uuid`` or ``timestamp`` does not have its shape.
     """
     for text, shape in ((distinct_id, frames.UUID), (uuid, frames.UUID), (timestamp, _TIMESTAMP)):
         if shape.fullmatch(text) is None:
@@ -63,16 +68,17 @@ def body(
 
 
 def rebuild(name: str, frozen: bytes, *, api_key: str, distinct_id: str, uuid: str) -> bytes | None:
-    """A body that was made before and comes back from a disk, made again of what it says; None where these are not
-    the very bytes that went there. The key is the one that holds now, whatever it says.
+    """Make a body again that was stored on disk. The result has the current ``api_key``, not the stored one.
+
+    Returns None if the stored body does not round-trip: the bytes made from its own values must equal ``frozen``.
     """
     try:
-        said = orjson.loads(frozen)
-        values, timestamp, its_key = said["properties"], said["timestamp"], said["api_key"]
+        stored = orjson.loads(frozen)
+        values, timestamp, stored_key = stored["properties"], stored["timestamp"], stored["api_key"]
 
-        def made(key: str) -> bytes:
+        def body_with(key: str) -> bytes:
             return body(EVENTS[name], values, api_key=key, distinct_id=distinct_id, uuid=uuid, timestamp=timestamp)
 
-        return made(api_key) if made(its_key) == frozen else None
-    except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or of another form
+        return body_with(api_key) if body_with(stored_key) == frozen else None
+    except (ValueError, TypeError, KeyError, AttributeError):  # not JSON, or not the JSON of a body
         return None

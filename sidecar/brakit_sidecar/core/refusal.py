@@ -1,4 +1,4 @@
-"""Why a part of a line, or a connection, was refused."""
+"""The reasons why the daemon refuses a part of a line or closes a connection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Refusal(str, Enum):
-    """The label under which it is counted and answered."""
+    """One reason. Its value is the label under which ``status`` counts it and the answer to the producer names it."""
 
     OVERSIZE = "oversize"
     NO_HELLO = "no_hello"
@@ -20,14 +20,14 @@ class Refusal(str, Enum):
     UNKNOWN_FIELD = "unknown_field"
     UNKNOWN_EVENT = "unknown_event"
     UNKNOWN_ASK = "unknown_ask"
-    WRONG_KEY = "wrong_key"  # the field exists, but is not said under this key
+    WRONG_KEY = "wrong_key"  # the field exists, but may not be reported under this key
     BAD_VALUE = "bad_value"
-    BAD_COUNTER_FILE = "bad_counter_file"  # a descriptor that is no worker's memory
-    BAD_ID = "bad_id"  # a mark or route that is not 16 hex digits
-    TOO_MANY = "too_many"  # beyond what one producer may make the daemon remember
+    BAD_COUNTER_FILE = "bad_counter_file"  # the descriptor is not that of a worker's counter file
+    BAD_ID = "bad_id"  # a mark or a route that is not an opaque id of 16 hex digits
+    TOO_MANY = "too_many"  # more than the daemon stores for one producer
     NO_SESSION = "no_session"
     SESSION_ENDED = "session_ended"
 
 
-# Only these close the connection: nothing that follows them can be trusted to be lines of a known producer.
+# Only these reasons close the connection, because the bytes that follow may not be lines of a known producer.
 CLOSING = frozenset({Refusal.OVERSIZE, Refusal.NO_HELLO, Refusal.BAD_HELLO, Refusal.FOREIGN_USER})

@@ -1,14 +1,14 @@
-"""Everything that decides how two values become one lives here. This file knows no fields and no sessions.
+"""Merge rules: every decision about how two values of a field become one. This file knows no fields and no sessions.
 
-A rule combines *accounts*, of two kinds:
+An *account* is one producer's state of one field. A rule combines two accounts in one of two ways:
 
-- ``merge``  two accounts of the same producer, told twice or told later. A semilattice: commutative,
-  associative and idempotent, so repeats, reconnects and reordering cannot change a number.
-- ``aggregate`` accounts of two different producers. Commutative and associative; idempotent too, except where a
-  quantity is summed over producers.
+- ``merge`` combines two accounts of the same producer, for example one before a reconnect and one after it. It is
+  commutative, associative and idempotent, so repeated, late and reordered reports cannot change a number.
+- ``aggregate`` combines the accounts of two different producers. It is commutative and associative. It is also
+  idempotent, unless the rule sums a quantity over producers.
 
-``identity()`` is the account of one who said nothing, and is neutral to both. ``value()`` reads an account;
-``None`` means that nobody said anything, and the field's neutral value stands.
+``identity()`` is the account of a producer without reports: combining an account with it changes nothing. ``value()``
+returns what an account means. It returns None if there were no reports; the field's default value is then used.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-# One route's row: the sum of its durations in whole nanoseconds, then how many fell into each bucket.
+# One route's row: the sum of its durations in whole nanoseconds, then the number of durations in each bucket.
 # Integers, because float addition is not associative.
 Row = tuple[int, ...]
 EMPTY_ROW: Row = (0,) * (1 + len(BUCKETS))
 
 
 def saturating_add(a: int, b: int) -> int:
+    """Return the sum of two counts, at most COUNT_MAX."""
     return min(a + b, COUNT_MAX)
 
 
 class Rule(ABC, Generic[A]):
-    """How the accounts of one field combine. ``said_by`` are the wire's keys that may feed it."""
+    """How the accounts of one field combine. ``said_by`` holds the keys of the wire that may report such a field."""
 
     name: str
     said_by: frozenset[str] = frozenset()
@@ -49,8 +50,11 @@ class Rule(ABC, Generic[A]):
     def identity(self) -> A: ...
 
     def account(self, word: Any, when: int, producer: str) -> A:
-        """The account of a producer that said just this one word, then."""
-        return word  # type: ignore[no-any-return] # mostly a word is an account of itself
+        """Return the account of a producer whose only report is ``word``, at the time ``when``.
+
+        ``when`` is an integer that orders the reports of a session.
+        """
+        return word  # type: ignore[no-any-return] # for most rules a word already is an account
 
     @abstractmethod
     def merge(self, a: A, b: A) -> A: ...
@@ -63,7 +67,7 @@ class Rule(ABC, Generic[A]):
 
 
 class Sum(Rule[int]):
-    """Running totals: the larger within a producer, the sum over producers."""
+    """Running totals: the larger of two from the same producer, the sum over producers."""
 
     name = "sum"
     said_by = frozenset({"incr", "total"})
@@ -85,7 +89,7 @@ Ids = tuple[frozenset[str], int]
 
 
 class Distinct(Rule[Ids]):
-    """Opaque ids count once, whoever said them; plain increments add up beside them."""
+    """The number of different opaque ids, plus the sum of the increments, which have no id."""
 
     name = "distinct"
     said_by = frozenset({"incr", "total", "mark"})
@@ -105,7 +109,7 @@ class Distinct(Rule[Ids]):
 
 
 class Union(Rule[frozenset[str]]):
-    """The words that anybody said, sorted."""
+    """The sorted set of all reported words."""
 
     name = "union"
     said_by = frozenset({"add"})
@@ -123,33 +127,33 @@ class Union(Rule[frozenset[str]]):
         return sorted(account)
 
 
-Said = tuple[int, str, str]
+TimedWord = tuple[int, str, str]  # (when, producer, word)
 
 
-class First(Rule["Said | None"]):
-    """The word said first: the least (when, producer, word), never the order of arrival."""
+class First(Rule["TimedWord | None"]):
+    """The earliest word: the least (when, producer, word). The order of arrival does not matter."""
 
     def __init__(self, name: str, said_by: str) -> None:
         self.name = name
         self.said_by = frozenset({said_by})
 
-    def identity(self) -> Said | None:
+    def identity(self) -> TimedWord | None:
         return None
 
-    def account(self, word: str, when: int, producer: str) -> Said | None:
+    def account(self, word: str, when: int, producer: str) -> TimedWord | None:
         return when, producer, word
 
-    def merge(self, a: Said | None, b: Said | None) -> Said | None:
+    def merge(self, a: TimedWord | None, b: TimedWord | None) -> TimedWord | None:
         if a is None or b is None:
             return a or b
         return min(a, b)
 
-    def value(self, account: Said | None) -> str | None:
+    def value(self, account: TimedWord | None) -> str | None:
         return None if account is None else account[2]
 
 
 class _Extreme(Rule["int | None"]):
-    """One scalar wins; None says nothing."""
+    """The largest or the smallest reported scalar. None is the account of a producer that reported none."""
 
     said_by = frozenset({"set"})
 
@@ -175,7 +179,10 @@ Histogram = dict[str, Row]
 
 
 class RouteView(Rule[Histogram]):
-    """One reading of the routes' histograms. Rows are running: the larger cells within a producer, sums over them."""
+    """A number that is computed from the histograms of all routes, by ``read``.
+
+    Cells only grow, so merging takes the larger of two cells. Aggregating adds them.
+    """
 
     said_by = frozenset({"observe", "histogram"})
 
@@ -196,8 +203,8 @@ class RouteView(Rule[Histogram]):
         return self._read(account)
 
 
-class DaemonsOwn(Rule[None]):
-    """Nobody says it: the daemon knows it."""
+class FilledByDaemon(Rule[None]):
+    """A field that producers cannot report, because the daemon fills it in."""
 
     name = "daemon"
 
@@ -215,15 +222,19 @@ class DaemonsOwn(Rule[None]):
 
 
 def saturating_add_ns(a: int, b: int) -> int:
+    """Return the sum of two cells of a row, at most NS_MAX."""
     return min(a + b, NS_MAX)
 
 
 def larger_cells(a: Row, b: Row) -> Row:
+    """Return the row that has the larger of the two cells at each position."""
     return tuple(map(max, a, b))
 
 
 def added_cells(a: Row, b: Row) -> Row:
-    added = tuple(map(add, a, b))  # hundreds of thousands for a status: no call of ours for each cell
+    """Return the row that has the sum of the two cells at each position, at most NS_MAX."""
+    # A status adds hundreds of thousands of cells, so this calls no Python function for each cell.
+    added = tuple(map(add, a, b))
     return added if max(added) <= NS_MAX else tuple(min(cell, NS_MAX) for cell in added)
 
 
@@ -235,7 +246,7 @@ def _combine(a: Histogram, b: Histogram, rows: Callable[[Row, Row], Row]) -> His
 
 
 def observed(row: Row, duration_ms: float) -> Row:
-    """The row after one more request of ``duration_ms``, kept to the nanosecond."""
+    """Return ``row`` plus one request of ``duration_ms``. The sum is exact to the nanosecond."""
     cells = list(row)
     cells[0] = saturating_add_ns(cells[0], round(duration_ms * NS_PER_MS))
     bucket = 1 + bucket_of(duration_ms)
@@ -244,17 +255,20 @@ def observed(row: Row, duration_ms: float) -> Row:
 
 
 def count_of(row: Row) -> int:
+    """Return the number of requests in a row."""
     return sum(row[1:])
 
 
 def distinct_routes(routes: Mapping[str, Row]) -> int:
+    """Return the number of routes. The overflow row is not counted, because it is not a route."""
     return len(routes) - (OVERFLOW_ROUTE in routes)
 
 
 def mean_ms(routes: Mapping[str, Row]) -> int | None:
-    """Sum of durations over their number, in ms, rounded half up; None where none was observed.
+    """Return the mean duration of all requests in whole ms, rounded half up, at most one day.
 
-    At most a day, though a running row says its sum and its counts apart and may contradict itself.
+    Returns None if there is no request. The limit is needed because a producer reports the sum and the counts of a row
+    separately, so the two may contradict each other.
     """
     requests = sum(map(count_of, routes.values()))
     if not requests:
@@ -265,13 +279,19 @@ def mean_ms(routes: Mapping[str, Row]) -> int | None:
 
 
 def p95_bucket(row: Row) -> int:
-    """The bucket that holds the row's 95th percentile by nearest rank: the ceil(0.95 n)-th smallest."""
+    """Return the index of the bucket that holds the row's 95th percentile.
+
+    The percentile is the nearest rank: of n durations, the ceil(0.95 n)-th smallest.
+    """
     rank = (95 * count_of(row) + 99) // 100
     return bisect_left(list(accumulate(row[1:])), rank)
 
 
 def slowest_p95(routes: Mapping[str, Row]) -> str | None:
-    """The largest, over routes, of the bucket of the route's p95; None where no duration was observed."""
+    """Return the name of the bucket that holds the 95th percentile of the slowest route.
+
+    Returns None if there is no request.
+    """
     buckets = [p95_bucket(row) for row in routes.values() if count_of(row)]
     return BUCKETS[max(buckets)] if buckets else None
 
@@ -285,15 +305,15 @@ FIRST = First("first", "set")
 FIRST_HELLO = First("first hello", "hello")
 MAX = _Extreme("max", max)
 MIN = _Extreme("min", min)
-ANY = _Extreme("any", max)  # over booleans, or is the larger
-ALL = _Extreme("all", min)  # and the smaller is and
+ANY = _Extreme("any", max)  # the larger of two booleans is their "or"
+ALL = _Extreme("all", min)  # the smaller of two booleans is their "and"
 DISTINCT_ROUTES = RouteView("distinct routes", distinct_routes)
 MEAN = RouteView("mean", mean_ms)
 SLOWEST_P95 = RouteView("slowest p95", slowest_p95)
-DAEMON = DaemonsOwn()
+DAEMON = FilledByDaemon()
 
 RULES: tuple[Rule[Any], ...] = (
     SUM, DISTINCT, UNION, FIRST, FIRST_HELLO, MAX, MIN, ANY, ALL, DISTINCT_ROUTES, MEAN, SLOWEST_P95, DAEMON,
 )  # fmt: skip
 
-# To add a rule: a class (or an instance) above with its laws, one entry in RULES. The property tests run over RULES.
+# To add a rule: define a class or an instance above and list it in RULES. The property tests check every rule in RULES.

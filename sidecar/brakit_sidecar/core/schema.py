@@ -1,7 +1,7 @@
-"""THE allow-list: every event and field that exists, its domain, its merge rule, its purpose.
+"""THE allow-list: every event and every field that exists, with its domain, merge rule and purpose.
 
-Ingest, merging, the payload, ``brakit-sidecar schema``, the README's tables and the tests are made from these tables,
-and nothing about a field is written anywhere else. The source is brakit's telemetry page; ``python_version`` is an
+Ingest, merging, the payload, ``brakit-sidecar schema``, the README's tables and the tests are derived from these
+tables. No other file defines a property of a field. The source is brakit's telemetry page; ``python_version`` is an
 addition for the Python SDK.
 """
 
@@ -47,6 +47,8 @@ EXIT_REASONS = ("clean", "sigint", "sigterm", "sighup", "crash", "unknown")
 
 
 class Field(NamedTuple):
+    """One property of an event: which values it may have, how reports combine, and what it is collected for."""
+
     name: str
     domain: d.Domain
     rule: r.Rule[Any]
@@ -54,21 +56,22 @@ class Field(NamedTuple):
 
 
 class EventSpec(NamedTuple):
+    """One kind of event: when it occurs, what it is collected for, and its fields."""
+
     name: str
     when: str
     purpose: str
     fields: Mapping[str, Field]
-    elapsed_in: str | None = None  # the field that takes the time since the session's start where nobody said it
-    requests_in: str | None = None  # the field that takes the session's requests so far, where nobody said more
-    implies: Mapping[str, Any] = MappingProxyType({})  # session fields that the event's occurrence says
+    elapsed_in: str | None = None  # the field that becomes the session's age, unless the event reports it
+    requests_in: str | None = None  # the field that becomes the session's requests so far, unless the event has more
+    implies: Mapping[str, Any] = MappingProxyType({})  # the session fields that this event sets by occurring
 
     @property
     def once(self) -> bool:
-        """Sent once a session; otherwise each time."""
+        """Whether a session sends this event only once. Other events are sent each time they occur."""
         return self.name in ONCE_A_SESSION
 
 
-# A word said for an event alone belongs to that event: the first one wins, as it fires the event.
 COMMON = (
     Field("brakit_version", d.Version("unknown"), r.FIRST, "Track version adoption"),
     Field("node_version", d.Version(None, prefix="v"), r.FIRST, "Ensure compatibility"),
@@ -112,11 +115,12 @@ SESSION_FIELDS: Mapping[str, Field] = MappingProxyType({field.name: field for fi
 
 
 def _with_common(*fields: Field | str) -> Mapping[str, Field]:
-    """The common properties and an event's own fields; a name stands for the session's field of that name."""
+    """Return the common properties and the event's own ``fields``. A string is the name of a session field."""
     own = (SESSION_FIELDS[field] if isinstance(field, str) else field for field in fields)
     return MappingProxyType({field.name: field for field in (*COMMON, *own)})
 
 
+# A field that belongs to one event alone is mostly merged by FIRST, because the first report of the event is sent.
 _JOURNEY = (
     EventSpec(
         "cli_invoked",
@@ -145,7 +149,7 @@ _JOURNEY = (
         when="The first HTTP request is captured",
         purpose="Track time to first value",
         fields=_with_common(
-            Field("port", d.PORT, r.FIRST, "Which port the application listens on; 0 where unknown"),
+            Field("port", d.PORT, r.FIRST, "Which port the application listens on; 0 if unknown"),
             "time_to_first_request_ms",
         ),
         elapsed_in="time_to_first_request_ms",
@@ -156,10 +160,10 @@ _JOURNEY = (
         purpose="Dashboard discovery rate",
         fields=_with_common(
             "time_to_dashboard_ms",
-            Field("request_count_at_open", d.COUNT, r.MAX, "How many requests, of all workers, had been captured"),
+            Field("request_count_at_open", d.COUNT, r.MAX, "How many requests all workers together had captured"),
         ),
         elapsed_in="time_to_dashboard_ms",
-        requests_in="request_count_at_open",  # a worker knows its own requests only, the daemon everybody's
+        requests_in="request_count_at_open",  # a worker knows only its own requests; the daemon knows those of all
         implies=MappingProxyType({"dashboard_opened": True}),
     ),
     EventSpec(
@@ -179,19 +183,20 @@ SESSION = EventSpec("session", when="The session ends", purpose="Full session su
 JOURNEY: Mapping[str, EventSpec] = MappingProxyType({event.name: event for event in _JOURNEY})
 EVENTS: Mapping[str, EventSpec] = MappingProxyType({**JOURNEY, SESSION.name: SESSION})
 
-# The endpoint's own properties, the same in every event: no person profile, no GeoIP, and an address that keeps the
-# sender's from being filled in.
+# PostHog's own properties, the same in every event. They turn off person profiles and GeoIP, and give an IP address,
+# because PostHog would otherwise fill in the sender's.
 FIXED: Mapping[str, Any] = MappingProxyType(
     {"$lib": "brakit", "$process_person_profile": False, "$geoip_disable": True, "$ip": "0.0.0.0"}  # noqa: S104 (no address is bound: it blanks one)
 )
 
 
 def said_in_event(field: Field) -> bool:
-    """Whether an event may bring this field along. What the daemon knows itself, nobody tells it."""
+    """Return whether an event may report this field. It may not if the daemon fills the field in."""
     return field.rule is not r.DAEMON
 
 
 def as_json() -> dict[str, Any]:
+    """Return the whole schema as an object for JSON."""
     return {
         "events": {
             event.name: {
@@ -208,7 +213,7 @@ def as_json() -> dict[str, Any]:
 
 
 def as_markdown() -> str:
-    """The README's tables."""
+    """Return the whole schema as the Markdown tables in the README."""
     lines = ["| event | when | sent | fields | purpose |", "|---|---|---|---|---|"]
     common = {field.name for field in COMMON}
     for event in EVENTS.values():
@@ -224,5 +229,5 @@ def as_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-# To add a field: one entry above, then `brakit-sidecar schema --markdown` into the README.
-# To add an event: one EventSpec above; in `limits.ONCE_A_SESSION` too, if a session has it once.
+# To add a field: add an entry above, then paste the output of `brakit-sidecar schema --markdown` into the README.
+# To add an event: add an EventSpec above. If a session sends it only once, add its name to `limits.ONCE_A_SESSION`.

@@ -1,1 +1,1 @@
-"""What `demo` and `audit` run: a private daemon and a local endpoint, with nothing of the user's."""
+"""The commands ``demo`` and ``audit``. They use a private daemon and a local endpoint, and none of the user's files."""

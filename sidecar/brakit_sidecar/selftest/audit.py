@@ -1,6 +1,6 @@
-"""``audit``: pushes secrets through the sidecar as it is installed, in every position in which a producer can say
-anything, and shows that none arrived anywhere. It has an endpoint on this machine and a daemon of its own in a
-temporary place.
+"""The command ``audit``: feed secrets to every input of the installed sidecar, and search every output for them.
+
+It uses an endpoint on this machine and a daemon of its own in a temporary directory.
 """
 
 from __future__ import annotations
@@ -30,107 +30,113 @@ if TYPE_CHECKING:
 
     Frame = dict[str, Any]
 
-PATIENCE_S = 30.0  # ten times what it all takes
-_PAUSE_S = 0.05
+TIMEOUT_S = 30.0  # ten times the time that the whole audit takes
+_POLL_S = 0.05
 _SECRET_VARIABLES = ("DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "API_KEY", "USER", "HOSTNAME", "PYTHONSTARTUP", "TZ_HINT")
 
 
 def audit(_arguments: Namespace) -> int:
-    with Testbed("audit") as place:
-        found, pushed = _found_after_all(place)
-        bodies = list(place.endpoint.bodies)
-    leaks = {where: traces(what) for where, what in found.items()}
-    problems = [f"{where}: {', '.join(forms)}" for where, forms in leaks.items() if forms] + _wrong_with(bodies, found)
-    problems += [f"{how}: none was pushed" for how, count in pushed.items() if not count]
-    _show(pushed, found, leaks, bodies)
+    """Run the audit. Fails if a secret is found in an output, or if an input or output was not exercised."""
+    with Testbed("audit") as testbed:
+        outputs, inputs = _run_everything(testbed)
+        bodies = list(testbed.endpoint.bodies)
+    leaks = {name: traces(content) for name, content in outputs.items()}
+    problems = [f"{name}: {', '.join(forms)}" for name, forms in leaks.items() if forms]
+    problems += _gaps(bodies, outputs)
+    problems += [f"{name}: never used" for name, count in inputs.items() if not count]
+    _show(inputs, outputs, leaks, bodies)
     if problems:
-        raise CommandError("this is a defect, please report it: " + "; ".join(problems))
-    print("\nNothing of them arrived anywhere.")
+        raise CommandError(f"FAIL: {'; '.join(problems)}. This is a bug; please report it")
+    print(f"\nPASS: none of the {len(TEXTS)} secrets was found anywhere")
     return 0
 
 
-def _show(pushed: dict[str, int], found: dict[str, bytes], leaks: dict[str, list[str]], bodies: list[bytes]) -> None:
-    print(f"{len(TEXTS)} texts: {', '.join(TEXTS)}\n")
-    for how, count in pushed.items():
-        print(f"  pushed by  {how:58}{count:>8}")
-    print(f"\n  {'looked at':58}{'bytes':>9}  texts found, in eight forms")
-    for where, what in found.items():
-        print(f"  {where:58}{len(what):>9}  {', '.join(leaks[where]) or 'none'}")
+def _show(inputs: dict[str, int], outputs: dict[str, bytes], leaks: dict[str, list[str]], bodies: list[bytes]) -> None:
+    print(f"{len(TEXTS)} secrets: {', '.join(TEXTS)}\n")
+    print(f"  {'inputs that were given secrets':60}{'times':>8}")
+    for name, count in inputs.items():
+        print(f"  {name:60}{count:>8}")
+    print(f"\n  {'outputs that were searched':60}{'bytes':>8}  secrets found, in eight forms")
+    for name, content in outputs.items():
+        print(f"  {name:60}{len(content):>8}  {', '.join(leaks[name]) or 'none'}")
     names = [json.loads(body)["event"] for body in bodies]
     arrived = ", ".join(f"{names.count(name)} {name}" for name in EVENTS)
-    print(f"\n  arrived, each made of the schema alone: {arrived}")
+    print(f"\n  Events that arrived, with values of the schema only: {arrived}")
 
 
-# --- pushing, and looking --------------------------------------------------------------------------------------
+# --- inputs and outputs ----------------------------------------------------------------------------------------
 
 
-def _found_after_all(place: Testbed) -> tuple[dict[str, bytes], dict[str, int]]:
-    """By place: all that is there, while sessions are open and after their end. By position: how often it was said."""
-    environ = place.environ | dict(zip(_SECRET_VARIABLES, TEXTS.values(), strict=False))
-    directory = os.path.join(place.path, "app " + next(iter(TEXTS.values())).replace("/", "_"))
+def _run_everything(testbed: Testbed) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Give the secrets to every input. Returns each output's content, and how often each input was used.
+
+    Outputs are collected twice: while sessions are open, and after they have ended.
+    """
+    environ = testbed.environ | dict(zip(_SECRET_VARIABLES, TEXTS.values(), strict=False))
+    directory = os.path.join(testbed.path, "app " + next(iter(TEXTS.values())).replace("/", "_"))
     os.mkdir(directory)
-    socket_path = paths.socket_path(place.environ)
-    with open(os.path.join(directory, "said"), "w+b") as said_by_daemon:
+    socket_path = paths.socket_path(testbed.environ)
+    with open(os.path.join(directory, "debug-output"), "w+b") as debug_output:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "brakit_sidecar", "serve"],
             env=environ | {"BRAKIT_DEBUG": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=said_by_daemon,
-            stderr=said_by_daemon,
+            stdout=debug_output,
+            stderr=debug_output,
         )
         try:
             _wait_until(lambda: _accepts(socket_path))
             session = str(uuid.uuid4())
             lines = list(_lines())
             hellos = [encode({"hello": hello}) + line for hello in _hellos(session) for line in lines[:1]]
-            answers = b"".join(_heard(socket_path, [hello]) for hello in hellos)
-            with Conversation(socket_path, PATIENCE_S, session=session, producer=str(uuid.uuid4())) as worker:
+            answers = b"".join(_exchange(socket_path, [hello]) for hello in hellos)
+            with Conversation(socket_path, TIMEOUT_S, session=session, producer=str(uuid.uuid4())) as worker:
                 worker.say({"incr": {"request_count": 1}})
                 hello = encode({"hello": {"protocol": 1, "session": session, "producer": str(uuid.uuid4())}})
-                answers += _heard(socket_path, [hello, *lines])
+                answers += _exchange(socket_path, [hello, *lines])
                 app = [sys.executable, "-m", "brakit_sidecar.selftest.audit_app"]
                 calls = int(_run(["run", "--", *app, "work", *TEXTS.values()], environ, directory) or 0)
-                in_session = environ | {"BRAKIT_SESSION_ID": session}  # until it ends, the workers' memories are there
-                calls += int(_ran([*app, "work"], in_session, directory) or 0)
-                emitted = int(_ran([*app, "emit"], in_session, directory) or 0)
+                in_session = environ | {"BRAKIT_SESSION_ID": session}  # counter files exist until their session ends
+                calls += int(_output_of([*app, "work"], in_session, directory) or 0)
+                emitted = int(_output_of([*app, "emit"], in_session, directory) or 0)
                 status = _run(["status", "--json"], environ, directory)
-                while_open = _files(place.path, "while a session is open")
+                files_while_open = _files(testbed.path, "while a session is open")
                 worker.ask({"end": {"session": session}})
-            _wait_until(lambda: _is_at_rest(socket_path))
+            _wait_until(lambda: _is_idle(socket_path))
             log = _run(["log", "--json"], environ, directory)
             status += _run(["status", "--json"], environ, directory)
         finally:
             daemon.terminate()
             daemon.wait()
-        said_by_daemon.seek(0)
-        words = said_by_daemon.read()
-    found = {
-        "the wire: each request that arrived, head and body": b"\n".join(
-            [*place.endpoint.heads, *place.endpoint.bodies]
+        debug_output.seek(0)
+        debug_lines = debug_output.read()
+    outputs = {
+        "the network: head and body of each request that arrived": b"\n".join(
+            [*testbed.endpoint.heads, *testbed.endpoint.bodies]
         ),
         "log": log,
         "status": status,
-        "what the daemon answered producers": answers,
-        "what the daemon says under BRAKIT_DEBUG": words,
-        **while_open,
-        **_files(place.path, "at the end"),
+        "the daemon's answers to producers": answers,
+        "the daemon's output under BRAKIT_DEBUG": debug_lines,
+        **files_while_open,
+        **_files(testbed.path, "at the end"),
     }
-    pushed = {
+    inputs = {
         "lines on the socket: every key, every field, every event": len(lines),
-        "hellos": len(hellos),
+        "hello lines": len(hellos),
         "calls of the client, by four producers": calls,
         "emit: every event, every field": emitted,
         "environment, arguments, working directory, an exception": len(_SECRET_VARIABLES) + len(TEXTS) + 2,
     }
-    return found, pushed
+    return outputs, inputs
 
 
 def _run(arguments: list[str], environ: dict[str, str], directory: str) -> bytes:
-    """What a command of ours says on stdout."""
-    return _ran([sys.executable, "-m", "brakit_sidecar", *arguments], environ, directory)
+    """Run a brakit-sidecar command and return its stdout."""
+    return _output_of([sys.executable, "-m", "brakit_sidecar", *arguments], environ, directory)
 
 
-def _ran(command: list[str], environ: dict[str, str], directory: str) -> bytes:
+def _output_of(command: list[str], environ: dict[str, str], directory: str) -> bytes:
     ran = subprocess.run(
         command, env=environ, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
@@ -138,7 +144,7 @@ def _ran(command: list[str], environ: dict[str, str], directory: str) -> bytes:
 
 
 def _files(path: str, when: str) -> dict[str, bytes]:
-    """All of ours, by what they are: names and contents."""
+    """Return the names and contents of all files that the sidecar made below ``path``, by their kind."""
     kinds: dict[str, bytes] = {}
     for directory, _, names in os.walk(path):
         for name in names:
@@ -155,36 +161,36 @@ def _kind(path: str) -> str:
         ("journal", "journal-"),
         ("receipts", "receipts"),
         ("config", "config"),
-        ("memories", "counters-"),
+        ("counter files", "counters-"),
     ):
         if part in path:
             return kind
     return "other files"
 
 
-def _wrong_with(bodies: list[bytes], found: dict[str, bytes]) -> list[str]:
-    """What would make the audit say nothing: events that did not come, or came otherwise than by the gate."""
-    wrong = []
+def _gaps(bodies: list[bytes], outputs: dict[str, bytes]) -> list[str]:
+    """Return the reasons why the audit proves nothing: outputs that are missing, or bodies that bypassed the schema."""
+    gaps = []
     events = [json.loads(body) for body in bodies]
     missing = EVENTS.keys() - {event["event"] for event in events}
     if missing:
-        wrong.append(f"these did not arrive: {', '.join(sorted(missing))}")
-    counted = [event["properties"] for event in events if event["event"] == SESSION.name]
-    if not all(said["endpoint_count"] and said["insight_count"] for said in counted):
-        wrong.append("a session without a route or a mark of those that were said")
-    for body, said in zip(bodies, events, strict=True):
-        around = {name: said[name] for name in ("api_key", "distinct_id", "uuid")}
-        if payload.rebuild(said["event"], body, **around) != body:
-            wrong.append(f"a body of {said['event']} is not made of the schema")
-    kinds = {where.partition(",")[0] for where in found}
-    wrong += [f"there were no {kind}" for kind in ("journal", "memories", "receipts") if kind not in kinds]
-    receipts = {json.loads(line)["body"].encode() for line in found["log"].splitlines()}
+        gaps.append(f"these events did not arrive: {', '.join(sorted(missing))}")
+    sessions = [event["properties"] for event in events if event["event"] == SESSION.name]
+    if not all(session["endpoint_count"] and session["insight_count"] for session in sessions):
+        gaps.append("a session arrived without a route or a mark, although all its workers reported both")
+    for body, event in zip(bodies, events, strict=True):
+        around = {name: event[name] for name in ("api_key", "distinct_id", "uuid")}
+        if payload.rebuild(event["event"], body, **around) != body:
+            gaps.append(f"a body of {event['event']} has values that are not in the schema")
+    kinds = {name.partition(",")[0] for name in outputs}
+    gaps += [f"there was no {kind}" for kind in ("journal", "counter files", "receipts") if kind not in kinds]
+    receipts = {json.loads(line)["body"].encode() for line in outputs["log"].splitlines()}
     if not receipts.issuperset(bodies):
-        wrong.append("a body that arrived has no receipt with its bytes")
-    return wrong
+        gaps.append("a body that arrived has no receipt with the same bytes")
+    return gaps
 
 
-# --- what is said on the socket --------------------------------------------------------------------------------
+# --- lines on the socket ---------------------------------------------------------------------------------------
 
 
 def _hellos(session: str) -> Iterator[Frame]:
@@ -209,43 +215,43 @@ def _lines() -> Iterator[bytes]:
         yield text.replace("\n", " ").encode("utf-16") + b"\n"
 
 
-def _heard(socket_path: str, lines: list[bytes]) -> bytes:
-    """A producer that says the lines, and all that it is answered."""
+def _exchange(socket_path: str, lines: list[bytes]) -> bytes:
+    """Send the lines as one producer. Returns everything that the daemon answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-        stream.settimeout(PATIENCE_S)
+        stream.settimeout(TIMEOUT_S)
         stream.connect(socket_path)
-        heard = b""
+        answers = b""
         for line in lines:
             stream.sendall(line)
-            if b'"ask"' in line:  # it waits for us to read
-                before = heard.count(b'"answer"')
-                while heard.count(b'"answer"') == before and (piece := stream.recv(65536)):
-                    heard += piece
+            if b'"ask"' in line:  # the daemon reads no further line before its answer was read
+                before = answers.count(b'"answer"')
+                while answers.count(b'"answer"') == before and (piece := stream.recv(65536)):
+                    answers += piece
         stream.shutdown(socket.SHUT_WR)
         while piece := stream.recv(65536):
-            heard += piece
-        return heard
+            answers += piece
+        return answers
 
 
 def _accepts(socket_path: str) -> bool:
     try:
-        launch.running(socket_path, PATIENCE_S)
+        launch.running(socket_path, TIMEOUT_S)
     except NoDaemonError:
         return False
     return True
 
 
-def _is_at_rest(socket_path: str) -> bool:
-    with Conversation(socket_path, PATIENCE_S) as daemon:
+def _is_idle(socket_path: str) -> bool:
+    with Conversation(socket_path, TIMEOUT_S) as daemon:
         status = daemon.ask("status")
     return not status["sessions"] and not status["delivery"]["queued"]
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline:
             raise CommandError(
                 "the audit's own daemon does not answer; BRAKIT_DEBUG=1 brakit-sidecar serve may show why"
             )
-        time.sleep(_PAUSE_S)
+        time.sleep(_POLL_S)

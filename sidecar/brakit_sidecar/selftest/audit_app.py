@@ -1,4 +1,4 @@
-"""The audit's application: says every text in every call of the client, and in every ``emit``."""
+"""The audit's application: passes every secret to every call of the client, and to every field of ``emit``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 def work() -> None:
-    """One worker that says what it can, then another one, of an SDK that is a text. The first one's goodbye is a text,
-    the other one ends by an exception. Prints how many calls that were.
+    """Pass the secrets to every call of two workers, and print the number of calls.
+
+    The first worker's exit reason is a secret. The second worker's SDK name is a secret, and it ends by an exception.
     """
-    made = 0
+    calls = 0
     workers = []
     for sdk, counts in (("python", 1), (next(iter(TEXTS.values())), 0)):
         telemetry: Any = brakit_sidecar.connect(sdk=sdk)
@@ -32,9 +33,9 @@ def work() -> None:
         for text in TEXTS.values():
             for call in _calls(telemetry, text):
                 call()
-                made += 1
+                calls += 1
     workers[0].close(exit_reason=next(iter(TEXTS.values())))
-    print(made + 1, flush=True)
+    print(calls + 1, flush=True)
     raise RuntimeError(next(iter(TEXTS.values())))
 
 
@@ -56,25 +57,31 @@ def _calls(telemetry: Any, text: str) -> Iterator[Callable[[], object]]:
 
 
 def emissions() -> Iterator[list[str]]:
-    """What is a word anyway together, as it is taken; whatever else alone, as it is refused."""
+    """Yield the arguments of each ``emit``.
+
+    The fields whose domain is a vocabulary are in one command, because they accept any text. Each other field is in a
+    command of its own, because its text is refused.
+    """
     for text in TEXTS.values():
         yield [text]
         for event in JOURNEY.values():
-            said = {name: field for name, field in event.fields.items() if said_in_event(field)}
-            words = [f"{name}={text}" for name, field in said.items() if isinstance(field.domain, Word)]
-            others = [[f"{name}={text}"] for name, field in said.items() if not isinstance(field.domain, Word)]
+            fields = {name: field for name, field in event.fields.items() if said_in_event(field)}
+            words = [f"{name}={text}" for name, field in fields.items() if isinstance(field.domain, Word)]
+            others = [[f"{name}={text}"] for name, field in fields.items() if not isinstance(field.domain, Word)]
             for arguments in (words, *others, [f"{text}=1"], [text]):
                 yield [event.name, *arguments]
 
 
 def emit() -> None:
-    """Prints how many commands that were."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a refusal is told to whoever typed it, in the own words
-    all_of_them = list(emissions())
-    for arguments in all_of_them:
+    """Run every ``emit`` of ``emissions``, and print their number."""
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), 2
+    )  # an error message may repeat the arguments, for the user's own terminal
+    commands = list(emissions())
+    for arguments in commands:
         with suppress(SystemExit):
             main(["emit", *arguments])
-    print(len(all_of_them))
+    print(len(commands))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the audit pushes through the sidecar, and how it is recognised again, whole or in pieces and in whatever form.
+"""The secrets that the audit feeds into the sidecar, and the search for them, whole or in pieces, plain or encoded.
 
-Each text holds the mark, which nothing else does: where a piece of it turns up, a text got through.
+Each secret contains the mark, and no other text does. So an output that has a piece of the mark has leaked a secret.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import hashlib
 
 MARK = "Zq7Xv9Kw3RtB"
 
-# By kind: at least one of everything that the telemetry page says is never collected.
+# The secrets by their kind: at least one for each kind of data that, by the telemetry page, is never collected.
 TEXTS: dict[str, str] = {
     "a URL with its query": f"https://{MARK}.example.org/users/7?token={MARK}&q=a%20b#{MARK}",
     "a request's path": f"GET /{MARK}/orders/42",
-    "SQL": f"SELECT * FROM users WHERE email = '{MARK}@example.org' -- {MARK}",  # noqa: S608 (it is no query)
+    "SQL": f"SELECT * FROM users WHERE email = '{MARK}@example.org' -- {MARK}",  # noqa: S608 (no database runs it)
     "a request's body": f'{{"password": "{MARK}", "card": "4111 1111 1111 1111"}}',
     "source code": f"def {MARK}(self):\n    return os.environ['{MARK}']\n",
     "a file's path": f"/home/ada/{MARK}/app.py",
@@ -29,11 +29,11 @@ TEXTS: dict[str, str] = {
     "a text in another script": f"секрет {MARK} 秘密 \U0001f511",
 }
 
-_PIECE = 6  # of the mark: a text that was cut is recognised too
+_PIECE = 6  # the length of a piece of the mark, short enough to find a secret that was cut off
 
 
 def traces(found: bytes) -> list[str]:
-    """The forms in which the texts turn up in it; none where none did."""
+    """Return the forms in which a secret is in ``found``. The list is empty if there is none."""
     lower = found.lower()
     return [form for form, pieces in _FORMS.items() if any(piece.lower() in lower for piece in pieces)]
 
@@ -43,13 +43,16 @@ def _pieces(text: str) -> list[bytes]:
 
 
 def _base64() -> list[bytes]:
-    """At each of the three places where it may stand in groups of three bytes, what does not depend on the rest."""
+    """Return the mark in base64, without the characters at its ends, which depend on the text around it.
+
+    Base64 encodes groups of three bytes, so there are three results: the mark may begin at each position of a group.
+    """
     encoded = [base64.b64encode(b"x" * before + MARK.encode()) for before in range(3)]
     return [text[4:-4] for text in encoded]
 
 
 def _hashes() -> list[bytes]:
-    """Without a key anybody can make them, so they are as good as the texts."""
+    """Return each secret's hashes without a key. They count as leaks, because they reveal a secret that is guessed."""
     return [
         hashlib.new(name, text.encode()).hexdigest()[:16].encode()
         for text in TEXTS.values()

@@ -1,5 +1,7 @@
-"""``demo``: the main job with nothing installed around it. A capture endpoint on this machine, a daemon of its own in a
-temporary place, worker processes of which one is killed; at the end what each had counted beside what arrived.
+"""The command ``demo``: run an example application, and compare what its workers counted with what arrived.
+
+It uses an endpoint on this machine and a daemon of its own in a temporary directory. One of the workers is killed, to
+show that its counts are not lost.
 """
 
 from __future__ import annotations
@@ -16,29 +18,31 @@ from .testbed import Testbed
 if TYPE_CHECKING:
     from argparse import Namespace
 
-ARRIVAL_TIMEOUT_S = 30.0  # a hundred times what the last event takes
+ARRIVAL_TIMEOUT_S = 30.0  # a hundred times the time in which the last event normally arrives
 _COUNTED = ("request_count", "query_count", "error_count")
 
 
 def demo(_arguments: Namespace) -> int:
+    """Run the demo. Fails if the session event does not have the sums of the workers' counts."""
     session_arrived = threading.Event()
 
-    def heard(body: bytes) -> None:
+    def on_body(body: bytes) -> None:
         event = json.loads(body)["event"]
-        print(f"    the endpoint got  {event}\n", end="")  # in one piece, beside the main thread's lines
+        # One write, newline included, because the main thread prints at the same time.
+        print(f"    the endpoint received  {event}\n", end="")
         if event == "session":
             session_arrived.set()
 
-    with Testbed("demo", heard) as place:
-        counted = _run_application(place.environ)
+    with Testbed("demo", on_body) as testbed:
+        counted = _run_application(testbed.environ)
         if not session_arrived.wait(ARRIVAL_TIMEOUT_S):
-            raise CommandError("the session event did not arrive; BRAKIT_DEBUG=1 says more")
-        _show(counted, place.endpoint.bodies)
+            raise CommandError("the session event did not arrive; BRAKIT_DEBUG=1 brakit-sidecar demo may show why")
+        _show(counted, testbed.endpoint.bodies)
     return 0
 
 
 def _run_application(environ: dict[str, str]) -> list[dict[str, Any]]:
-    """Runs the application as anyone would, and shows it live. Returns what each worker says that it counted."""
+    """Run the application as a user would, and print its progress. Returns the last counts of each worker."""
     command = [
         sys.executable,
         "-m",
@@ -54,10 +58,10 @@ def _run_application(environ: dict[str, str]) -> list[dict[str, Any]]:
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as application:
         assert application.stdout is not None
         for line in application.stdout:
-            said = json.loads(line)
-            counted[said["worker"]] = said
-            how = "kills itself: SIGKILL" if said["killed"] else "goes on" if said["counting"] else "is done"
-            print(f"  worker {said['worker']}  {said['request_count']:4} requests  {how}")
+            report = json.loads(line)
+            counted[report["worker"]] = report
+            does = "kills itself (SIGKILL)" if report["killed"] else "continues" if report["counting"] else "is done"
+            print(f"  worker {report['worker']}  {report['request_count']:4} requests  {does}")
     return [counted[worker] for worker in sorted(counted)]
 
 
@@ -71,10 +75,8 @@ def _show(counted: list[dict[str, Any]], arrived: list[bytes]) -> None:
     sums = {field: sum(worker[field] for worker in counted) for field in _COUNTED}
     print(f"  {'all workers':24}" + "".join(f"{sums[field]:>15}" for field in _COUNTED))
     print(f"  {'in the session event':24}" + "".join(f"{session[field]:>15}" for field in _COUNTED))
-    print(f"\n  {len(arrived)} events arrived, byte for byte:\n")
+    print(f"\n  The {len(arrived)} request bodies that the endpoint received, byte for byte:\n")
     for body in arrived:
         print(body.decode())
     if any(session[field] != sums[field] for field in _COUNTED):
-        raise CommandError(
-            "the session event differs from what the workers counted: this is a defect, please report it"
-        )
+        raise CommandError("the session event differs from the workers' counts; this is a bug, please report it")

@@ -1,5 +1,6 @@
-"""The demo's application: a few workers that count at the same time, one of which kills itself in the middle. Each says
-on stdout, a JSON object a line, what it has counted.
+"""The demo's application: several workers that count at the same time. One of them kills itself halfway.
+
+Each worker prints its counts to stdout, as one JSON object a line.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import brakit_sidecar
 WORKERS = 4
 KILLED = 2
 REQUESTS = 60
-SAY_EVERY = 20
+PRINT_EVERY = 20  # requests
 
 
 def main() -> None:
-    """The application starts its workers and waits for them, as a web server does."""
+    """Start the workers and wait for them, as a web server does."""
     workers = [
         subprocess.Popen([sys.executable, "-m", "brakit_sidecar.selftest.demo_app", str(number)])
         for number in range(1, WORKERS + 1)
@@ -31,10 +32,11 @@ def main() -> None:
 
 
 def work(number: int) -> None:
+    """Count the requests of one worker."""
     telemetry = brakit_sidecar.connect()
     telemetry.set(framework="flask", brakit_version="0.1.7", setup_succeeded=True)
     telemetry.event("setup_completed", adapters_detected=["sqlalchemy"], setup_duration_ms=10 * number)
-    rng = random.Random(number)  # noqa: S311 (a demo that is the same each time)
+    rng = random.Random(number)  # noqa: S311 (the demo shows the same numbers each time)
     counted = {"request_count": 0, "query_count": 0, "error_count": 0}
     for request in range(1, REQUESTS + 1):
         telemetry.request(f"GET /page/{rng.randrange(5)}", duration_ms=rng.lognormvariate(4, 1))
@@ -45,16 +47,16 @@ def work(number: int) -> None:
                 telemetry.incr(field)
                 counted[field] += 1
         if number == KILLED and request == REQUESTS // 2 + number:
-            _say(number, counted, killed=True, counting=False)
+            _print(number, counted, killed=True, counting=False)
             os.kill(os.getpid(), signal.SIGKILL)
-        if request % SAY_EVERY == 0:
-            _say(number, counted, killed=False, counting=request < REQUESTS)
+        if request % PRINT_EVERY == 0:
+            _print(number, counted, killed=False, counting=request < REQUESTS)
         time.sleep(0.01)
 
 
-def _say(number: int, counted: dict[str, int], *, killed: bool, counting: bool) -> None:
+def _print(number: int, counted: dict[str, int], *, killed: bool, counting: bool) -> None:
     line = json.dumps({"worker": number, **counted, "killed": killed, "counting": counting}) + "\n"
-    os.write(1, line.encode())  # in one piece, as all workers write to one pipe; print may make two of it
+    os.write(1, line.encode())  # in one write, because all workers share the pipe; print() may need two
 
 
 if __name__ == "__main__":

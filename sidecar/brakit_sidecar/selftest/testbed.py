@@ -1,4 +1,4 @@
-"""A place of its own for a demo or an audit: a temporary home, and an endpoint on this machine that captures."""
+"""The testbed of the demo and the audit: a temporary home directory, and an endpoint that stores what it receives."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 
 class CaptureServer(ThreadingHTTPServer):
-    """Answers 200 to every event, and keeps heads and bodies in the order in which they came."""
+    """An endpoint that answers 200 to every request, and stores the heads and the bodies in the order of arrival."""
 
     daemon_threads = True
 
-    def __init__(self, heard: Callable[[bytes], None]) -> None:
-        """``heard`` is called with each body, in a thread of its own."""
+    def __init__(self, on_body: Callable[[bytes], None]) -> None:
+        """Listen on a free port. ``on_body`` is called with each body, in the thread of its request."""
         super().__init__(("127.0.0.1", 0), _Capture)
-        self.heard = heard
+        self.on_body = on_body
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
 
     @property
     def url(self) -> str:
+        """The base URL of the endpoint."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
@@ -38,25 +39,29 @@ class _Capture(BaseHTTPRequestHandler):
     server: CaptureServer
 
     def do_POST(self) -> None:
+        """Store a request and answer it."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.heads.append(self.requestline.encode() + b"\r\n" + self.headers.as_bytes())
         self.server.bodies.append(body)
         self.send_response(200)
         self.end_headers()
-        self.server.heard(body)
+        self.server.on_body(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the handler's own name for it)
-        """Who asked for the place says what arrived."""
+        """Print nothing, because ``on_body`` reports what arrived."""
 
 
 class Testbed:
-    """``environ`` is all that a command needs to work in it. Whatever daemon is left is stopped at the end."""
+    """A temporary home directory and an endpoint. A command with the environment ``environ`` uses only these two.
 
-    def __init__(self, purpose: str, heard: Callable[[bytes], None] = lambda _body: None) -> None:
-        # Short, as a socket's path is; below /tmp also where TMPDIR is long.
+    On leaving the context, a daemon that still runs is stopped and the directory is deleted.
+    """
+
+    def __init__(self, purpose: str, on_body: Callable[[bytes], None] = lambda _body: None) -> None:
+        # In /tmp and not in TMPDIR, which may be long: the path of a socket may have only about 100 bytes.
         self._directory = tempfile.TemporaryDirectory(prefix=f"brakit-{purpose}-", dir="/tmp")
         self.path = self._directory.name
-        self.endpoint = CaptureServer(heard)
+        self.endpoint = CaptureServer(on_body)
         self.environ = _environment(self.path, self.endpoint.url)
 
     def __enter__(self) -> Testbed:
@@ -70,10 +75,10 @@ class Testbed:
         self._directory.cleanup()
 
 
-def _environment(place: str, endpoint: str) -> dict[str, str]:
-    """Nothing of the user's: no config, no opt-out, no CI; and all of ours in the temporary place."""
-    ours = {"HOME": place, "XDG_RUNTIME_DIR": place, "BRAKIT_TELEMETRY_ENDPOINT": endpoint}
-    foreign = {
+def _environment(directory: str, endpoint: str) -> dict[str, str]:
+    """Return the user's environment without their config, opt-outs and CI, and with all files in ``directory``."""
+    ours = {"HOME": directory, "XDG_RUNTIME_DIR": directory, "BRAKIT_TELEMETRY_ENDPOINT": endpoint}
+    removed = {
         *guards.VARIABLES,
         "DO_NOT_TRACK",
         "BRAKIT_TELEMETRY",
@@ -81,5 +86,5 @@ def _environment(place: str, endpoint: str) -> dict[str, str]:
         "BRAKIT_SESSION_ID",
         "BRAKIT_SIDECAR_SOCKET",
     }
-    inherited = {name: value for name, value in os.environ.items() if name not in foreign}
+    inherited = {name: value for name, value in os.environ.items() if name not in removed}
     return {**inherited, **ours, "BRAKIT_TELEMETRY_KEY": "phc_local"}

@@ -1,1 +1,1 @@
-"""What is measured: each module's ``run`` gives tables, and what was not exact."""
+"""The groups of measurements. Each module's ``run`` returns tables, and the totals that were not exact."""

@@ -1,6 +1,6 @@
-"""How long the worker's exit is delayed, whatever the endpoint or the daemon does; and that all it counted arrives.
+"""How long a worker's exit takes, beside endpoints and daemons in several states; and that all its counts arrive.
 
-Every worker is a session of its own, so that each run sends two events to its endpoint.
+Every worker has its own session, so each run sends two events to its endpoint.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tests.bench.measuring import Samples
 
 COUNTS, REQUESTS = 1000, 10
-EXITS = 4  # in a round: three milliseconds, of which a machine's noise is a third
-EVENTS = 2  # of each worker: first_request, and its session's
+EXITS = 4  # in each round; an exit takes 3 ms, of which a third is noise, so one would not be enough
+EVENTS = 2  # of each worker: first_request and session
 NS_PER_MS = 1e6
 
-LAST_WORDS = "import os, time; os.write(1, b'%d' % time.monotonic_ns())"
-IMPORTS = f"import json, socket\n{LAST_WORDS}"
-# An interpreter's end takes its modules apart, so a small application's are half of its own exit.
+PRINT_TIME = "import os, time; os.write(1, b'%d' % time.monotonic_ns())"
+IMPORTS = f"import json, socket\n{PRINT_TIME}"
+# An interpreter frees its modules when it exits, which is half the exit time of even a small application.
 APPLICATION = "import asyncio, email.message, http.server, json, logging.config, sqlite3, ssl, uuid\n"
 WORKER = f"""
 import brakit_sidecar
@@ -42,12 +42,12 @@ for _ in range({COUNTS}):
 for _ in range({REQUESTS}):
     t.request("GET /users", duration_ms=12.5)
 t.event("first_request", port=8000)
-{LAST_WORDS}
+{PRINT_TIME}
 """
 
 BARE, IMPORTING = "bare Python", "Python that imports json and socket"
 ANSWERS, CLOSED, SILENT, DROPS = (
-    f"sidecar, endpoint {does}" for does in ("answers", "is closed", "is silent", "drops connections")
+    f"sidecar, endpoint {state}" for state in ("answers", "is closed", "never answers", "drops connections")
 )
 STOPPED = "sidecar, daemon is stopped"
 HOST = "Python with a small application's imports"
@@ -56,8 +56,9 @@ EXIT, WHOLE = ", exit", ", whole process"
 
 
 def run(effort: Effort) -> Report:
+    """Measure the exits beside each endpoint, and beside a stopped daemon."""
     with ExitStack() as stack:
-        places = {
+        sites = {
             name: stack.enter_context(_Site(endpoint))
             for name, endpoint in (
                 (ANSWERS, "answers"),
@@ -68,40 +69,40 @@ def run(effort: Effort) -> Report:
             )
         }
         contestants = [
-            Contestant(BARE, partial(_times_of, LAST_WORDS, None)),
+            Contestant(BARE, partial(_times_of, PRINT_TIME, None)),
             Contestant(IMPORTING, partial(_times_of, IMPORTS, None)),
-            Contestant(HOST, partial(_times_of, APPLICATION + LAST_WORDS, None)),
+            Contestant(HOST, partial(_times_of, APPLICATION + PRINT_TIME, None)),
             *(
                 Contestant(name + where, partial(site.measure, name, imports))
-                for name, site in places.items()
+                for name, site in sites.items()
                 for where, imports in (("", ""), (IN_HOST, APPLICATION))
             ),
         ]
         samples = interleave(contestants, EXITS * effort.rounds)
-        wrong = [problem for name, site in places.items() for problem in site.problems(name)]
-        remarks = {name: f"{site.arrived:,} of {site.counted:,}" for name, site in places.items()}
-        at_endpoint = {name: site.at_endpoint() for name, site in places.items() if name in (ANSWERS, STOPPED)}
-        for name, said in at_endpoint.items():
-            wrong += inexact(f"{name}: at the endpoint", said, places[name].counted)
-            remarks[name] += f"; {said:,} at the endpoint"
-        return Report([_table(samples, what, remarks) for what in (EXIT, WHOLE)], wrong)
+        wrong = [problem for name, site in sites.items() for problem in site.problems(name)]
+        remarks = {name: f"{site.arrived:,} of {site.counted:,}" for name, site in sites.items()}
+        at_endpoint = {name: site.at_endpoint() for name, site in sites.items() if name in (ANSWERS, STOPPED)}
+        for name, requests in at_endpoint.items():
+            wrong += inexact(f"{name}: at the endpoint", requests, sites[name].counted)
+            remarks[name] += f"; {requests:,} at the endpoint"
+        return Report([_table(samples, span, remarks) for span in (EXIT, WHOLE)], wrong)
 
 
-def _table(samples: Samples, what: str, remarks: Mapping[str, str]) -> Table:
-    goal = 1.2 if what == EXIT else None
+def _table(samples: Samples, span: str, remarks: Mapping[str, str]) -> Table:
+    goal = 1.2 if span == EXIT else None
     lines = [
-        Line(BARE + what),
-        Line(IMPORTING + what, BARE + what),
-        *(Line(name + what, BARE + what, at_most=goal) for name in remarks),
-        Line(HOST + what, BARE + what),
-        *(Line(name + IN_HOST + what, HOST + what, at_most=goal) for name in remarks),
+        Line(BARE + span),
+        Line(IMPORTING + span, BARE + span),
+        *(Line(name + span, BARE + span, at_most=goal) for name in remarks),
+        Line(HOST + span, BARE + span),
+        *(Line(name + IN_HOST + span, HOST + span, at_most=goal) for name in remarks),
     ]
-    title = "From the worker's last statement to its end" if what == EXIT else "The worker's whole process"
-    return Table(title, "ms", lines, samples, "arrived", {name + what: said for name, said in remarks.items()})
+    title = "From the worker's last statement to its end" if span == EXIT else "The worker's whole process"
+    return Table(title, "ms", lines, samples, "arrived", {name + span: remark for name, remark in remarks.items()})
 
 
 class _Site:
-    """A daemon with an endpoint that behaves in one way."""
+    """A daemon and an endpoint with one kind of behaviour."""
 
     def __init__(self, endpoint: str) -> None:
         self.counted = self.arrived = self._runs = 0
@@ -111,7 +112,7 @@ class _Site:
     def __enter__(self) -> _Site:
         if self._behaviour == "closed":
             reserved = self._stack.enter_context(socket.socket())
-            reserved.bind(("127.0.0.1", 0))  # and does not listen
+            reserved.bind(("127.0.0.1", 0))  # bound without listening, so that a connect is refused
             url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         else:
             self._endpoint = self._stack.enter_context(Child.worker("endpoint", self._behaviour))
@@ -137,21 +138,23 @@ class _Site:
         return inexact(f"{name}: at the daemon", self.arrived, self.counted)
 
     def at_endpoint(self) -> int:
-        """What the session events say, together."""
-        said: int = self._endpoint.ask(ask="said", at_least=EVENTS * self._runs)["request_count"]
-        return said
+        """Return the sum of the request counts of all session events, after waiting for all events."""
+        requests: int = self._endpoint.ask(ask="events", at_least=EVENTS * self._runs)["request_count"]
+        return requests
 
 
 def _times_of(code: str, environ: Mapping[str, str] | None) -> dict[str, float]:
-    """In ms, of a Python that runs the code: from its last words to its end, and from before it was started."""
+    """Run the code in a new Python. Returns how long its exit took, and how long the whole process took, in ms.
+
+    The code's last statement prints the time, from which on the exit is measured.
+    """
     begun = time.monotonic_ns()
     process = subprocess.Popen([sys.executable, "-c", code], env=environ or os.environ, stdout=subprocess.PIPE)
-    code_of_exit = process.wait()  # what it says fits into the pipe
+    exit_code = process.wait()  # before reading stdout, whose few bytes fit into the pipe
     ended = time.monotonic_ns()
     assert process.stdout is not None
     with process.stdout as stdout:
-        said = stdout.read()
-    if code_of_exit:
-        raise RuntimeError(f"a worker ended with {code_of_exit}")
-    last_words = int(said)
-    return {"exit": (ended - last_words) / NS_PER_MS, "whole process": (ended - begun) / NS_PER_MS}
+        printed = stdout.read()
+    if exit_code:
+        raise RuntimeError(f"a worker exited with {exit_code}")
+    return {"exit": (ended - int(printed)) / NS_PER_MS, "whole process": (ended - begun) / NS_PER_MS}

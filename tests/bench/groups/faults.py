@@ -1,4 +1,7 @@
-"""What a failing network costs: the command's time, the daemon's, and its memory, beside an endpoint that answers."""
+"""The cost of a failing network, compared with an endpoint that answers.
+
+Measured are the time of the command, the time until its daemon exits, and the daemon's peak memory.
+"""
 
 from __future__ import annotations
 
@@ -36,70 +39,72 @@ CHOSEN = [
     f"{PROXY} is silent",
     f"{PROXY} wants a password",
 ]
-TAKEN, GONE, MEMORY = "the command", "gone", "memory"
-BEYOND = "more than where one answers"
+TAKEN, EXITED, MEMORY = "command time", "time to exit", "peak memory"
+BEYOND = "above that with an endpoint that answers"
 
 
 def run(effort: Effort) -> Report:
+    """Measure each chosen fault."""
     return _measured(CHOSEN[: max(4, effort.times(len(CHOSEN)))], max(1, effort.rounds // 3))
 
 
 def _measured(chosen: Sequence[str], rounds: int) -> Report:
-    """In every round each of them is met once, by a daemon that the command starts and that lingers while the next is
-    measured.
+    """Measure each fault once a round, each with a daemon of its own that the command starts.
+
+    A daemon may still linger while the next fault is measured.
     """
     samples = Samples()
     wrong: list[str] = []
     for number in range(rounds):
         order = chosen if number % 2 else chosen[::-1]
         with ExitStack() as stack, ThreadPoolExecutor(len(order)) as watching:
-            for what in order:
-                _, place = stack.enter_context(met(what))
+            for fault in order:
+                _, place = stack.enter_context(met(fault))
                 begun = time.monotonic()
                 done = place.run("run", "--", "true")
                 ended = time.monotonic()
                 if (done.returncode, done.stdout, done.stderr) != (0, "", ""):
-                    wrong.append(f"{what}: the command ended with {done.returncode}: {done.stdout}{done.stderr}")
-                samples.take(f"{what}, {TAKEN}", (ended - begun) * 1e3)
-                watching.submit(_watch, place, what, ended, samples)
-                wait_until(place.receipts, "the event's fate")  # a flood must not meet who is measured next
-    for what in chosen:
+                    wrong.append(f"{fault}: the command exited with {done.returncode}: {done.stdout}{done.stderr}")
+                samples.take(f"{fault}, {TAKEN}", (ended - begun) * 1e3)
+                watching.submit(_watch, place, fault, ended, samples)
+                wait_until(place.receipts, "the event's receipt")  # an endpoint's flood must not slow the next fault
+    for fault in chosen:
         for unit in (TAKEN, MEMORY):
-            healthy = samples.taken[f"{HEALTHY[MEETINGS[what].where]}, {unit}"]
-            for one, other in zip(samples.taken[f"{what}, {unit}"], healthy, strict=True):
-                samples.take(f"{what}, {unit} {BEYOND}", one - other)
+            healthy = samples.taken[f"{HEALTHY[MEETINGS[fault].where]}, {unit}"]
+            for one, other in zip(samples.taken[f"{fault}, {unit}"], healthy, strict=True):
+                samples.take(f"{fault}, {unit} {BEYOND}", one - other)
     return Report(
         [
-            Table("`run -- true`", "ms", [_beyond(what, TAKEN, at_most=100) for what in chosen], samples),
+            Table("`run -- true`", "ms", [_beyond(fault, TAKEN, at_most=100) for fault in chosen], samples),
             Table(
-                "From the command's end until its daemon is gone",
+                "From the command's end to its daemon's exit",
                 "s",
-                [Line(f"{what}, {GONE}", at_most=4) for what in chosen],
+                [Line(f"{fault}, {EXITED}", at_most=4) for fault in chosen],
                 samples,
             ),
-            Table("The daemon's most memory", "MiB", [_beyond(what, MEMORY, at_most=4) for what in chosen], samples),
+            Table("The daemon's peak memory", "MiB", [_beyond(fault, MEMORY, at_most=4) for fault in chosen], samples),
         ],
         wrong,
     )
 
 
-def _beyond(what: str, unit: str, at_most: float) -> Line:
-    return Line(f"{what}, {unit} {BEYOND}", at_most=at_most)
+def _beyond(fault: str, unit: str, at_most: float) -> Line:
+    return Line(f"{fault}, {unit} {BEYOND}", at_most=at_most)
 
 
-def _watch(place: Place, what: str, ended: float, samples: Samples) -> None:
+def _watch(place: Place, fault: str, ended: float, samples: Samples) -> None:
     with Wire(place.socket_path).hello() as wire:
         pid = wire.ask("identity")[0]["pid"]
     most = 0.0
     while not place.is_gone():
         most = _peak_mib(pid) or most
         time.sleep(POLL_S)
-    samples.take(f"{what}, {GONE}", time.monotonic() - ended)
-    samples.take(f"{what}, {MEMORY}", most)
+    samples.take(f"{fault}, {EXITED}", time.monotonic() - ended)
+    samples.take(f"{fault}, {MEMORY}", most)
 
 
 def _peak_mib(pid: int) -> float:
-    """0 where it cannot be known: it is gone, or the system does not say."""
+    """Return a process' peak memory in MiB. Returns 0 if the process has exited or the system is not Linux."""
     if sys.platform != "linux":
         return 0
     try:

@@ -1,4 +1,4 @@
-"""What one increment costs the worker, with one thread and with four."""
+"""The cost of one increment in the worker, with one thread and with four."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.child import Child
 from tests.bench.measuring import Contestant, Effort, Line, Report, Table, absence, interleave
-from tests.bench.sessions import OwnedSession, inexact
-from tests.harness import Place
+from tests.bench.sessions import inexact, served_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,10 +30,9 @@ STATSD = "statsd, UDP"
 
 
 def run(effort: Effort) -> Report:
+    """Measure one increment of each contestant."""
     with ExitStack() as stack:
-        place = stack.enter_context(Place())
-        place.serve()
-        session = stack.enter_context(OwnedSession(place))
+        _, session = stack.enter_context(served_session())
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp"))
         agent, statsd_port = stack.enter_context(_Reader.unix(directory)), stack.enter_context(_Reader.udp())
         contestants: list[Contestant] = []
@@ -91,7 +89,7 @@ def _measure(worker: Child, threads: int, seconds: float) -> Callable[[], float]
 
 
 class _Reader:
-    """Somebody who reads the peers' datagrams, as their agents would."""
+    """A socket whose datagrams are read and discarded, in place of the other tools' agents."""
 
     def __init__(self, stream: socket.socket, address: str) -> None:
         self.address = address

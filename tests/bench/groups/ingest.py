@@ -1,4 +1,4 @@
-"""How many raw lines the daemon takes in from four producers at once, in millions a second."""
+"""How many raw lines the daemon reads from four producers at once, in millions a second."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.bench.child import ROOT, Child
 from tests.bench.measuring import Contestant, Effort, Line, Report, Table, interleave
-from tests.bench.sessions import OwnedSession, inexact
-from tests.harness import PATIENCE_S, Place, wait_until
+from tests.bench.sessions import inexact, served_session
+from tests.harness import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PRODUCERS = 4
 WRITE = 64 * 1024
 WRITES, SINGLE_WRITES = 400, 30_000  # of each producer
-STATSD_PART = 1 / 20  # of the lines: it is slower by so much
+STATSD_PART = 1 / 20  # statsd gets only this part of the lines, because it is slower by that factor
 READER = os.path.join(ROOT, "tests", "bench", "workers", "reading.py")
 
 SIDECAR, COUNTING, DISCARDING = "sidecar", "asyncio.Protocol that counts whole lines", "asyncio.Protocol that discards"
@@ -33,7 +33,7 @@ STATSD = "statsd (npm), its own lines"
 
 
 class Reader(NamedTuple):
-    """Whoever takes the lines in."""
+    """A server that reads the producers' lines, and the form in which it expects them."""
 
     name: str
     path: str = ""
@@ -44,9 +44,11 @@ class Reader(NamedTuple):
 
 
 class Load(NamedTuple):
+    """The lines that each producer writes."""
+
     title: str
     distinct: int
-    write: int  # the most bytes in one
+    write: int  # the largest number of bytes in one write
     writes: int
     lines: tuple[Line, ...]
 
@@ -59,10 +61,9 @@ LOADS = (
 
 
 def run(effort: Effort) -> Report:
+    """Measure each load with each server."""
     with ExitStack() as stack:
-        place = stack.enter_context(Place())
-        place.serve()
-        session = stack.enter_context(OwnedSession(place))
+        place, session = stack.enter_context(served_session())
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp"))
         producers = [stack.enter_context(Child.worker("producing")) for _ in range(PRODUCERS)]
         statsd = stack.enter_context(_statsd(directory)) if effort.with_peers else None
@@ -71,7 +72,7 @@ def run(effort: Effort) -> Report:
             own,
             Reader(COUNTING, stack.enter_context(_asyncio(directory, "count"))),
             Reader(DISCARDING, stack.enter_context(_asyncio(directory, "discard"))),
-            _statsd_reader(statsd, "not here" if effort.with_peers else "left out"),
+            _statsd_reader(statsd, "not available" if effort.with_peers else "left out"),
         ]
         tables: list[Table] = []
         wrong: list[str] = []
@@ -82,7 +83,7 @@ def run(effort: Effort) -> Report:
                 for r in readers
             ]
             samples = interleave(rates, effort.rounds)
-            before, runs = arrived, effort.rounds + 1  # the first warms up
+            before, runs = arrived, effort.rounds + 1  # one more for the warm-up
             expected += runs * _sum_of(own, load, effort)
             arrived = session.arrived(expected)
             wrong += inexact(f"ingest: {load.title}", arrived, expected)
@@ -97,23 +98,23 @@ def run(effort: Effort) -> Report:
 
 
 def _rate(producers: list[Child], reader: Reader, load: Load, effort: Effort) -> float:
-    """From the first write to the last hang-up: the reader hangs up when it has read everything."""
+    """Measure from the first write until the server has closed every connection, which it does after the last line."""
     numbers = _numbers(reader, load)
     chunk, times = "".join(map(reader.line, numbers)), _writes(reader, load, effort)
     for producer in producers:
-        producer.tell(path=reader.path, session=reader.session, chunk=chunk, times=times)
+        producer.send(path=reader.path, session=reader.session, chunk=chunk, times=times)
     for producer in producers:
-        producer.hear()
+        producer.receive()
     begun = time.perf_counter()
     for producer in producers:
-        producer.tell()
+        producer.send()
     for producer in producers:
-        producer.hear()
+        producer.receive()
     return PRODUCERS * times * len(numbers) / (time.perf_counter() - begun) / 1e6
 
 
 def _numbers(reader: Reader, load: Load) -> list[int]:
-    """What the lines of one write say: as many lines as fit, one at least."""
+    """Return the increment in each line of one write. A write has as many lines as fit, at least one."""
     numbers: list[int] = []
     size = 0
     while True:
@@ -129,7 +130,7 @@ def _writes(reader: Reader, load: Load, effort: Effort) -> int:
 
 
 def _sum_of(reader: Reader, load: Load, effort: Effort) -> int:
-    """What all producers together say in one run."""
+    """Return the sum of the increments of all producers in one run."""
     return PRODUCERS * _writes(reader, load, effort) * sum(_numbers(reader, load))
 
 
@@ -145,20 +146,20 @@ def _asyncio(directory: str, kind: str) -> Iterator[str]:
 
 
 class _Statsd:
-    """A statsd daemon that listens on a Unix socket, and on another one for its management."""
+    """A statsd daemon that listens on a Unix socket, and on a TCP port for its management."""
 
     def __init__(self, path: str, management: int) -> None:
         self.path = path
         self._management = management
 
     def counted(self) -> int:
-        """Its counter's value; it flushes once a day."""
+        """Return the counter's value. It is complete, because this statsd resets its counters only once a day."""
         with socket.create_connection(("127.0.0.1", self._management)) as stream:
             stream.sendall(b"counters\n")
-            said = b""
-            while not said.endswith(b"END\n\n"):
-                said += stream.recv(65536)
-        _, _, after = said.partition(b"bench:")
+            answer = b""
+            while not answer.endswith(b"END\n\n"):
+                answer += stream.recv(65536)
+        _, _, after = answer.partition(b"bench:")
         return int(after.split(b",")[0].split()[0])
 
 
@@ -170,7 +171,7 @@ def _statsd_reader(statsd: _Statsd | None, absent: str) -> Reader:
 
 @contextmanager
 def _statsd(directory: str) -> Iterator[_Statsd | None]:
-    """Installed from npm for the time of the measurement; None where that cannot be done."""
+    """Run a statsd that is installed from npm just for this. Yields None if that fails."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None or not _installed(npm, directory):
         yield None
@@ -187,7 +188,7 @@ def _statsd(directory: str) -> Iterator[_Statsd | None]:
         "backends": [],
     }
     with open(config, "w", encoding="utf-8") as file:
-        file.write(json.dumps(settings))  # statsd evaluates it: an object literal
+        file.write(json.dumps(settings))  # statsd evaluates the file as JavaScript, in which JSON is an object literal
     with _running([node, os.path.join(directory, "node_modules", "statsd", "stats.js"), config]):
         wait_until(lambda: _accepts(path), "statsd")
         yield _Statsd(path, management)

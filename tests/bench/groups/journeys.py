@@ -1,4 +1,4 @@
-"""How long reporting a journey event holds up its caller, beside starting a process for it."""
+"""How long a caller waits while it reports a journey event, compared with starting a process for it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from functools import partial
 
 from tests.bench.child import Child
 from tests.bench.measuring import Contestant, Effort, Line, Report, Table, interleave
-from tests.bench.sessions import OwnedSession, inexact
-from tests.harness import Place
+from tests.bench.sessions import inexact, served_session
 
 EVENTS, SPAWNS = 50, 5  # in a round
-PAUSE_S = (
-    0.002  # events are rare: when the next one comes, the last one's work is over and the caches hold other things
-)
+# Events are rare, so before each event the daemon has finished its work, and the processor's caches hold other data.
+PAUSE_S = 0.002
 EVENT, AT_ONCE = "sidecar `t.event`, after a pause", "sidecar `t.event`, many in a row"
-SEND = "one bare `send` to the daemon, after a pause"  # below which nobody comes who tells it anything
+SEND = "one bare `send` to the daemon, after a pause"  # the least that any report to a daemon costs
 POPEN = "`subprocess.Popen` of `python -c pass`"
 SPAWN = "Node's `child_process.spawn` of `node -e 0`"
 
-# As brakit's SDK for Node sends an event: detached, and not waited for. Here the next one waits, so that all are alone.
+# brakit's SDK for Node sends an event in this way: a detached process for which it does not wait. The benchmark does
+# wait before the next event, so that only one process runs at a time.
 NODE = """
 const { spawn } = require("child_process");
 const lines = require("readline").createInterface({ input: process.stdin });
@@ -40,23 +39,22 @@ lines.on("line", async (line) => {
 
 
 def run(effort: Effort) -> Report:
+    """Measure each way to report an event."""
     node = shutil.which("node") if effort.with_peers else None
     with ExitStack() as stack:
-        place = stack.enter_context(Place())
-        place.serve()
-        session = stack.enter_context(OwnedSession(place))
-        said = 0
+        _, session = stack.enter_context(served_session())
+        reported = 0
 
         def events(pause_s: float) -> float:
-            nonlocal said
-            said += effort.times(EVENTS)
+            nonlocal reported
+            reported += effort.times(EVENTS)
             return _median_us(worker, effort.times(EVENTS), pause_s)
 
         worker = stack.enter_context(Child.worker("journey", "event", environ=session.environ))
         send = stack.enter_context(Child.worker("journey", "send", environ=session.environ))
         popen = stack.enter_context(Child.worker("journey", "popen"))
         spawn = stack.enter_context(Child(node, "-e", NODE)) if node else None
-        absent = "not here" if effort.with_peers else "left out"
+        absent = "not available" if effort.with_peers else "left out"
         contestants = [
             Contestant(EVENT, partial(events, PAUSE_S)),
             Contestant(AT_ONCE, partial(events, 0)),
@@ -65,7 +63,7 @@ def run(effort: Effort) -> Report:
             Contestant(SPAWN, partial(_median_us, spawn, effort.times(SPAWNS)) if spawn else None, absent),
         ]
         samples = interleave(contestants, effort.rounds)
-        shown = session.shown(said)
+        receipts = session.receipts(reported)
         lines = [
             *(Line(name, POPEN, at_most=1 / 15) for name in (EVENT, AT_ONCE)),
             *(Line(name, SPAWN, at_most=1 / 50) for name in (EVENT, AT_ONCE)),
@@ -73,9 +71,9 @@ def run(effort: Effort) -> Report:
             Line(POPEN),
             Line(SPAWN, POPEN),
         ]
-        remarks = dict.fromkeys((EVENT, AT_ONCE), f"{shown:,} of {said:,} together")
+        remarks = dict.fromkeys((EVENT, AT_ONCE), f"{receipts:,} of {reported:,} together")
         table = Table("Reporting one journey event", "µs", lines, samples, "arrived", remarks)
-        return Report([table], inexact("events", shown, said))
+        return Report([table], inexact("events", receipts, reported))
 
 
 def _median_us(worker: Child, times: int, pause_s: float = 0) -> float:

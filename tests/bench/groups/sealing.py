@@ -15,6 +15,7 @@ POLL_S = 0.0005
 
 
 def run(effort: Effort) -> Report:
+    """Measure the end of a session with many producers, and of a session with one."""
     crowd = max(2, effort.times(CROWD))
     endpoint = Endpoint()
     wrong: list[str] = []
@@ -22,17 +23,21 @@ def run(effort: Effort) -> Report:
         with Place(endpoint.url) as place:
             place.serve()
             many, one = f"{crowd:,} producers", "1 producer"
-            gone, living = ", killed before", ", alive and silent"
+            killed, living = ", killed before", ", alive without a goodbye"
             contestants = [
-                Contestant(f"{name}{end}", partial(_seal_ms, place, endpoint, number, wrong, are_killed=end == gone))
+                Contestant(f"{name}{end}", partial(_seal_ms, place, endpoint, number, wrong, are_killed=end == killed))
                 for name, number in ((many, crowd), (one, 1))
-                for end in (gone, living)
+                for end in (killed, living)
             ]
-            samples = interleave(contestants, max(2, effort.rounds // 2))  # the first run also loads what sends
+            samples = interleave(
+                contestants, max(2, effort.rounds // 2)
+            )  # the warm-up also makes the daemon load aiohttp
     finally:
         endpoint.close()
-    lines = [line for end in (gone, living) for line in (Line(one + end), Line(many + end, one + end))]
-    title = "From the owner's end to the session event's arrival (living workers get 500 ms to say goodbye)"
+    lines = [line for end in (killed, living) for line in (Line(one + end), Line(many + end, one + end))]
+    title = (
+        "From the owner's end to the session event's arrival (the daemon waits 500 ms for goodbyes of living workers)"
+    )
     return Report([Table(title, "ms", lines, samples)], wrong)
 
 
@@ -43,7 +48,7 @@ def _seal_ms(place: Place, endpoint: Endpoint, producers: int, wrong: list[str],
         wait_until(lambda: session.status()["session"]["producers"]["live"] == producers, "each producer's hello")
         if are_killed:
             crowd.kill()
-            wait_until(lambda: session.status()["session"]["producers"]["live"] == 0, "each producer's end")
+            wait_until(lambda: session.status()["session"]["producers"]["live"] == 0, "each producer's exit")
         begun = time.perf_counter()
         session.end()
         while len(endpoint.requests) <= already and time.perf_counter() < begun + PATIENCE_S:

@@ -1,5 +1,6 @@
-"""How soon a daemon accepts, what it takes while it rests, and what importing the client costs; beside the least that
-Python can do, a bare asyncio listener.
+"""How soon a daemon accepts, what an idle daemon costs, and what importing the client costs.
+
+The daemon is compared with a bare asyncio listener, which is the least that Python can do.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 POLL_S = 0.0005
-SETTLE_S = 4.0  # what is loaded after ready is loaded, what an event stirred up has settled, and the linger is over
-REST_S = 10.0
+SETTLE_S = 4.0  # longer than the daemon's late imports, its work for an event, and its linger
+IDLE_S = 10.0
 LISTENER = os.path.join(ROOT, "tests", "bench", "workers", "reading.py")
 
 BARE, SIDECAR = "bare asyncio listener", "sidecar"
 
 
 def run(effort: Effort) -> Report:
+    """Measure starts, idle processes and imports."""
     if not os.path.isdir("/proc/self"):
-        return Report([Table(f"{what} (needs /proc: not here)", "", [], Samples()) for what in ("Start", "Rest")])
-    return Report([_start(effort), *_rest(effort), _imports(effort)])
+        return Report([Table(f"{name} (not available without /proc)", "", [], Samples()) for name in ("Start", "Idle")])
+    return Report([_start(effort), *_idle(effort), _imports(effort)])
 
 
 # --- until a connect succeeds ---------------------------------------------------------------------------------
@@ -45,7 +47,7 @@ def run(effort: Effort) -> Report:
 
 def _start(effort: Effort) -> Table:
     with Place() as place, tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp") as directory:
-        place.start()  # makes the config and the directories
+        place.start()  # creates the config and the directories
         place.run("stop")
         path = os.path.join(directory, "bare.sock")
         contestants = [
@@ -81,7 +83,7 @@ def _start_of_sidecar(place: Place) -> dict[str, float]:
 
 
 def _spawn_listener(path: str) -> None:
-    """As the launcher starts the daemon."""
+    """Start the listener in the same way in which host.launch starts the daemon."""
     subprocess.Popen(
         ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-I", LISTENER, path, "discard"],
         stdin=subprocess.DEVNULL,
@@ -95,7 +97,7 @@ def _kill_listener(path: str) -> None:
     with _until_it_accepts(path) as stream:
         os.kill(_pid_of_peer(stream), signal.SIGKILL)
         with suppress(ConnectionResetError):
-            stream.recv(1)  # its end closes the connection
+            stream.recv(1)  # returns when the killed process' connection is closed
     os.unlink(path)
 
 
@@ -109,56 +111,56 @@ def _until_it_accepts(path: str) -> socket.socket:
 
 
 def _pid_of_peer(stream: socket.socket) -> int:
-    """Who called listen."""
+    """Return the id of the process that listens at the other end."""
     pid: int = struct.unpack("3i", stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return pid
 
 
-# --- at rest --------------------------------------------------------------------------------------------------
+# --- idle -----------------------------------------------------------------------------------------------------
 
 FRESH, IN_SESSION, AFTER_EVENT = "before the first event", "with a session and a worker", "after one event was sent"
 
 
-def _rest(effort: Effort) -> list[Table]:
+def _idle(effort: Effort) -> list[Table]:
+    idle_s = IDLE_S * min(1.0, effort.size * 5)
     samples = Samples()
     for _ in range(max(1, round(effort.rounds / 4))):
-        _one_rest(samples, REST_S * min(1.0, effort.size * 5))
+        _measure_idle(samples, idle_s)
     resident = [
         Line(f"{BARE}, VmRSS"),
         Line(f"{SIDECAR} {FRESH}, VmRSS", f"{BARE}, VmRSS", at_most=1.25),
         Line(f"{SIDECAR} {IN_SESSION}, VmRSS", f"{BARE}, VmRSS"),
         Line(f"{SIDECAR} {AFTER_EVENT}, VmRSS", f"{BARE}, VmRSS", at_most=1.9),
     ]
-    # What is shared depends on which other Pythons run, so the goals are for what is resident.
+    # PSS depends on which other Python processes share the same pages, so only VmRSS has goals.
     proportional = [Line(line.name.replace("VmRSS", "PSS"), line.against.replace("VmRSS", "PSS")) for line in resident]
     wakeups = [
         Line(f"{BARE}, wake-ups"),
         *(Line(f"{SIDECAR} {state}, wake-ups", at_most=0) for state in (FRESH, IN_SESSION, AFTER_EVENT)),
     ]
-    rest_s = REST_S * min(1.0, effort.size * 5)
     return [
-        Table("Memory at rest", "MiB", resident + proportional, samples),
-        Table(f"Wake-ups in {rest_s:.0f} s of rest", "voluntary context switches", wakeups, samples),
+        Table("Memory of an idle process", "MiB", resident + proportional, samples),
+        Table(f"Wake-ups of an idle process in {idle_s:.0f} s", "voluntary context switches", wakeups, samples),
     ]
 
 
-def _one_rest(samples: Samples, rest_s: float) -> None:
-    """All rest at the same time."""
+def _measure_idle(samples: Samples, idle_s: float) -> None:
+    """Measure the listener and three daemons, which are all idle at the same time."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp"))
         path = os.path.join(directory, "bare.sock")
         _spawn_listener(path)
         stack.callback(_kill_listener, path)
         with _until_it_accepts(path) as stream:
-            resting = {BARE: _pid_of_peer(stream)}
+            idle = {BARE: _pid_of_peer(stream)}
         fresh, in_session = (stack.enter_context(Place()) for _ in range(2))
         endpoint = Endpoint()
         stack.callback(endpoint.close)
         after_event = stack.enter_context(Place(endpoint.url))
         for state, place in ((FRESH, fresh), (IN_SESSION, in_session), (AFTER_EVENT, after_event)):
-            running = place.start()  # as a command or a worker starts it
-            resting[f"{SIDECAR} {state}"] = running["pid"]
-            held = stack.enter_context(Wire(running["socket"]).hello())  # which it will not leave alone
+            running = place.start()  # in the same way in which a command or a worker starts it
+            idle[f"{SIDECAR} {state}"] = running["pid"]
+            held = stack.enter_context(Wire(running["socket"]).hello())  # the daemon does not exit while this is open
             held.sync()
             if place is after_event:
                 held.say(event={"name": "cli_invoked", "command": "install"})
@@ -166,9 +168,9 @@ def _one_rest(samples: Samples, rest_s: float) -> None:
         session = stack.enter_context(OwnedSession(in_session))
         stack.enter_context(Wire(in_session.socket_path).hello(session.id)).sync()
         time.sleep(SETTLE_S)
-        before = {name: _wakeups(pid) for name, pid in resting.items()}
-        time.sleep(rest_s)
-        for name, pid in resting.items():
+        before = {name: _wakeups(pid) for name, pid in idle.items()}
+        time.sleep(idle_s)
+        for name, pid in idle.items():
             samples.take(name, {"wake-ups": _wakeups(pid) - before[name], **_memory_mib(pid)})
 
 
@@ -180,13 +182,13 @@ def _memory_mib(pid: int) -> dict[str, float]:
 
 
 def _wakeups(pid: int) -> float:
-    """Of all its threads, so far."""
+    """Return the number of voluntary context switches of all threads so far."""
     tasks = f"/proc/{pid}/task"
     return sum(_fields(f"{tasks}/{task}/status")["voluntary_ctxt_switches"] for task in os.listdir(tasks))
 
 
 def _fields(path: str) -> Mapping[str, float]:
-    """The numbers in one of the kernel's lists; sizes are in KiB."""
+    """Return the numbers in a file of /proc, by name. Sizes are in KiB."""
     found: dict[str, float] = {}
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -229,16 +231,20 @@ def _imports(effort: Effort) -> Table:
             Line(f"{CONNECT}, {label}", f"{LEAST}, {label}"),
         )
     ]
-    return Table("Importing, in a fresh interpreter of the same flags", "ms", lines, samples)
+    return Table("Importing, in a new interpreter with the same flags", "ms", lines, samples)
 
 
 def _import_ms(statement: str, flags: str, environ: Mapping[str, str]) -> float:
-    """The statement alone; the interpreter's own start is not in it."""
+    """Measure the import statement alone, without the start of the interpreter."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from time import perf_counter; begun = perf_counter(); "
         f"{statement}; print(perf_counter() - begun)"
     )
     done = subprocess.run(
-        [sys.executable, *flags.split(), "-c", code, ROOT], env=environ, capture_output=True, text=True, check=True
+        [sys.executable, *flags.split(), "-c", code, os.path.join(ROOT, "sidecar")],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(done.stdout) * 1e3

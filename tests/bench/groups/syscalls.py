@@ -1,4 +1,4 @@
-"""How many system calls the fast paths make, counted by strace."""
+"""How many system calls the client's fast paths make, counted by strace."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import tempfile
 from functools import partial
 
 from tests.bench.measuring import Contestant, Effort, Line, Report, Table, interleave
-from tests.bench.sessions import OwnedSession, inexact
-from tests.harness import PATIENCE_S, Place
+from tests.bench.sessions import OwnedSession, inexact, served_session
+from tests.harness import PATIENCE_S
 
 CALLS = 100_000
-WARMING = 10  # the first calls connect, and learn the route
+WARMING = 10  # calls before the measurement; the first ones connect, and make the route's row
 INC, REQUEST = "sidecar `counter.inc()`", "sidecar `request()`"
 STATEMENTS = {INC: "counter.inc()", REQUEST: 't.request("GET /users", duration_ms=12.5)'}
 
@@ -33,19 +33,18 @@ os.write(1, b"end")
 
 
 def run(effort: Effort) -> Report:
+    """Count the system calls of each statement."""
     calls = effort.times(CALLS)
-    absent = "" if shutil.which("strace") and _may_trace() else "not here"
-    with Place() as place:
-        place.serve()
-        with OwnedSession(place) as session:
-            contestants = [
-                Contestant(name, None if absent else partial(_count, session, statement, calls), absent)
-                for name, statement in STATEMENTS.items()
-            ]
-            samples = interleave(contestants, 1, warm_up=False)
-            counted = 0 if absent else len(STATEMENTS) * (WARMING + calls)
-            arrived = session.arrived(counted)
-    # A request looks after the daemon once a second.
+    absent = "" if shutil.which("strace") and _may_trace() else "not available"
+    with served_session() as (_, session):
+        contestants = [
+            Contestant(name, None if absent else partial(_count, session, statement, calls), absent)
+            for name, statement in STATEMENTS.items()
+        ]
+        samples = interleave(contestants, 1, warm_up=False)
+        counted = 0 if absent else len(STATEMENTS) * (WARMING + calls)
+        arrived = session.arrived(counted)
+    # request() makes a few system calls, because it checks the connection once a second.
     lines = [Line(INC, at_most=0), Line(REQUEST)]
     remarks = dict.fromkeys(STATEMENTS, "" if absent else f"{arrived:,} of {counted:,} together")
     table = Table(f"System calls in {calls:,} calls", "calls", lines, samples, "arrived", remarks)

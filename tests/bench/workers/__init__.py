@@ -1,1 +1,1 @@
-"""What runs in processes of its own, told on stdin what to do."""
+"""Programs that run in child processes, and answer requests on stdin."""

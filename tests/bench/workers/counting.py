@@ -1,6 +1,6 @@
-"""A process that counts in one way, in any number of threads: the cost of one increment."""
+"""A process that measures one increment of one contestant, in any number of threads."""
 
-# ruff: noqa: PLC0415 (each contestant loads its own package, and nobody else's)
+# ruff: noqa: PLC0415 (each contestant loads only its own package)
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CALIBRATION = 2000
-MORE = 1.2  # of the calibrated number, as the first calls are slow
+MORE = 1.2  # times the calibrated number of calls, because the first calls are slower
 
 
 def main(contestant: str, *arguments: str) -> None:
-    statement, held = CONTESTANTS[contestant](*arguments)
-    # In the timed loop all names are local ones, as in a function that holds on to its counter.
-    timer = Timer(statement, "; ".join(f"{name} = _{name}" for name in held), globals=_underscored(held))
+    """Answer requests for one contestant."""
+    statement, variables = CONTESTANTS[contestant](*arguments)
+    # In the timed loop all names are local variables, as in a function that keeps its counter in a variable.
+    timer = Timer(statement, "; ".join(f"{name} = _{name}" for name in variables), globals=_underscored(variables))
     counted = 0
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def main(contestant: str, *arguments: str) -> None:
 
 
 def _wall_s(timer: Timer, threads: int, each: int) -> float:
-    """From the first thread's begin to the last one's end."""
+    """Return the time from the start of the first thread to the end of the last one."""
     if threads == 1:
         return timer.timeit(each)
     begun: list[float] = []
@@ -60,11 +61,11 @@ def _wall_s(timer: Timer, threads: int, each: int) -> float:
     return max(ended) - min(begun)
 
 
-def _underscored(held: dict[str, Any]) -> dict[str, Any]:
-    return {f"_{name}": value for name, value in held.items()}
+def _underscored(variables: dict[str, Any]) -> dict[str, Any]:
+    return {f"_{name}": value for name, value in variables.items()}
 
 
-# --- the contestants: a statement, and what it holds on to ------------------------------------------------------
+# --- the contestants: a statement, and the variables in it ------------------------------------------------------
 
 
 def _dict() -> tuple[str, dict[str, Any]]:
@@ -90,7 +91,7 @@ def _request() -> tuple[str, dict[str, Any]]:
 
 
 def _prometheus() -> tuple[str, dict[str, Any]]:
-    """With PROMETHEUS_MULTIPROC_DIR in the environment: its multiprocess mode."""
+    """Use multiprocess mode if PROMETHEUS_MULTIPROC_DIR is in the environment."""
     import prometheus_client
 
     return "counter.inc()", {"counter": prometheus_client.Counter("requests", "Requests")}
@@ -106,7 +107,7 @@ def _datadog(socket_path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _opentelemetry() -> tuple[str, dict[str, Any]]:
-    """A reader that nobody asks: what an export costs is not in the figure."""
+    """Use a metric reader that is never read, so that the cost of an export is not measured."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 

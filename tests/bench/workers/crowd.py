@@ -1,4 +1,4 @@
-"""Many producers in one process, each with a connection and a memory of its own."""
+"""Many producers in one process, each with its own connection and its own counter file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from brakit_sidecar.client.telemetry import Telemetry
 
 COUNTS, ROUTES = 10, 5  # of each producer
-CATCH_UP_S = 0.001  # after each few, so that the daemon's backlog has room
-FEW = 64
+BATCH = 64  # producers, after which there is a pause in which the daemon can accept them
+PAUSE_S = 0.001
 
 
 def main() -> None:
+    """Connect as many producers as each request asks for."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     crowd: list[Telemetry] = []
@@ -27,8 +28,8 @@ def main() -> None:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         for number in range(request["producers"]):
             crowd.append(_producer())
-            if number % FEW == 0:
-                time.sleep(CATCH_UP_S)
+            if number % BATCH == 0:
+                time.sleep(PAUSE_S)
         wait_until(lambda: all(getattr(t, "is_connected", False) for t in crowd), "a connection of each producer")
         return {"counted": len(crowd) * (COUNTS + ROUTES)}
 

@@ -1,4 +1,4 @@
-"""A remote endpoint in a process of its own, so that what it does costs the measuring process nothing."""
+"""A remote endpoint in its own process, so that its work does not slow the measuring process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from tests.harness import Endpoint, wait_until
 
 
 class _DroppingEndpoint(Endpoint):
-    """Accepts, and closes at once."""
+    """An endpoint that accepts connections and closes them immediately."""
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         return False
 
 
 def main(behaviour: str) -> None:
+    """Serve as an endpoint that answers, is silent, or drops connections."""
     endpoint = _DroppingEndpoint() if behaviour == "drops" else Endpoint()
     if behaviour == "silent":
         endpoint.may_answer.clear()

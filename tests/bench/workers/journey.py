@@ -1,4 +1,4 @@
-"""A process that reports events of a journey, and says how long each call held it up."""
+"""A process that reports journey events, and measures how long each call takes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(contestant: str) -> None:
+    """Answer requests for one way to report an event."""
     event = {"event": _event, "send": _send, "popen": _popen}[contestant]()
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def main(contestant: str) -> None:
 
 
 def _event() -> Callable[[], float]:
-    import brakit_sidecar  # noqa: PLC0415 (the other contestant does without)
+    import brakit_sidecar  # noqa: PLC0415 (the other contestants do not need it)
 
     t = brakit_sidecar.connect()
 
@@ -45,7 +46,7 @@ def _event() -> Callable[[], float]:
 
 
 def _send() -> Callable[[], float]:
-    """The least that whoever tells a daemon anything does: one system call, which wakes it."""
+    """Send a line to the daemon by one system call, which is the least that any report to a daemon needs."""
     hello = {"protocol": 1, "session": os.environ["BRAKIT_SESSION_ID"], "producer": new_id()}
     stream = socket.socket(socket.AF_UNIX)
     stream.connect(os.environ["BRAKIT_SIDECAR_SOCKET"])
@@ -61,7 +62,7 @@ def _send() -> Callable[[], float]:
 
 
 def _popen() -> Callable[[], float]:
-    """The way brakit's own SDK for Python sends an event, with the least of all children."""
+    """Start a child process for each event, as brakit's SDK for Python does. The child does nothing."""
 
     def event() -> float:
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A producer of raw lines: connects, writes one chunk a number of times, and waits until everything was read."""
+"""A producer of raw lines: connects, writes one chunk a number of times, and waits until the server has read it all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.harness import new_id
 
 
 def main() -> None:
+    """Answer two kinds of requests: one with a ``path`` connects to it, and an empty one writes the chunks."""
     stream, chunk, times = socket.socket(), b"", 0
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def main() -> None:
         for _ in range(times):
             stream.sendall(chunk)
         stream.shutdown(socket.SHUT_WR)
-        while stream.recv(4096):  # until the reader has read it all, and hangs up
+        while stream.recv(4096):  # until the server has read everything and closes the connection
             pass
         return {"done": True}
 

@@ -1,5 +1,6 @@
-"""A bare asyncio server on a Unix socket: ``count`` counts whole lines, ``discard`` throws them away. It is what
-ingest, start and memory are measured against, so it imports nothing else.
+"""A bare asyncio server on a Unix socket: ``count`` counts whole lines, ``discard`` discards all bytes.
+
+The sidecar's ingest, start and memory are compared with this server, so it imports nothing else.
 """
 
 import asyncio
@@ -10,21 +11,27 @@ counted: collections.Counter[bytes] = collections.Counter()
 
 
 class Counting(asyncio.Protocol):
+    """Counts equal lines."""
+
     def __init__(self) -> None:
         self.tail = b""
 
     def data_received(self, data: bytes) -> None:
+        """Count the lines that ``data`` completes."""
         lines = (self.tail + data).split(b"\n")
         self.tail = lines.pop()
         counted.update(lines)
 
 
 class Discarding(asyncio.Protocol):
+    """Discards everything."""
+
     def data_received(self, data: bytes) -> None:
-        pass
+        """Do nothing."""
 
 
 async def main(path: str, kind: str) -> None:
+    """Listen at ``path`` forever."""
     protocol = {"count": Counting, "discard": Discarding}[kind]
     server = await asyncio.get_running_loop().create_unix_server(protocol, path)
     await server.serve_forever()
