@@ -313,6 +313,14 @@ class Wire:
 JOINS = [sys.executable, "-c", "import brakit_sidecar; brakit_sidecar.connect().close()"]
 
 
+# A worker that joins its session and then becomes the command behind it. A session without workers is no event.
+JOIN_THEN = [
+    sys.executable,
+    "-c",
+    "import brakit_sidecar, os, sys; brakit_sidecar.connect(); os.execvp(sys.argv[1], sys.argv[1:])",
+]
+
+
 def join_once(socket_path: str, session: str) -> None:
     """Let a worker join the session, report its end and disconnect, because a session without workers is no event."""
     with Wire(socket_path).hello(session) as worker:

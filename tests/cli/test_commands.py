@@ -17,7 +17,7 @@ import pytest
 from brakit_sidecar import __version__
 
 from tests.core import page
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, join_once, new_id, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +106,8 @@ def test_stop_succeeds_if_no_daemon_runs() -> None:
 def test_stop_ends_every_session_and_sends_its_event(endpoint: Endpoint, place: Place) -> None:
     place.start()
     sessions = [place.run("session", "start").stdout.strip() for _ in range(2)]
+    for session in sessions:
+        join_once(place.socket_path, session)
     assert place.run("stop").returncode == 0
     expected = {str(uuid.uuid5(uuid.UUID(session), "session")) for session in sessions}
     assert {body["uuid"] for body in endpoint.named("session")} == expected
@@ -121,6 +123,7 @@ def test_serve_listens_at_the_socket_that_start_prints(place: Place) -> None:
 def test_serve_ends_its_sessions_and_exits_at_a_signal(endpoint: Endpoint, place: Place, number: int) -> None:
     served = place.serve()
     session = place.run("session", "start").stdout.strip()
+    join_once(place.socket_path, session)
     assert end_process(served, number) == 0
     assert place.is_gone()
     (body,) = endpoint.named("session")
@@ -164,6 +167,7 @@ def test_serve_fails_with_one_line_if_a_daemon_is_running(home: Place) -> None:
 def test_a_daemon_that_a_command_started_exits_by_itself(endpoint: Endpoint, place: Place) -> None:
     place.start()
     session = place.run("session", "start").stdout.strip()
+    join_once(place.socket_path, session)
     place.run("session", "end", session)
     endpoint.wait_for("session")
     wait_until(place.is_gone, "the daemon's end")
@@ -228,6 +232,7 @@ def test_a_session_is_open_from_session_start_to_session_end(home: Place, remote
 
 def test_the_default_reason_of_session_end_is_clean(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
+    join_once(home.socket_path, session)
     assert home.run("session", "end", session).returncode == 0
     assert remote.end_of(session)["exit_reason"] == "clean"
 
@@ -242,6 +247,7 @@ def test_the_death_of_the_owner_pid_ends_the_session(home: Place, remote: Endpoi
     owner = subprocess.Popen(["sleep", "600"])
     session = one_line(home.run("session", "start", "--owner-pid", str(owner.pid)).stdout)
     assert session in [shown["id"] for shown in home.status()["sessions"]]
+    join_once(home.socket_path, session)
     end_process(owner, signal.SIGKILL)
     assert remote.end_of(session)["exit_reason"] == "crash"
 
@@ -326,6 +332,7 @@ def test_emit_in_a_session_adds_to_the_session(home: Place, remote: Endpoint) ->
     session = one_line(home.run("session", "start").stdout)
     for _ in range(2):
         assert home.run("emit", "first_request", "port=8000", BRAKIT_SESSION_ID=session).returncode == 0
+    join_once(home.socket_path, session)
     home.run("session", "end", session)
     assert remote.end_of(session)["time_to_first_request_ms"] is not None
     expected = str(uuid.uuid5(uuid.UUID(session), "first_request"))
@@ -334,6 +341,7 @@ def test_emit_in_a_session_adds_to_the_session(home: Place, remote: Endpoint) ->
 
 def test_emit_fails_if_its_session_is_over(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
+    join_once(home.socket_path, session)
     home.run("session", "end", session)
     remote.end_of(session)
     ran = home.run("emit", "cli_invoked", BRAKIT_SESSION_ID=session)

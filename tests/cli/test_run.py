@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.host import launch
 
-from tests.harness import PATIENCE_S, Endpoint, Place, end_process, stopped, wait_until
+from tests.harness import JOIN_THEN, PATIENCE_S, Endpoint, Place, end_process, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUN = (sys.executable, "-m", "brakit_sidecar", "run")
 PYTHON = sys.executable
+JOIN = "import brakit_sidecar; brakit_sidecar.connect()\n"
 
 
 @pytest.fixture
@@ -52,12 +53,12 @@ class Session:
 
 
 def test_the_exit_reason_of_exit_code_0_is_clean(home: Place, session: Session) -> None:
-    assert home.run("run", "--", "true").returncode == 0
+    assert home.run("run", "--", *JOIN_THEN, "true").returncode == 0
     assert session.exit_reason == "clean"
 
 
 def test_the_exit_reason_of_any_other_exit_code_is_crash(home: Place, session: Session) -> None:
-    assert home.run("run", "--", "sh", "-c", "exit 3").returncode == 3
+    assert home.run("run", "--", *JOIN_THEN, "sh", "-c", "exit 3").returncode == 3
     assert session.exit_reason == "crash"
 
 
@@ -75,7 +76,8 @@ def test_the_exit_reason_of_any_other_exit_code_is_crash(home: Place, session: S
 def test_the_exit_code_of_a_command_that_a_signal_ended_is_128_plus_its_number(
     home: Place, session: Session, number: signal.Signals, reason: str
 ) -> None:
-    assert home.run("run", "--", "sh", "-c", f"ulimit -c 0; kill -{int(number)} $$").returncode == 128 + number
+    killed = home.run("run", "--", *JOIN_THEN, "sh", "-c", f"ulimit -c 0; kill -{int(number)} $$")
+    assert killed.returncode == 128 + number
     assert session.exit_reason == reason
 
 
@@ -96,7 +98,7 @@ while True:
 def start_run(place: Place, code: str = WAIT_FOR_SIGNAL, **environ: str) -> subprocess.Popen[str]:
     """Start ``run`` with a Python program, and wait until the program has printed "ready"."""
     running = subprocess.Popen(
-        [*RUN, "--", PYTHON, "-c", code], env={**place.environ, **environ}, stdout=subprocess.PIPE, text=True
+        [*RUN, "--", PYTHON, "-c", JOIN + code], env={**place.environ, **environ}, stdout=subprocess.PIPE, text=True
     )
     assert running.stdout is not None
     assert running.stdout.readline() == "ready\n"
@@ -129,7 +131,7 @@ class Terminal:
 
     def __init__(self, place: Place, code: str) -> None:
         self._keyboard, tty = pty.openpty()
-        command = [PYTHON, "-c", _TAKE_TERMINAL, *RUN, "--", PYTHON, "-c", code]
+        command = [PYTHON, "-c", _TAKE_TERMINAL, *RUN, "--", PYTHON, "-c", JOIN + code]
         self._running = subprocess.Popen(command, env=place.environ, stdin=tty, stdout=tty, stderr=tty)
         os.close(tty)
         output = b""
@@ -200,20 +202,27 @@ def test_the_exit_reason_of_a_killed_run_is_crash(home: Place, session: Session)
     running.stdout.close()
 
 
-def test_the_exit_code_of_a_command_that_is_not_found_is_127(home: Place, session: Session) -> None:
+def assert_last_session_crashed(place: Place) -> None:
+    """Assert the exit reason of a session that no worker joined, which is in its receipt alone."""
+    receipt = place.receipts()[-1]
+    assert (receipt["event"], receipt["outcome"], receipt["reason"]) == ("session", "dropped", "nobody_joined")
+    assert json.loads(receipt["body"])["properties"]["exit_reason"] == "crash"
+
+
+def test_the_exit_code_of_a_command_that_is_not_found_is_127(home: Place) -> None:
     ran = home.run("run", "--", "no-such-command-anywhere")
     assert ran.returncode == 127
     assert len(ran.stderr.splitlines()) == 1
     assert "no-such-command-anywhere" in ran.stderr
-    assert session.exit_reason == "crash"
+    assert_last_session_crashed(home)
 
 
-def test_the_exit_code_of_a_command_that_is_not_executable_is_126(home: Place, session: Session) -> None:
+def test_the_exit_code_of_a_command_that_is_not_executable_is_126(home: Place) -> None:
     path = os.path.join(home.root, "plain-file")
     with open(path, "w", encoding="utf-8") as file:
         file.write("#!/bin/sh\n")
     assert home.run("run", "--", path).returncode == 126
-    assert session.exit_reason == "crash"
+    assert_last_session_crashed(home)
 
 
 # --- the command's surroundings -----------------------------------------------------------------------
@@ -264,7 +273,7 @@ def test_the_workers_of_the_command_join_its_session(home: Place, session: Sessi
 
 def test_a_run_inside_a_run_opens_its_own_session(home: Place, remote: Endpoint) -> None:
     already = len(remote.named("session"))
-    home.run("run", "--", *RUN, "--", "true")
+    home.run("run", "--", *JOIN_THEN, *RUN, "--", *JOIN_THEN, "true")
     remote.wait_for("session", already + 2)
 
 
@@ -388,22 +397,32 @@ def test_a_stopped_daemon_delays_neither_the_command_nor_the_return_of_run() -> 
 def test_run_does_not_wait_for_the_network(endpoint: Endpoint) -> None:
     endpoint.may_answer.clear()
     with Place(endpoint.url) as place:
-        ran = place.run("run", "--", "true")
+        ran = place.run("run", "--", *JOIN_THEN, "true")
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
         endpoint.wait_for("session")
         assert place.receipts() == []  # run has exited, although the endpoint has not answered yet
 
 
 def test_run_sends_no_event_of_its_own(endpoint: Endpoint, place: Place) -> None:
-    place.run("run", "--", "true")
+    place.run("run", "--", *JOIN_THEN, "true")
     endpoint.wait_for("session")
     place.run("stop")
     assert [body["event"] for body in endpoint.bodies] == ["session"]
 
 
+def test_a_session_that_nobody_joined_is_dropped_and_is_not_the_first_session(endpoint: Endpoint, place: Place) -> None:
+    assert place.run("run", "--", "true").returncode == 0
+    wait_until(place.receipts, "the receipt")
+    ((event, outcome, reason),) = [(r["event"], r["outcome"], r["reason"]) for r in place.receipts()]
+    assert (event, outcome, reason) == ("session", "dropped", "nobody_joined")
+    place.run("run", "--", *JOIN_THEN, "true")
+    (body,) = endpoint.wait_for("session")
+    assert body["properties"]["first_session"] is True
+
+
 def test_first_session_is_true_only_for_the_first_session(endpoint: Endpoint, place: Place) -> None:
     for count in (1, 2):
-        place.run("run", "--", "true")
+        place.run("run", "--", *JOIN_THEN, "true")
         endpoint.wait_for("session", count)
     assert [body["properties"]["first_session"] for body in endpoint.named("session")] == [True, False]
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.e2e.crashing import Worker, journal_of, kill_daemon, open_session, runtime_files
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, wait_until
+from tests.harness import JOIN_THEN, PATIENCE_S, Endpoint, Place, Wire, end_process, join_once, new_id, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +105,7 @@ def test_a_new_daemon_watches_the_process_that_owns_the_session(place: Place, en
     served = place.serve()
     owner = place.popen("sleep", "600")
     session = place.run("session", "start", "--owner-pid", str(owner.pid)).stdout.strip()
+    join_once(place.socket_path, session)
     end_process(served, signal.SIGKILL)
     place.serve()
     assert [found["id"] for found in place.status()["sessions"]] == [session]
@@ -117,13 +118,13 @@ def test_a_new_daemon_watches_the_process_that_owns_the_session(place: Place, en
 
 def test_a_command_that_kills_its_daemon_still_ends_clean(place: Place, endpoint: Endpoint) -> None:
     pid = place.start()["pid"]
-    assert place.run("run", "--", "sh", "-c", f"kill -9 {pid}").returncode == 0
+    assert place.run("run", "--", *JOIN_THEN, "sh", "-c", f"kill -9 {pid}").returncode == 0
     assert endpoint.only_session()["exit_reason"] == "clean"
 
 
 def test_an_owner_killed_together_with_its_daemon_is_a_crash(place: Place, endpoint: Endpoint) -> None:
     running = place.popen(sys.executable, "-m", "brakit_sidecar", "run", "--", "sleep", "1")
-    open_session(place)
+    join_once(place.socket_path, open_session(place))
     running.kill()
     kill_daemon(place)
     running.wait(PATIENCE_S)

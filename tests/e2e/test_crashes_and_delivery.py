@@ -10,14 +10,14 @@ import signal
 import pytest
 
 from tests.e2e.crashing import Worker, journal_of, kill_daemon, open_session, runtime_files
-from tests.harness import Endpoint, Place, Wire, end_process, new_id, wait_until
+from tests.harness import JOIN_THEN, Endpoint, Place, Wire, end_process, new_id, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 def test_an_event_whose_attempt_was_interrupted_is_sent_again_byte_for_byte(place: Place, endpoint: Endpoint) -> None:
     endpoint.may_answer.clear()
-    assert place.run("run", "--", "true").returncode == 0
+    assert place.run("run", "--", *JOIN_THEN, "true").returncode == 0
     wait_until(lambda: endpoint.requests, "the first attempt")
     kill_daemon(place)
     endpoint.may_answer.set()
@@ -31,7 +31,7 @@ def test_an_event_whose_attempt_was_interrupted_is_sent_again_byte_for_byte(plac
 def test_an_event_with_a_receipt_is_not_sent_again(place: Place, endpoint: Endpoint) -> None:
     served = place.serve()
     assert place.run("emit", "cli_invoked", "command=run").returncode == 0
-    assert place.run("run", "--", "true").returncode == 0
+    assert place.run("run", "--", *JOIN_THEN, "true").returncode == 0
     endpoint.wait_for("session")
     wait_until(lambda: len(place.receipts()) == 2, "the receipts")
     end_process(served, signal.SIGKILL)

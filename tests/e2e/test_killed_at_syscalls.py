@@ -137,7 +137,8 @@ def test_a_daemon_that_gets_a_signal_at_a_system_call_sends_each_session_once(pa
         with Place(endpoint.url) as place:
             session_under_strace(place, "-e", f"trace={kind}", "-e", f"inject={kind}:signal={name}:when={number}")
             (receipt,) = [receipt for receipt in place.receipts() if receipt["event"] == "session"]
-            is_late = receipt["reason"] == "shutdown"  # strace slows the loading of what sends
+            # Strace slows the import of aiohttp, and the signal may come before the worker.
+            is_late = receipt["reason"] in ("shutdown", "nobody_joined")
             sent = endpoint.named("session")
             assert len(sent) == 1 or (is_late and not sent)
             assert not os.path.lexists(place.socket_path)

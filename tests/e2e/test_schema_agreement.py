@@ -11,7 +11,7 @@ import pytest
 
 from tests.core import page
 from tests.e2e.serving import REPOSITORY
-from tests.harness import Endpoint, Place, Wire, new_id
+from tests.harness import Endpoint, Place, Wire, join_once, new_id
 
 EVENTS = sorted(page.EVENTS)
 
@@ -45,9 +45,11 @@ def table(shown: str, head: str) -> dict[str, list[str]]:
 def arriving(place: Place, endpoint: Endpoint, event: str) -> dict[str, Any]:
     """Report the event without any field, and return the properties that arrive."""
     with Wire(place.start()["socket"]) as owner:
-        owner.hello(new_id(), role="owner")
+        session = new_id()
+        owner.hello(session, role="owner")
         if event != "session":
             owner.say(event={"name": event})
+        join_once(place.socket_path, session)
         owner.say(end={"exit_reason": "clean"})
         (body,) = endpoint.wait_for(event)
     properties: dict[str, Any] = body["properties"]

@@ -90,7 +90,9 @@ def test_a_worker_whose_version_differs_from_that_of_run_works_and_counts_nothin
     with next_version(place) as later:
         ran = later.run("run", "--", sys.executable, "-c", COUNT)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
-        assert endpoint.only_session()["request_count"] == 0
+        wait_until(place.receipts, "the session's receipt")
+        assert [(receipt["event"], receipt["reason"]) for receipt in place.receipts()] == [("session", "nobody_joined")]
+        assert endpoint.requests == []
         assert json.loads(later.run("status", "--json").stdout)["refused"].keys() == {"bad_hello"}
 
 
