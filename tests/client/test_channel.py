@@ -194,7 +194,7 @@ def test_a_daemon_that_is_gone_closes_the_channel_and_fails_nobody(
     elif say == "receive":
         assert channel.receive() == b""
     elif say == "look":
-        channel.look()
+        channel.probe()
     else:
         channel.send_with_descriptor(LINE, 0)
     assert not channel.is_open
@@ -226,7 +226,7 @@ def test_a_look_at_a_daemon_that_is_there_says_nothing_and_hears_nothing(
     channel: Channel, stream: socket.socket
 ) -> None:
     stream.sendall(b"unheard\n")
-    channel.look()
+    channel.probe()
     assert channel.receive() == b"unheard\n"
     channel.close()
     assert read_all(stream) == b""
@@ -235,7 +235,7 @@ def test_a_look_at_a_daemon_that_is_there_says_nothing_and_hears_nothing(
 def test_a_look_leaves_what_was_kept(channel: Channel, stream: socket.socket) -> None:
     fill(channel)
     kept = channel._rest
-    channel.look()
+    channel.probe()
     assert channel._rest == kept
     assert stream.fileno() >= 0
 

@@ -840,8 +840,8 @@ atexit.register(lambda: print(sent))  # runs after what is registered after it
 import brakit_sidecar
 telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 3)
-while not telemetry._counter_file_taken:
-    telemetry._look_at = 0.0
+while not telemetry._link._is_file_accepted:
+    telemetry._link.look_at = 0.0
     telemetry.set(framework="flask")
 send = Channel.send
 Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
@@ -863,7 +863,7 @@ telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 3)
 print("counted", flush=True)
 sys.stdin.readline()
-while telemetry._channel.is_ready():
+while telemetry._link._channel.is_ready():
     telemetry.event("cli_invoked", command="install")
 """
 

@@ -11,9 +11,10 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.client import counting
 from brakit_sidecar.client import producer as producing
 from brakit_sidecar.client.counting import HAS_GIL, CellCounter
-from brakit_sidecar.client.joining import Place
+from brakit_sidecar.client.place import Place
 from brakit_sidecar.client.producer import Producer
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
@@ -203,8 +204,8 @@ def producer_without_daemon(directory: Path) -> Producer:
 
 
 def counted_by(producer: Producer) -> CounterSnapshot:
-    assert producer._account is not None
-    contents = CounterSnapshot.of(bytes(producer._account.memory.cells))
+    assert producer._link is not None
+    contents = CounterSnapshot.of(bytes(producer._link.unsent.counter_file.cells))
     assert contents is not None
     return contents
 
@@ -213,7 +214,7 @@ def counted_by(producer: Producer) -> CounterSnapshot:
 def producer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Producer]:
     if request.param and not HAS_GIL:
         pytest.skip("this interpreter has no GIL")
-    monkeypatch.setattr(producing, "HAS_GIL", request.param)
+    monkeypatch.setattr(counting, "HAS_GIL", request.param)
     producer = producer_without_daemon(tmp_path)
     yield producer
     producer.close()
@@ -239,10 +240,10 @@ def test_threads_lose_nothing_that_they_count_in_any_way(producer: Producer) -> 
 
 
 def test_without_a_gil_no_cell_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producing, "HAS_GIL", False)
+    monkeypatch.setattr(counting, "HAS_GIL", False)
     producer = producer_without_daemon(tmp_path)
     counted = []
-    monkeypatch.setattr(producer, "_incr", lambda _account, field, n: counted.append((field, n)))
+    monkeypatch.setattr(producing, "_incr", lambda _unsent, _counts, field, n: counted.append((field, n)))
     producer.counter("request_count").inc()
     producer.incr("request_count")
     assert counted == [("request_count", 1)] * 2
@@ -256,16 +257,16 @@ def test_a_count_after_the_close_is_nobodys(producer: Producer) -> None:
     requests.inc()
     producer.incr("request_count")
     producer.request("GET /", 1)
-    assert producer._account is None
+    assert producer._link is None
 
 
 def test_counters_before_and_after_a_fork_are_one_count_each(producer: Producer) -> None:
-    """``forget`` is what a child does first: it counts in a memory of its own, and the parent's is left as it was."""
+    """``reset`` is what a child does first: it counts in a memory of its own, and the parent's is left as it was."""
     requests = producer.counter("request_count")
     requests.inc()
-    assert producer._account is not None
-    parents = producer._account.memory.cells
-    producer.forget()
+    assert producer._link is not None
+    parents = producer._link.unsent.counter_file.cells
+    producer.reset()
     requests.inc()
     producer.incr("request_count", 2)
     producer.counter("request_count").inc()

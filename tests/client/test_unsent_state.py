@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 from brakit_sidecar.client import counter_file
-from brakit_sidecar.client.unsent_state import AT_ONCE, MAX_EVENTS, MAX_MARKS, MAX_MISTAKES, MAX_WORDS, UnsentState
+from brakit_sidecar.client.unsent_state import (
+    ITEMS_PER_FRAME,
+    MAX_EVENTS,
+    MAX_MARKS,
+    MAX_MISTAKES,
+    MAX_WORDS,
+    UnsentState,
+)
 from brakit_sidecar.core import limits
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, MAX_ROUTES
 from brakit_sidecar.core.schema import SESSION_FIELDS
@@ -29,13 +36,13 @@ def all_frames(account: UnsentState) -> list[dict[str, Any]]:
 
 
 def count(account: UnsentState, field: str, n: int) -> None:
-    account.memory.cells[COUNTER_CELLS[field]] += n
+    account.counter_file.cells[COUNTER_CELLS[field]] += n
 
 
 def observe(account: UnsentState, route: str, took_ns: int, bucket: int) -> None:
-    row = account.memory.row(route)
-    account.memory.cells[row + 1] += took_ns
-    account.memory.cells[row + 2 + bucket] += 1
+    row = account.counter_file.row(route)
+    account.counter_file.cells[row + 1] += took_ns
+    account.counter_file.cells[row + 2 + bucket] += 1
 
 
 # --- what was said is said once -------------------------------------------------------------------------------
@@ -89,7 +96,7 @@ def test_one_and_true_are_two_words() -> None:
 
 def test_state_is_said_before_events_and_those_before_mistakes_and_the_end_is_last() -> None:
     account = new_account()
-    account.part("clean")
+    account.finish("clean")
     account.mistake({"incr": {"?": None}})
     account.event("first_request", {"port": 8000})
     account.event("dashboard_viewed", {})
@@ -177,7 +184,7 @@ def test_a_new_daemon_is_told_all_state_again_but_no_event_of_each_time_and_no_m
     account.event("first_request", {"port": 8000})
     account.event("cli_invoked", {})
     account.mistake({"incr": {"?": None}})
-    account.part("sigterm")
+    account.finish("sigterm")
     first = all_frames(account)
     account.owe_everything()
     assert all_frames(account) == [first[0], {"event": {"name": "first_request", "port": 8000}}, first[-1]]
@@ -210,11 +217,11 @@ def test_an_event_of_a_session_that_did_not_get_through_is_said_once_to_the_next
 def test_all_is_said_when_what_is_said_again_is_too() -> None:
     account = new_account()
     account.event("first_request", {})
-    assert not account.has_said_all
+    assert not account.is_all_sent
     all_frames(account)
-    assert account.has_said_all
+    assert account.is_all_sent
     account.owe_everything()
-    assert not account.has_said_all
+    assert not account.is_all_sent
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
@@ -267,14 +274,14 @@ def test_no_frame_is_longer_than_a_line_whatever_waits() -> None:
     account = new_account()
     for field in SESSION_FIELDS:
         account.set(field, LONGEST_WORD)
-        for number in range(AT_ONCE):
+        for number in range(ITEMS_PER_FRAME):
             account.add(field, f"{number:03}{LONGEST_WORD}"[:64])
             account.mark(field, f"{number:016x}")
     for field in COUNTER_CELLS:
         count(account, field, limits.COUNT_MAX)
     for number in range(MAX_ROUTES):
-        row = account.memory.row(f"{number:016x}")
-        account.memory.cells[row + 1 : row + 8] = memoryview((limits.NS_MAX).to_bytes(8, "little") * 7).cast("Q")
+        row = account.counter_file.row(f"{number:016x}")
+        account.counter_file.cells[row + 1 : row + 8] = memoryview((limits.NS_MAX).to_bytes(8, "little") * 7).cast("Q")
     account.owe_counts()
     frames = all_frames(account)
     assert max(len(encode(frame)) for frame in frames) <= MAX_LINE
@@ -283,10 +290,10 @@ def test_no_frame_is_longer_than_a_line_whatever_waits() -> None:
 
 def test_what_does_not_fit_into_a_frame_is_in_the_next_ones() -> None:
     account = new_account()
-    for number in range(2 * AT_ONCE + 1):
+    for number in range(2 * ITEMS_PER_FRAME + 1):
         account.mark("insight_count", f"{number:016x}")
     said = [mark for frame in all_frames(account) for mark in frame["mark"]["insight_count"]]
-    assert said == [f"{number:016x}" for number in range(2 * AT_ONCE + 1)]
+    assert said == [f"{number:016x}" for number in range(2 * ITEMS_PER_FRAME + 1)]
 
 
 _FIELDS = st.sampled_from(["framework", "insight_types", "insight_count"])

@@ -48,5 +48,5 @@ def test_every_last_word_is_an_exit_reason() -> None:
 
 
 def test_whose_a_memory_is_says_the_first_half_of_the_id() -> None:
-    assert counter_layout.whose("0123abcd-89ef-4000-8000-000000000001") == 0x0123ABCD89EF4000
-    assert counter_layout.whose(None) == 0
+    assert counter_layout.anonymous_id_cell("0123abcd-89ef-4000-8000-000000000001") == 0x0123ABCD89EF4000
+    assert counter_layout.anonymous_id_cell(None) == 0

@@ -28,7 +28,7 @@ VERSION = 1
 MAGIC = 0x6272616B_736C6231  # "brakslb1" as a number
 USED_ROWS = 1
 FIRST_COUNTER = 2
-WHOSE = 9
+ANONYMOUS_ID = 9
 END = 10
 PID = 11
 KIND, ID = 12, 13
@@ -46,8 +46,8 @@ ENDS = (None, "clean", "sigint", "crash")  # how an interpreter can end that sti
 COUNTER_CELLS = {name: FIRST_COUNTER + position for position, name in enumerate(COUNTERS)}
 
 
-def whose(anonymous_id: str | None) -> int:
-    """What the cell WHOSE says of it, a UUID."""
+def anonymous_id_cell(anonymous_id: str | None) -> int:
+    """Return the cell ANONYMOUS_ID for a UUID: its first 8 bytes as a number. Returns 0 for None."""
     return int(anonymous_id.replace("-", "")[:16], 16) if anonymous_id else 0
 
 

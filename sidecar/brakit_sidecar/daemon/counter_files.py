@@ -60,7 +60,7 @@ class CounterFile:
             pid=value_at(head, counter_layout.PID),
             session=ids.spelled(named) if kind == counter_layout.OF_SESSION else None,
             group=ids.spelled(named) if kind == counter_layout.OF_GROUP else None,
-            whose=value_at(head, counter_layout.WHOSE),
+            whose=value_at(head, counter_layout.ANONYMOUS_ID),
             is_retired=value_at(head, counter_layout.RETIRED) != 0,
         )
 

@@ -81,7 +81,7 @@ def _take_up(daemon: Daemon, session: Session, now: float) -> None:
 def _take_in(daemon: Daemon, producer: str, memory: CounterFile, now: float) -> None:
     """Of a worker that counted while no daemon ran. Who lives is awaited, though it may have nothing to say."""
     is_alive, pid, whose = memory.is_in_use, memory.origin.pid, memory.origin.whose
-    is_anothers = daemon.journal.found_anothers or whose not in (0, counter_layout.whose(daemon.whose()))
+    is_anothers = daemon.journal.found_anothers or whose not in (0, counter_layout.anonymous_id_cell(daemon.whose()))
     session = None
     if not is_anothers:  # else consent was withdrawn meanwhile
         session = daemon.sessions.adopt(producer, memory, is_alive=is_alive, now=now)
