@@ -213,7 +213,7 @@ input()
 {say}
 print(channel.is_open)
 """
-    environ = {**os.environ, "PYTHONPATH": REPOSITORY}
+    environ = {**os.environ, "PYTHONPATH": os.path.join(REPOSITORY, "sidecar")}
     worker = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
     )

@@ -491,64 +491,48 @@ def test_inside_the_daemon_nothing_is_counted(nowhere: Place) -> None:
         assert type(brakit_sidecar.connect(start=True)) is brakit_sidecar.Telemetry
 
 
-# --- light --------------------------------------------------------------------------------------------
+# --- what a worker loads ------------------------------------------------------------------------------
 
-# An interpreter takes apart at its end whatever was loaded, so this is what a worker's exit takes.
-NEVER = ["asyncio", "anyio", "aiohttp", "orjson", "ssl"]
-SELDOM = [
-    "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "inspect", "json",
-    "operator", "platformdirs", "random", "re", "select", "selectors", "signal", "socket", "struct", "subprocess",
-    "tempfile", "threading", "types", "typing", "uuid", "weakref", "_hashlib", "_weakrefset",
-    "brakit_sidecar.core.domains", "brakit_sidecar.core.refusal", "brakit_sidecar.core.rules",
-    "brakit_sidecar.core.schema",
-]  # fmt: skip
-LIGHT_WORKER = f"""
-import sys
+LIGHT = """
+import sys, threading
+spawned, spawns = [], {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec"}
+sys.addaudithook(lambda event, _: spawned.append(event) if event in spawns else None)
 before = set(sys.modules)
 import brakit_sidecar
-t = brakit_sidecar.connect()
+
+def loaded():
+    names = {name.partition(".")[0] for name in set(sys.modules) - before}
+    heavy = names & {"asyncio", "anyio", "aiohttp", "orjson", "ssl"}
+    return sorted(heavy | (names - sys.stdlib_module_names - {"brakit_sidecar"}))
+
+print(loaded())
+t = brakit_sidecar.connect(start=START)
 c = t.counter("request_count"); c.inc(); c.inc(3)
 t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
 t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
 t.close()
-loaded = set(sys.modules) - before
-print(type(t).__name__, sorted(loaded & set({NEVER + SELDOM!r})))
+print(type(t).__name__, loaded(), threading.active_count(), spawned)
 """
-LIGHT = f"""
-import sys, threading
-import brakit_sidecar
-heavy = {NEVER!r}
-assert not [name for name in heavy if name in sys.modules], "after import"
-t = brakit_sidecar.connect(start=True)
-c = t.counter("request_count"); c.inc(); c.inc(3)
-t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
-t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
-t.close()
-assert not [name for name in heavy if name in sys.modules], "after calls"
-assert threading.active_count() == 1
-print("light")
-"""
+CONNECTS = LIGHT.replace("START", "False")
+STARTS_A_DAEMON = LIGHT.replace("START", "True")
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="other implementations have other C modules")
 @pytest.mark.parametrize("membership", [{"BRAKIT_SESSION_ID": new_id()}, {}], ids=["session", "process group"])
-def test_a_worker_loads_little_of_the_standard_library(home: Place, membership: dict[str, str]) -> None:
-    ran = home.python(LIGHT_WORKER, **membership)
-    assert (ran.stdout, ran.stderr) == ("Producer []\n", "")
+def test_a_worker_loads_nothing_heavy_and_starts_no_thread_and_no_process(
+    home: Place, membership: dict[str, str]
+) -> None:
+    ran = home.python(CONNECTS, **membership)
+    assert (ran.stdout, ran.stderr) == ("[]\nProducer [] 1 []\n", "")
 
 
-def test_nothing_heavy_is_loaded_and_no_thread_started(home: Place) -> None:
-    ran = home.python(LIGHT, BRAKIT_SESSION_ID=new_id())
-    assert (ran.stdout, ran.stderr) == ("light\n", "")
+def test_a_worker_that_starts_a_daemon_loads_nothing_heavy_and_starts_no_thread(nowhere: Place) -> None:
+    ran = nowhere.python(STARTS_A_DAEMON)
+    assert (ran.stdout.splitlines()[0], ran.stderr) == ("[]", "")
+    assert re.fullmatch(r"Producer \[\] 1 \['subprocess.Popen'.*\]", ran.stdout.splitlines()[1])
 
 
-def test_nothing_heavy_is_loaded_where_no_daemon_runs_and_one_is_started(nowhere: Place) -> None:
-    ran = nowhere.python(LIGHT)
-    assert (ran.stdout, ran.stderr) == ("light\n", "")
-
-
-def test_nothing_is_loaded_where_telemetry_is_off(nowhere: Place) -> None:
-    assert nowhere.python(LIGHT, CI="1").stdout == "light\n"
+def test_a_stand_in_loads_nothing_heavy(nowhere: Place) -> None:
+    assert nowhere.python(CONNECTS, CI="1").stdout == "[]\nTelemetry [] 1 []\n"
 
 
 # --- what is hashed -----------------------------------------------------------------------------------

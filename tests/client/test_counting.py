@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.client import counting
 from brakit_sidecar.client import producer as producing
-from brakit_sidecar.client.counting import HAS_GIL, CellCounter
+from brakit_sidecar.client.counting import HAS_ATOMIC_STEP, CellCounter
 from brakit_sidecar.client.place import Place
 from brakit_sidecar.client.producer import Producer
 from brakit_sidecar.core import counter_layout
@@ -159,7 +159,7 @@ def in_threads(work: Callable[[], None], number: int = 8) -> None:
 
 
 @pytest.mark.usefixtures("restless")
-@pytest.mark.skipif(not HAS_GIL, reason="without a GIL no cell is ever bound")
+@pytest.mark.skipif(not HAS_ATOMIC_STEP, reason="this Python never binds a cell")
 def test_threads_lose_no_count_of_a_bound_counter(counter: CellCounter) -> None:
     memory = cells(0)
     counter.bind(memory, 0)
@@ -195,7 +195,7 @@ def test_a_signal_handler_that_counts_loses_no_count(counter: CellCounter) -> No
     assert memory[0] == counted + handled
 
 
-# --- builds without a GIL -------------------------------------------------------------------------------------
+# --- Pythons without an atomic step -----------------------------------------------------------------------------
 
 
 def producer_without_daemon(directory: Path) -> Producer:
@@ -210,11 +210,11 @@ def counted_by(producer: Producer) -> CounterSnapshot:
     return contents
 
 
-@pytest.fixture(params=[True, False], ids=["with a GIL", "without a GIL"])
+@pytest.fixture(params=[True, False], ids=["bound cells", "unbound cells"])
 def producer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Producer]:
-    if request.param and not HAS_GIL:
-        pytest.skip("this interpreter has no GIL")
-    monkeypatch.setattr(counting, "HAS_GIL", request.param)
+    if request.param and not HAS_ATOMIC_STEP:
+        pytest.skip("this Python never binds a cell")
+    monkeypatch.setattr(counting, "HAS_ATOMIC_STEP", request.param)
     producer = producer_without_daemon(tmp_path)
     yield producer
     producer.close()
@@ -239,8 +239,8 @@ def test_threads_lose_nothing_that_they_count_in_any_way(producer: Producer) -> 
     assert [*found.rows.values()] == [(2_400_000_000, 1600, 0, 0, 0, 0, 0)] * 5
 
 
-def test_without_a_gil_no_cell_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "HAS_GIL", False)
+def test_without_an_atomic_step_no_cell_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "HAS_ATOMIC_STEP", False)
     producer = producer_without_daemon(tmp_path)
     counted = []
     monkeypatch.setattr(producing, "_incr", lambda _unsent, _counts, field, n: counted.append((field, n)))

@@ -5,15 +5,11 @@ Bytes that the kernel does not take at once are kept (never more than one line),
 
 from __future__ import annotations
 
+import socket
 import sys
 
 from ..host import peercred
 from . import descriptors
-
-try:
-    import _socket as socket  # what the module socket is made of; that one brings selectors and enum
-except ImportError:  # another implementation
-    import socket  # type: ignore[no-redef]
 
 IS_POSSIBLE = hasattr(socket, "AF_UNIX")  # False on Windows
 _SO_NOSIGPIPE = 0x1022  # macOS' option against SIGPIPE, which the socket module lacks

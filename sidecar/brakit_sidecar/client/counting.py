@@ -1,9 +1,10 @@
 """The fast path: a count is a store into memory, without a lock, a system call or validation.
 
-``cell[...] = count = count + 1`` is one step for threads: CPython with a GIL switches threads only at calls and at
-backward jumps, and there are none between loading ``count`` and storing it. The count is kept beside the cell, because
-reading a memoryview costs as much as writing it. The view has no dimension, because an index costs time. A build
-without a GIL never binds a cell, and counts under the producer's lock.
+``cell[...] = count = count + 1`` is one step for threads: CPython 3.10 and newer with a GIL switches threads only at
+calls and at backward jumps, and there are none between loading ``count`` and storing it. The count is kept beside the
+cell, because reading a memoryview costs as much as writing it. The view has no dimension, because an index costs time.
+Python 3.9 may switch before any instruction, and a build without a GIL at any time: they never bind a cell, and count
+under the producer's lock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .counter_file import CounterFile
     from .unsent_state import UnsentState
 
-HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+HAS_ATOMIC_STEP: bool = sys.version_info >= (3, 10) and getattr(sys, "_is_gil_enabled", lambda: True)()
 _MAX_KNOWN_ROUTES = 4096  # route texts remembered with their row; bounds the memory of a worker with endless routes
 
 
@@ -81,8 +82,8 @@ class Counts:
         self.rows: dict[str, int] = {}  # the first cell of a route's row, by the route's text
 
     def bind(self, counter_file: CounterFile) -> None:
-        """Let the fast path write the file's cells, if the daemon can see them and this Python has a GIL."""
-        if counter_file.fd is None or not HAS_GIL:
+        """Let the fast path write the file's cells, if the daemon sees them and a count is one step in this Python."""
+        if counter_file.fd is None or not HAS_ATOMIC_STEP:
             return
         self.cells = counter_file.cells
         for field, counter in self.counters.items():

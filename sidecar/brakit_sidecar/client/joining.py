@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import uuid
 
-from ..host import consent, ids, paths
+from ..host import consent, paths
 from ..host.debug import debug
 from ..host.guards import DAEMON_MARK
 from . import channel
@@ -16,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_GROUPS = bytes.fromhex("6f9d4c1e3c565b0e9a550b6f3d6a1c7e")  # the namespace of the ids of process groups
+_GROUPS = uuid.UUID("6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e")  # the namespace of the ids of process groups
 
 
 def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
@@ -67,20 +68,21 @@ def _consent_check(environ: Mapping[str, str], anonymous_id: str | None) -> Call
 def _place(environ: Mapping[str, str], anonymous_id: str | None) -> Place:
     may_report = _consent_check(environ, anonymous_id)
     socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
-    session = ids.read(environ.get("BRAKIT_SESSION_ID", ""))
-    if session is not None:
-        return Place(socket_path, {"session": ids.spelled(session)}, session, may_report, anonymous_id)
-    group = _process_group()
-    return Place(socket_path, {"group": ids.spelled(group)}, group, may_report, anonymous_id)
+    try:
+        session = uuid.UUID(environ.get("BRAKIT_SESSION_ID", ""))
+    except ValueError:
+        group = _process_group()
+        return Place(socket_path, {"group": str(group)}, group.bytes, may_report, anonymous_id)
+    return Place(socket_path, {"session": str(session)}, session.bytes, may_report, anonymous_id)
 
 
-def _process_group() -> bytes:
+def _process_group() -> uuid.UUID:
     """Return the id that all workers of one command line share: of boot, process group and its leader's start."""
     group = os.getpgrp()
     boot = _first_line("/proc/sys/kernel/random/boot_id")
     # The command's name may hold anything, but is in parentheses. The start time is the 20th field after it.
     started = _first_line(f"/proc/{group}/stat").rpartition(")")[2].split()[19:20]
-    return ids.named(_GROUPS, f"{boot} {group} {' '.join(started)}")
+    return uuid.uuid5(_GROUPS, f"{boot} {group} {' '.join(started)}")
 
 
 def _first_line(path: str) -> str:

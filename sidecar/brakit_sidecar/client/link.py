@@ -7,6 +7,7 @@ here blocks. All methods need the producer's lock.
 
 from __future__ import annotations
 
+import uuid
 from time import monotonic
 
 from ..core import counter_layout
@@ -63,7 +64,7 @@ class Link:
         self._place = place
         self._sdk = sdk
         self._starter = starter
-        self._producer_id = place.new_producer_id()
+        self._producer_id = str(uuid.uuid4())
         self._channel = Channel()
         self._connected_at = 0.0
         self._is_file_accepted = False  # the daemon reads the counter file, so no line need report counts

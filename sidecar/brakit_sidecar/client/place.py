@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from ..core import counter_layout
-from ..host import ids
+from hashlib import blake2b
 
-try:
-    from _blake2 import blake2b  # what hashlib has, without OpenSSL
-except ImportError:  # another implementation
-    from hashlib import blake2b
+from ..core import counter_layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +55,3 @@ class Place:
             if len(self._opaque_ids) < _MAX_HASHES:
                 self._opaque_ids[text] = known
         return known
-
-    def new_producer_id(self) -> str:
-        """Return a random UUID for a process that begins to count."""
-        return ids.new()

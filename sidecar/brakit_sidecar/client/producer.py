@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from threading import RLock
 from time import monotonic
 
 from ..core import counter_layout
@@ -22,11 +23,6 @@ from .counting import CellCounter, Counts
 from .link import DaemonStarter, Link
 from .telemetry import Counter, Telemetry
 from .unsent_state import UnsentState
-
-try:
-    from _thread import RLock  # what threading has
-except ImportError:  # another implementation
-    from threading import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,10 +6,7 @@ function names, and such a module takes longer to tear down. So this module is s
 
 from __future__ import annotations
 
-try:
-    from _weakref import ref  # what weakref has
-except ImportError:  # another implementation
-    from weakref import ref
+from weakref import ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -99,7 +99,11 @@ class UnsentState:
     # --- what is still to be sent ----------------------------------------------------------------------------------
 
     def owe(self, key: str, item: Any) -> None:
-        """Queue one item of a key of the wire."""
+        """Queue one item of a key of the wire.
+
+        Race: a signal handler may run between the two steps here, and send what is queued. It is harmless because a
+        dict of ``_owed`` is emptied, but not replaced, when its items are sent.
+        """
         self._owed.setdefault(key, {})[item] = None
 
     def owe_counts(self) -> None:
@@ -133,7 +137,7 @@ class UnsentState:
 
     def next_frame(self) -> dict[str, Any] | None:
         """Return the next frame: state, then events, then mistakes, and the end last. Returns None if all is sent."""
-        if self._owed and (frame := self._state_frame()):
+        if any(self._owed.values()) and (frame := self._state_frame()):
             return frame
         if self._repeatable_sent < len(self._repeatable):
             self._repeatable_sent += 1
@@ -156,8 +160,6 @@ class UnsentState:
                 for item in items:
                     del waiting[item]
                 frame[key] = build(self, items)
-            if waiting is not None and not waiting:
-                del self._owed[key]
         return frame
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import counter_layout
 from ..core.counter_snapshot import CounterSnapshot, used_rows, value_at
 from ..core.frames import UUID
-from ..host import ids, paths, process, secure_files
+from ..host import paths, process, secure_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,8 +59,8 @@ class CounterFile:
         )
         return Origin(
             pid=value_at(head, counter_layout.PID),
-            session=ids.spelled(named) if kind == counter_layout.OF_SESSION else None,
-            group=ids.spelled(named) if kind == counter_layout.OF_GROUP else None,
+            session=str(uuid.UUID(bytes=named)) if kind == counter_layout.OF_SESSION else None,
+            group=str(uuid.UUID(bytes=named)) if kind == counter_layout.OF_GROUP else None,
             whose=value_at(head, counter_layout.ANONYMOUS_ID),
             is_retired=value_at(head, counter_layout.RETIRED) != 0,
         )

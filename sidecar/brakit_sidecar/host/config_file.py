@@ -6,9 +6,11 @@ Only what is decided matters to a worker (``consent``): it loads this file just 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import uuid
 
-from . import ids, paths, secure_files
+from . import paths, secure_files
 from .consent import Config, Consent, current, read_config
 
 TYPE_CHECKING = False
@@ -49,9 +51,9 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
     try:
         is_first = read_config(path).missing
         if on:
-            _update(path, lambda content: {"anonymousId": ids.new(), **content, "telemetry": True})
+            _update(path, lambda content: {"anonymousId": str(uuid.uuid4()), **content, "telemetry": True})
         else:
-            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()})
+            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": str(uuid.uuid4())})
         if on and is_first:
             _mark_fresh()
     except OSError as error:
@@ -74,19 +76,19 @@ def _opt_out(path: str, *, wait: bool) -> None:
     config = read_config(path)
     already = config.content is not None and config.content.get("telemetry") is False and config.anonymous_id
     if not already:
-        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()}, wait=wait)
+        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": str(uuid.uuid4())}, wait=wait)
 
 
 def _give_id(path: str, *, wait: bool) -> None:
     """Makes the config, or completes one that has no id. Several may try at once; the first one's id stands."""
     config = read_config(path)
     if config.missing:
-        if _write(path, {"telemetry": True, "anonymousId": ids.new()}, only_if_missing=True):
+        if _write(path, {"telemetry": True, "anonymousId": str(uuid.uuid4())}, only_if_missing=True):
             _mark_fresh()
     else:
         _update(
             path,
-            lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": ids.new()},
+            lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": str(uuid.uuid4())},
             wait=wait,
         )
 
@@ -119,8 +121,6 @@ def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]], *, wa
 
 def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False) -> bool:
     """Whole or not at all, whatever dies meanwhile. False where another made the file first, whose content stands."""
-    import json  # noqa: PLC0415 (10 ms, where a config is hardly ever written)
-
     secure_files.ensure_directory(os.path.dirname(path))
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -8,10 +8,11 @@ is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 
-from ..core import plain_json
 from . import paths
 from .guards import dormant_because
 
@@ -25,6 +26,7 @@ DO_NOT_TRACK, GUARDS, VARIABLE, CONFIG = SOURCES = ("DO_NOT_TRACK", "brakit's gu
 
 _NO = frozenset({"false", "0", "off", "no"})
 _YES = frozenset({"true", "1", "yes", "on"})
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)  # no other spelling
 _MAX_CONFIG = 64 * 1024  # a config is a hundred bytes; whatever is larger is none
 
 
@@ -41,7 +43,7 @@ class Config:
     @property
     def anonymous_id(self) -> str | None:
         found = (self.content or {}).get("anonymousId")
-        return found.lower() if isinstance(found, str) and _is_uuid(found) else None
+        return found.lower() if isinstance(found, str) and _UUID.fullmatch(found) else None
 
 
 class Consent:
@@ -118,14 +120,7 @@ def read_config(path: str) -> Config:
     finally:
         os.close(fd)
     try:
-        content = plain_json.loads(raw) if len(raw) <= _MAX_CONFIG else None
+        content = json.loads(raw) if len(raw) <= _MAX_CONFIG else None
     except (ValueError, RecursionError):
         return Config(None, problem="is no JSON")
     return Config(content) if isinstance(content, dict) else Config(None, problem="is no JSON object")
-
-
-def _is_uuid(text: str) -> bool:
-    groups = text.split("-")
-    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(
-        character in "0123456789abcdefABCDEF" for group in groups for character in group
-    )

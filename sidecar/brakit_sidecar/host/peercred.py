@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
-
-try:
-    import _socket as socket  # what the module socket is made of
-except ImportError:  # another implementation
-    import socket  # type: ignore[no-redef]
 
 _SOL_LOCAL = 0  # of macOS, whose names the socket module has not got
 _LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2
