@@ -24,7 +24,7 @@ def test_an_empty_environment_is_awake() -> None:
 
 @pytest.mark.parametrize("value", ["true", "1", "TRUE"])
 def test_brakit_can_be_disabled(value: str) -> None:
-    assert dormant_because({"BRAKIT_DISABLE": value}) == "BRAKIT_DISABLE"
+    assert dormant_because({"BRAKIT_DISABLE": value}) == f"BRAKIT_DISABLE={value}"
 
 
 @pytest.mark.parametrize("value", ["false", "0", "", "yes"])
@@ -35,7 +35,7 @@ def test_another_word_does_not_disable_brakit(value: str) -> None:
 @pytest.mark.parametrize("name", PRODUCTION)
 @pytest.mark.parametrize("value", ["production", "staging", "prod", "Production", "PROD"])
 def test_production_is_dormant(name: str, value: str) -> None:
-    assert dormant_because({name: value}) == name
+    assert dormant_because({name: value}) == f"{name}={value}"
 
 
 @pytest.mark.parametrize("name", PRODUCTION)
@@ -46,7 +46,7 @@ def test_development_is_awake(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("name", [*CI, *CLOUD])
 def test_ci_and_cloud_are_dormant_whatever_the_value(name: str) -> None:
-    assert dormant_because({name: "0"}) == name
+    assert dormant_because({name: "0"}) == f"{name}=0"
 
 
 @pytest.mark.parametrize("name", [*CI, *CLOUD])

@@ -91,7 +91,7 @@ def test_another_users_file_at_the_locks_path_is_refused_and_left(socket_path: s
     with open(lock_of(socket_path), "w", encoding="utf-8"):
         pass
     os.chown(lock_of(socket_path), 12345, 12345)
-    with pytest.raises(UnsafePathError, match="not a file of ours"):
+    with pytest.raises(UnsafePathError, match="not a file of this user"):
         launch.acquire_lock(socket_path)
     assert os.path.exists(lock_of(socket_path))
 
@@ -121,7 +121,7 @@ def test_what_is_no_socket_is_refused_and_left(socket_path: str, tmp_path: Path,
                 other.bind(str(target))
         os.symlink(target, socket_path)
     before = os.lstat(socket_path)
-    with pytest.raises(UnsafePathError, match=r"sidecar-1\.sock is not a socket of ours; remove it"):
+    with pytest.raises(UnsafePathError, match=r"sidecar-1\.sock is not a socket of this user; remove it"):
         launch.listen(socket_path)
     assert os.lstat(socket_path).st_ino == before.st_ino
 

@@ -59,7 +59,7 @@ def _explanation() -> str:
     guard = guards.dormant_because(os.environ)
     said = {
         consent.DO_NOT_TRACK: os.environ.get("DO_NOT_TRACK") or "not set",
-        consent.GUARDS: f"{guard} is set" if guard else "awake: no production, CI or cloud here",
+        consent.GUARDS: guard or "awake: no production, CI or cloud here",
         consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
         consent.CONFIG: f"{_said_by(consent.read_config(path))} ({path})",
     }

@@ -30,7 +30,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
             from ..host import config_file  # noqa: PLC0415 (a worker hardly ever writes the config)
 
             config_file.settled(environ, wait=False)  # writes the environment's opt-out to the config
-        debug(f"telemetry is off: {decision.why}")
+        debug(decision.sentence)
         return Telemetry()
     place = _place(environ, decision.anonymous_id)
     if not start:

@@ -139,7 +139,7 @@ class CounterFile:
 
 def left_behind(socket_path: str, kept: Mapping[str, int]) -> Iterator[tuple[str, CounterFile]]:
     """The memories that have a name there, by producer: of a daemon that died, or of workers that wait for one."""
-    named = paths.counter_files(socket_path)
+    named = paths.named_counter_files(socket_path)
     for name, fd in kept.items():  # by a service manager, under the names that they would have there
         producer, memory = paths.producer_of(name), CounterFile(fd)
         if producer not in named and UUID.fullmatch(producer) and memory.is_acceptable():
