@@ -278,8 +278,8 @@ def test_each_source_is_shown_with_what_it_said_and_an_arrow_points_at_the_one_t
             ({}, "config", ("not set", awake, "not set", told)),
             ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY", ("not set", awake, "on", told)),
             ({"BRAKIT_TELEMETRY": "Off"}, "BRAKIT_TELEMETRY", ("not set", awake, "Off", told)),
-            ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards", ("not set", "CI is set", "on", told)),
-            ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK", ("1", "CI is set", "not set", told)),
+            ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards", ("not set", "CI=1", "on", told)),
+            ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK", ("1", "CI=1", "not set", told)),
         )
         for environ, decided, said in cases:
             shown = place.run("telemetry", **environ).stdout.splitlines()[-4:]
