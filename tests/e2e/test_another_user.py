@@ -27,7 +27,7 @@ WORKER = (
 
 # A command of somebody's, who may not be able to read this interpreter's files: so all of it is loaded before.
 BECOME = f"""
-import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio
+import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio, platformdirs.unix
 import brakit_sidecar.cli.daemon, brakit_sidecar.daemon.app
 from brakit_sidecar.cli import main
 os.setgroups([]); os.setgid({SOMEBODY}); os.setuid({SOMEBODY})
