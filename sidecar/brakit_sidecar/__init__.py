@@ -18,14 +18,14 @@ __all__ = ["Counter", "Telemetry", "__version__", "connect"]
 
 
 def connect(sdk: str = "python", *, start: bool = False) -> Telemetry:
-    """This process as a producer of its session; a do-nothing stand-in where telemetry is off.
+    """Return this process as a producer of its session. Returns a stand-in that does nothing if telemetry is off.
 
-    Never raises and never blocks. ``start``: start a daemon where none runs, without waiting for it.
+    Never raises and never blocks. ``start`` starts a daemon if none runs, without waiting for it.
     """
     try:
-        from .client import joining  # noqa: PLC0415 (loaded by those who count, not by those who only import)
+        from .client import joining  # noqa: PLC0415 (an application that only imports this package loads nothing)
 
         return joining.join(os.environ, sdk, start=start)
     except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
-        debug("telemetry cannot work here", error)
+        debug("telemetry does not work here", error)
         return Telemetry()

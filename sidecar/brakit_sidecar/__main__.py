@@ -1,4 +1,4 @@
-"""The command: ``brakit-sidecar`` and ``python -m brakit_sidecar``."""
+"""The command: ``brakit-sidecar``, or ``python -m brakit_sidecar``."""
 
 import os
 import sys

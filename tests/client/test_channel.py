@@ -1,4 +1,4 @@
-"""The worker's socket: it never blocks, never raises, and keeps at most one line."""
+"""The worker's socket, which never blocks, never raises, and keeps at most one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE = b'{"incr":{"request_count":1}}\n'
 
 
 class Daemon:
-    """The other end."""
+    """The other end of the connection."""
 
     def __init__(self, directory: str, backlog: int = 5) -> None:
         self.path = os.path.join(directory, "s")
@@ -40,7 +40,7 @@ class Daemon:
 
 @pytest.fixture
 def directory() -> Iterator[str]:
-    """A directory with a short path."""
+    """Make a directory with a short path."""
     with tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp") as directory:
         yield directory
 
@@ -61,64 +61,64 @@ def channel() -> Iterator[Channel]:
 
 @pytest.fixture
 def stream(daemon: Daemon, channel: Channel) -> Iterator[socket.socket]:
-    """The daemon's end of the open channel."""
+    """Return the daemon's end of the open channel."""
     assert channel.open(daemon.path)
     with daemon.accept() as stream:
         yield stream
 
 
 def read_all(stream: socket.socket) -> bytes:
-    said = b""
+    received = b""
     while chunk := stream.recv(65536):
-        said += chunk
-    return said
+        received += chunk
+    return received
 
 
 def fill(channel: Channel) -> int:
-    """Says lines until the kernel takes no more of them: how many."""
-    said = 0
+    """Send lines until the kernel takes no more. Returns how many were sent."""
+    sent = 0
     while channel.is_ready():
         channel.send(LINE * 100)
-        said += 100
-    return said
+        sent += 100
+    return sent
 
 
 # --- opening --------------------------------------------------------------------------------------------------
 
 
-def test_a_new_channel_is_closed_and_takes_nothing(channel: Channel) -> None:
+def test_a_new_channel_is_closed_and_sends_nothing(channel: Channel) -> None:
     channel.send(LINE)
     channel.send_with_descriptor(LINE, 0)
     channel.close()
     assert (channel.is_open, channel.is_ready(), channel.receive()) == (False, False, b"")
 
 
-def test_it_opens_where_somebody_listens(daemon: Daemon, channel: Channel) -> None:
+def test_a_channel_opens_if_a_daemon_listens(daemon: Daemon, channel: Channel) -> None:
     assert channel.open(daemon.path)
     assert channel.is_open
     assert channel.is_ready()
 
 
-def test_it_stays_closed_where_nobody_listens(daemon: Daemon, channel: Channel) -> None:
+def test_a_channel_stays_closed_if_no_daemon_listens(daemon: Daemon, channel: Channel) -> None:
     daemon.listening.close()
     assert not channel.open(daemon.path)
     assert not channel.is_open
 
 
 @pytest.mark.parametrize("path", ["", ".", "/dev/null", "/no/such/directory/s", "/" + "x" * 300])
-def test_it_stays_closed_where_there_is_no_socket(channel: Channel, path: str) -> None:
+def test_a_channel_stays_closed_if_the_path_is_not_a_socket(channel: Channel, path: str) -> None:
     assert not channel.open(path)
     assert not channel.is_open
 
 
-def test_it_does_not_wait_for_a_daemon_whose_backlog_is_full(directory: str) -> None:
+def test_open_does_not_wait_for_a_daemon_with_a_full_backlog(directory: str) -> None:
     daemon = Daemon(directory, backlog=0)
     channels = [Channel() for _ in range(5)]
     assert [channel.open(daemon.path) for channel in channels][-1] is False
     daemon.listening.close()
 
 
-def test_it_stays_closed_where_no_descriptor_is_left(daemon: Daemon, channel: Channel) -> None:
+def test_a_channel_stays_closed_at_the_descriptor_limit(daemon: Daemon, channel: Channel) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
@@ -130,7 +130,7 @@ def test_it_stays_closed_where_no_descriptor_is_left(daemon: Daemon, channel: Ch
     assert not opened
 
 
-def test_opening_again_hangs_up_first(daemon: Daemon, channel: Channel, stream: socket.socket) -> None:
+def test_a_second_open_closes_the_first_connection(daemon: Daemon, channel: Channel, stream: socket.socket) -> None:
     assert channel.open(daemon.path)
     assert stream.recv(1) == b""
     with daemon.accept() as again:
@@ -138,16 +138,16 @@ def test_opening_again_hangs_up_first(daemon: Daemon, channel: Channel, stream: 
         assert again.recv(65536) == LINE
 
 
-def test_no_program_that_the_worker_starts_inherits_it(stream: socket.socket, channel: Channel) -> None:
+def test_a_child_program_does_not_inherit_the_socket(stream: socket.socket, channel: Channel) -> None:
     assert stream.fileno() >= 0
     assert channel._socket is not None
     assert not os.get_inheritable(channel._socket.fileno())
 
 
-# --- saying ---------------------------------------------------------------------------------------------------
+# --- sending ---------------------------------------------------------------------------------------------------
 
 
-def test_what_was_said_arrives_in_its_order(channel: Channel, stream: socket.socket) -> None:
+def test_lines_arrive_in_order(channel: Channel, stream: socket.socket) -> None:
     for number in range(100):
         assert channel.is_ready()
         channel.send(b"%d\n" % number)
@@ -155,14 +155,14 @@ def test_what_was_said_arrives_in_its_order(channel: Channel, stream: socket.soc
     assert read_all(stream) == b"".join(b"%d\n" % number for number in range(100))
 
 
-def test_a_daemon_that_does_not_read_is_not_waited_for(channel: Channel, stream: socket.socket) -> None:
+def test_send_does_not_wait_for_a_daemon_that_does_not_read(channel: Channel, stream: socket.socket) -> None:
     fill(channel)
     assert channel.is_open
     assert not channel.is_ready()
     assert stream.fileno() >= 0
 
 
-def test_what_was_kept_goes_first_once_the_daemon_reads(channel: Channel, stream: socket.socket) -> None:
+def test_kept_bytes_are_sent_before_the_next_line(channel: Channel, stream: socket.socket) -> None:
     lines = fill(channel)
     received = b""
     while not channel.is_ready():
@@ -172,7 +172,7 @@ def test_what_was_kept_goes_first_once_the_daemon_reads(channel: Channel, stream
     assert received + read_all(stream) == LINE * lines + b"last\n"
 
 
-def test_never_more_than_one_line_is_kept(channel: Channel, stream: socket.socket) -> None:
+def test_at_most_one_line_is_kept(channel: Channel, stream: socket.socket) -> None:
     fill(channel)
     for _ in range(3):
         channel.is_ready()
@@ -180,29 +180,29 @@ def test_never_more_than_one_line_is_kept(channel: Channel, stream: socket.socke
     assert stream.fileno() >= 0
 
 
-@pytest.mark.parametrize("say", ["send", "is_ready", "receive", "send_with_descriptor", "look"])
-def test_a_daemon_that_is_gone_closes_the_channel_and_fails_nobody(
-    channel: Channel, stream: socket.socket, say: str
+@pytest.mark.parametrize("call", ["send", "is_ready", "receive", "send_with_descriptor", "probe"])
+def test_a_daemon_that_exited_closes_the_channel_without_an_exception(
+    channel: Channel, stream: socket.socket, call: str
 ) -> None:
-    if say == "is_ready":
+    if call == "is_ready":
         fill(channel)
     stream.close()
-    if say == "send":
+    if call == "send":
         channel.send(LINE)
-    elif say == "is_ready":
+    elif call == "is_ready":
         assert not channel.is_ready()
-    elif say == "receive":
+    elif call == "receive":
         assert channel.receive() == b""
-    elif say == "look":
-        channel.look()
+    elif call == "probe":
+        channel.probe()
     else:
         channel.send_with_descriptor(LINE, 0)
     assert not channel.is_open
     assert not channel.is_ready()
 
 
-@pytest.mark.parametrize("say", ["channel.send(b'x')", "channel.send_with_descriptor(b'x', 0)"])
-def test_a_daemon_that_is_gone_does_not_kill_a_worker_with_a_default_sigpipe(daemon: Daemon, say: str) -> None:
+@pytest.mark.parametrize("call", ["channel.send(b'x')", "channel.send_with_descriptor(b'x', 0)"])
+def test_a_daemon_that_exited_does_not_kill_a_worker_with_a_default_sigpipe(daemon: Daemon, call: str) -> None:
     code = f"""
 import signal
 from brakit_sidecar.client.channel import Channel
@@ -210,10 +210,10 @@ signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 channel = Channel()
 assert channel.open({daemon.path!r})
 input()
-{say}
+{call}
 print(channel.is_open)
 """
-    environ = {**os.environ, "PYTHONPATH": REPOSITORY}
+    environ = {**os.environ, "PYTHONPATH": os.path.join(REPOSITORY, "sidecar")}
     worker = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
     )
@@ -222,20 +222,18 @@ print(channel.is_open)
     assert (worker.returncode, out) == (0, "False\n")
 
 
-def test_a_look_at_a_daemon_that_is_there_says_nothing_and_hears_nothing(
-    channel: Channel, stream: socket.socket
-) -> None:
-    stream.sendall(b"unheard\n")
-    channel.look()
-    assert channel.receive() == b"unheard\n"
+def test_a_probe_of_a_running_daemon_sends_and_receives_nothing(channel: Channel, stream: socket.socket) -> None:
+    stream.sendall(b"unread\n")
+    channel.probe()
+    assert channel.receive() == b"unread\n"
     channel.close()
     assert read_all(stream) == b""
 
 
-def test_a_look_leaves_what_was_kept(channel: Channel, stream: socket.socket) -> None:
+def test_a_probe_keeps_the_kept_bytes(channel: Channel, stream: socket.socket) -> None:
     fill(channel)
     kept = channel._rest
-    channel.look()
+    channel.probe()
     assert channel._rest == kept
     assert stream.fileno() >= 0
 
@@ -248,14 +246,14 @@ def test_a_descriptor_arrives_with_the_lines_first_byte(channel: Channel, stream
         file.write(b"counted")
         file.flush()
         channel.send_with_descriptor(LINE, file.fileno())
-    said, fds, _flags, _address = socket.recv_fds(stream, 1, 4)
-    assert (said, len(fds)) == (LINE[:1], 1)
+    received, fds, _flags, _address = socket.recv_fds(stream, 1, 4)
+    assert (received, len(fds)) == (LINE[:1], 1)
     assert os.pread(fds[0], 100, 0) == b"counted"
     os.close(fds[0])
     assert stream.recv(65536) == LINE[1:]
 
 
-def test_a_descriptor_that_is_none_closes_the_channel_and_fails_nobody(channel: Channel, stream: socket.socket) -> None:
+def test_a_closed_descriptor_closes_the_channel_without_an_exception(channel: Channel, stream: socket.socket) -> None:
     closed = os.dup(0)
     os.close(closed)
     channel.send_with_descriptor(LINE, closed)
@@ -263,29 +261,29 @@ def test_a_descriptor_that_is_none_closes_the_channel_and_fails_nobody(channel: 
     assert stream.recv(1) == b""
 
 
-def test_where_a_descriptor_would_have_to_wait_the_channel_is_given_up(channel: Channel, stream: socket.socket) -> None:
+def test_the_channel_is_closed_if_a_descriptor_cannot_be_sent_at_once(channel: Channel, stream: socket.socket) -> None:
     fill(channel)
     channel.send_with_descriptor(LINE, 0)
     assert not channel.is_open
     assert stream.recv(1) != b""
 
 
-# --- hearing --------------------------------------------------------------------------------------------------
+# --- receiving --------------------------------------------------------------------------------------------------
 
 
-def test_a_daemon_that_says_nothing_is_not_waited_for(channel: Channel, stream: socket.socket) -> None:
+def test_receive_does_not_wait_for_a_silent_daemon(channel: Channel, stream: socket.socket) -> None:
     assert channel.receive() == b""
     assert channel.is_open
     assert stream.fileno() >= 0
 
 
-def test_what_the_daemon_said_is_heard(channel: Channel, stream: socket.socket) -> None:
+def test_a_line_of_the_daemon_is_received(channel: Channel, stream: socket.socket) -> None:
     stream.sendall(b'{"counter_file":1}\n')
     assert channel.receive() == b'{"counter_file":1}\n'
     assert channel.is_open
 
 
-def test_a_daemons_last_words_are_heard_before_it_is_gone(channel: Channel, stream: socket.socket) -> None:
+def test_a_daemons_last_line_is_received_before_eof(channel: Channel, stream: socket.socket) -> None:
     stream.sendall(b"goodbye\n")
     stream.close()
     assert channel.receive() == b"goodbye\n"
@@ -294,15 +292,15 @@ def test_a_daemons_last_words_are_heard_before_it_is_gone(channel: Channel, stre
     assert not channel.is_open
 
 
-def test_at_most_4_kib_are_heard_at_once(channel: Channel, stream: socket.socket) -> None:
+def test_at_most_4_kib_are_received_at_once(channel: Channel, stream: socket.socket) -> None:
     stream.sendall(b"x" * 5000)
     assert [len(channel.receive()) for _ in range(3)] == [4096, 904, 0]
 
 
-# --- hanging up -----------------------------------------------------------------------------------------------
+# --- closing -----------------------------------------------------------------------------------------------
 
 
-def test_a_channel_that_was_closed_forgets_what_it_kept(channel: Channel, daemon: Daemon) -> None:
+def test_a_closed_channel_drops_the_kept_bytes(channel: Channel, daemon: Daemon) -> None:
     assert channel.open(daemon.path)
     fill(channel)
     channel.close()
@@ -311,7 +309,7 @@ def test_a_channel_that_was_closed_forgets_what_it_kept(channel: Channel, daemon
     daemon.accept().close()
 
 
-def test_a_channel_that_is_forgotten_hangs_up(daemon: Daemon) -> None:
+def test_a_channel_that_is_garbage_collected_closes_the_connection(daemon: Daemon) -> None:
     channel = Channel()
     assert channel.open(daemon.path)
     with daemon.accept() as stream:

@@ -1,4 +1,4 @@
-"""The worker's side, as an application uses it: exact, never raising, never waiting."""
+"""The worker's side, as an application uses it: it counts exactly, never raises and never waits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAX = 2**53 - 1
 
 @contextmanager
 def inside(place: Place, **settings: str) -> Iterator[None]:
-    """This process is one of that place."""
+    """Make this process a worker of the place."""
     with pytest.MonkeyPatch.context() as patch:
         for name in _CLEARED:
             patch.delenv(name, raising=False)
@@ -53,7 +53,7 @@ def inside(place: Place, **settings: str) -> Iterator[None]:
 
 @contextmanager
 def joined(place: Place, session: str, **arguments: Any) -> Iterator[brakit_sidecar.Telemetry]:
-    """A producer in this process."""
+    """Make a producer in this process."""
     with inside(place, BRAKIT_SESSION_ID=session):
         telemetry = brakit_sidecar.connect(**arguments)
         try:
@@ -63,7 +63,7 @@ def joined(place: Place, session: str, **arguments: Any) -> Iterator[brakit_side
 
 
 def shown(place: Place, session: str) -> dict[str, Any] | None:
-    """The session's fields as they would be sent now; None where the daemon has no such session."""
+    """Return the session's fields as they would be sent now. Returns None if the daemon has no such session."""
     with Wire(place.socket_path).hello() as wire:
         for found in wire.ask()[0]["sessions"]:
             if found["id"] == session:
@@ -79,7 +79,7 @@ def refused(place: Place) -> dict[str, int]:
 
 
 def until_shown(place: Place, session: str, telemetry: brakit_sidecar.Telemetry | None = None, **expected: Any) -> None:
-    """Returns when the daemon shows the expected fields; the producer makes calls that count nothing meanwhile."""
+    """Wait until the daemon shows the expected fields. Meanwhile the producer makes calls that count nothing."""
     found: dict[str, Any] = {}
 
     def has_come() -> bool:
@@ -96,10 +96,10 @@ def until_shown(place: Place, session: str, telemetry: brakit_sidecar.Telemetry 
         raise
 
 
-# --- what is said arrives -----------------------------------------------------------------------------
+# --- counts arrive -----------------------------------------------------------------------------
 
 
-def test_what_an_application_says_is_the_sessions(home: Place) -> None:
+def test_everything_that_an_application_reports_is_in_the_session(home: Place) -> None:
     session = new_id()
     with joined(home, session) as telemetry:
         telemetry.set(framework="flask", brakit_version="0.1.7", is_custom_command=True)
@@ -126,7 +126,7 @@ def test_what_an_application_says_is_the_sessions(home: Place) -> None:
         assert fields["time_to_first_request_ms"] >= 0
 
 
-def test_a_counter_is_a_field_and_two_counters_of_a_field_are_one(home: Place) -> None:
+def test_two_counters_of_a_field_are_one(home: Place) -> None:
     session = new_id()
     with joined(home, session) as telemetry:
         first, second = telemetry.counter("error_count"), telemetry.counter("error_count")
@@ -136,7 +136,7 @@ def test_a_counter_is_a_field_and_two_counters_of_a_field_are_one(home: Place) -
         until_shown(home, session, error_count=4)
 
 
-def test_counts_saturate(home: Place) -> None:
+def test_counts_saturate_at_2_to_the_53(home: Place) -> None:
     session = new_id()
     before = refused(home)
     with joined(home, session) as telemetry:
@@ -152,7 +152,7 @@ def test_counts_saturate(home: Place) -> None:
 
 
 def test_durations_saturate(home: Place) -> None:
-    """As an application would reach it that counts microseconds for milliseconds."""
+    """An application that passes microseconds instead of milliseconds may reach the limit."""
     session = new_id()
     with joined(home, session) as telemetry:
         for _ in range(250_000):
@@ -160,7 +160,7 @@ def test_durations_saturate(home: Place) -> None:
         until_shown(home, session, request_count=250_000, slowest_endpoint_bucket=">5000ms")
 
 
-def test_what_is_closed_counts_no_more(home: Place, remote: Endpoint) -> None:
+def test_a_closed_producer_does_not_count(home: Place, remote: Endpoint) -> None:
     session = home.run("session", "start").stdout.strip()
     with joined(home, session) as telemetry:
         telemetry.incr("request_count")
@@ -171,11 +171,11 @@ def test_what_is_closed_counts_no_more(home: Place, remote: Endpoint) -> None:
     assert remote.end_of(session)["request_count"] == 1
 
 
-# --- it never raises ----------------------------------------------------------------------------------
+# --- no call raises ----------------------------------------------------------------------------------
 
 
 class Hostile(str):
-    """A text that fails whoever touches it."""
+    """A text whose methods all raise."""
 
     __slots__ = ()
 
@@ -253,14 +253,14 @@ def abused(home: Place) -> Iterator[tuple[str, brakit_sidecar.Telemetry]]:
 
 
 @given(st.lists(calls, max_size=6))
-def test_no_call_raises_whatever_it_is_given(
-    abused: tuple[str, brakit_sidecar.Telemetry], said: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+def test_no_call_raises_for_any_arguments(
+    abused: tuple[str, brakit_sidecar.Telemetry], arguments: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 ) -> None:
-    for one in said:
-        call(abused[1], *one)
+    for each in arguments:
+        call(abused[1], *each)
 
 
-def test_after_all_that_it_still_counts(home: Place, abused: tuple[str, brakit_sidecar.Telemetry]) -> None:
+def test_a_producer_counts_after_all_these_calls(home: Place, abused: tuple[str, brakit_sidecar.Telemetry]) -> None:
     session, telemetry = abused
     fields = shown(home, session)
     assert fields is not None
@@ -277,24 +277,24 @@ def test_after_all_that_it_still_counts(home: Place, abused: tuple[str, brakit_s
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(calls, max_size=6))
-def test_no_call_raises_where_no_daemon_runs(
-    nowhere: Place, said: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+def test_no_call_raises_without_a_daemon(
+    nowhere: Place, arguments: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 ) -> None:
     with joined(nowhere, new_id()) as telemetry:
-        for one in said:
-            call(telemetry, *one)
+        for each in arguments:
+            call(telemetry, *each)
 
 
 @pytest.fixture
 def nowhere() -> Iterator[Place]:
-    """A place without a daemon."""
+    """Make a place without a daemon."""
     with Place() as place:
         yield place
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(hostile)
-def test_connect_never_raises_whatever_it_is_given(nowhere: Place, sdk: Any) -> None:
+def test_connect_never_raises_for_any_sdk(nowhere: Place, sdk: Any) -> None:
     with inside(nowhere, BRAKIT_SESSION_ID=new_id()):
         telemetry = brakit_sidecar.connect(sdk)
         telemetry.incr("request_count")
@@ -319,7 +319,7 @@ import brakit_sidecar
 telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 2)
 os.closerange(3, 256)
-its_own = [stream for _ in range(4) for stream in socket.socketpair()]  # with the numbers that were ours
+applications = [stream for _ in range(4) for stream in socket.socketpair()]  # reuse the closed numbers
 if os.environ["THEN"] == "forks":
     child = os.fork()
     if child == 0:
@@ -329,7 +329,7 @@ telemetry.incr("request_count", 3)
 telemetry.add("tabs_viewed", "logs")
 if os.environ["THEN"] == "closes":
     telemetry.close()
-for stream in its_own:
+for stream in applications:
     stream.setblocking(False)
     try:
         print(stream.recv(4096))
@@ -339,7 +339,7 @@ for stream in its_own:
 
 
 @pytest.mark.parametrize("then", ["exits", "forks", "closes"])
-def test_an_application_may_close_all_that_is_open(home: Place, then: str) -> None:
+def test_an_application_may_close_every_descriptor(home: Place, then: str) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session, role="owner") as owner:
         ran = home.python(CLOSES_ALL, BRAKIT_SESSION_ID=session, THEN=then)
@@ -349,11 +349,11 @@ def test_an_application_may_close_all_that_is_open(home: Place, then: str) -> No
             (fields,) = [found["fields"] for found in owner.ask()[0]["sessions"] if found["id"] == session]
             return fields["request_count"], fields["tabs_viewed"]
 
-        wait_until(lambda: counted() == (5, ["logs"]), "all that was counted")
+        wait_until(lambda: counted() == (5, ["logs"]), "all counts")
 
 
 @pytest.mark.parametrize("name", ["name", "self", "field", "n"])
-def test_a_field_may_be_called_anything(home: Place, name: str) -> None:
+def test_a_field_may_have_the_name_of_a_parameter(home: Place, name: str) -> None:
     with joined(home, new_id()) as telemetry:
         telemetry.set(**{name: "flask"})
         telemetry.event("first_request", **{name: 8000})
@@ -370,7 +370,7 @@ def test_a_field_may_be_called_anything(home: Place, name: str) -> None:
         {"HOME": "/dev/null"},
     ],
 )
-def test_a_strange_environment_does_not_matter(nowhere: Place, settings: dict[str, str]) -> None:
+def test_a_strange_environment_does_not_make_a_call_raise(nowhere: Place, settings: dict[str, str]) -> None:
     with inside(nowhere, **settings):
         telemetry = brakit_sidecar.connect()
         telemetry.request("GET /", 1)
@@ -378,10 +378,10 @@ def test_a_strange_environment_does_not_matter(nowhere: Place, settings: dict[st
         telemetry.close()
 
 
-# --- a mistake is counted, and costs nothing else -----------------------------------------------------
+# --- a mistake is counted, and affects nothing else -----------------------------------------------------
 
 
-def test_mistakes_are_counted_in_status(home: Place) -> None:
+def test_status_counts_mistakes_by_their_reason(home: Place) -> None:
     before = refused(home)
     session = new_id()
     with joined(home, session) as telemetry:
@@ -400,7 +400,7 @@ def test_mistakes_are_counted_in_status(home: Place) -> None:
     assert added == {"bad_value": 5, "unknown_field": 3, "unknown_event": 1}
 
 
-def test_a_mistake_is_not_said_in_its_own_words(nowhere: Place) -> None:
+def test_no_text_of_a_mistake_is_sent(nowhere: Place) -> None:
     with Listening(nowhere) as listening:
         with joined(nowhere, new_id()) as telemetry:
             telemetry.incr("Tell-Tale", 1)
@@ -413,22 +413,22 @@ def test_a_mistake_is_not_said_in_its_own_words(nowhere: Place) -> None:
 
 
 CLUMSY = {
-    "a text that is no text": lambda t: t.set(framework="\ud800"),
-    "a member that is no text": lambda t: t.add("insight_types", "\ud800"),
-    "an event's text that is none": lambda t: t.event("setup_completed", framework="\ud800"),
-    "a number beyond all digits": lambda t: t.set(setup_duration_ms=10**5000),
-    "an event's number beyond all digits": lambda t: t.event("first_request", port=10**5000),
+    "a text with a lone surrogate": lambda t: t.set(framework="\ud800"),
+    "a member with a lone surrogate": lambda t: t.add("insight_types", "\ud800"),
+    "an event's text with a lone surrogate": lambda t: t.event("setup_completed", framework="\ud800"),
+    "a huge number": lambda t: t.set(setup_duration_ms=10**5000),
+    "a huge number of an event": lambda t: t.event("first_request", port=10**5000),
     "hundreds of long words": lambda t: [t.add("insight_types", f"{n:03}" + "\u4e2d" * 61) for n in range(300)],
     "hundreds of long texts": lambda t: [t.set(**{f"f{n}": "\x00" * 64}) for n in range(300)],
-    "a number for a truth": lambda t: t.set(is_custom_command=1),
-    "numbers without end": lambda t: [t.set(setup_duration_ms=n + 0.5) for n in range(1000)],
-    "events without end": lambda t: [t.event("cli_invoked", command="x" * 1000) for _ in range(300)],
+    "a number instead of a bool": lambda t: t.set(is_custom_command=1),
+    "a thousand numbers": lambda t: [t.set(setup_duration_ms=n + 0.5) for n in range(1000)],
+    "hundreds of events": lambda t: [t.event("cli_invoked", command="x" * 1000) for _ in range(300)],
 }
 
 
 @pytest.mark.parametrize("clumsy", CLUMSY.values(), ids=CLUMSY)
-def test_a_mistake_before_a_daemon_runs_costs_nothing_else(clumsy: Any) -> None:
-    """All that waits is then said at once, so one bad part lies beside the good ones."""
+def test_a_mistake_before_a_daemon_runs_affects_nothing_else(clumsy: Any) -> None:
+    """Everything is then sent in one frame, so the bad part is beside the good ones."""
     session = new_id()
     with Place() as place, joined(place, session) as telemetry:
         telemetry.set(brakit_version="0.1.7")
@@ -442,12 +442,12 @@ def test_a_mistake_before_a_daemon_runs_costs_nothing_else(clumsy: Any) -> None:
         until_shown(place, session, telemetry, **expected)
 
 
-# --- where telemetry is off ---------------------------------------------------------------------------
+# --- telemetry is off ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("off", [{"BRAKIT_TELEMETRY": "No"}, {"DO_NOT_TRACK": "1"}, {"CI": "1"}])
 @pytest.mark.parametrize("start", [False, True])
-def test_where_telemetry_is_off_a_stand_in_does_nothing(nowhere: Place, off: dict[str, str], start: bool) -> None:
+def test_the_stand_in_does_nothing_if_telemetry_is_off(nowhere: Place, off: dict[str, str], start: bool) -> None:
     with inside(nowhere, **off):
         telemetry = brakit_sidecar.connect(start=start)
         assert type(telemetry) is brakit_sidecar.Telemetry
@@ -467,95 +467,79 @@ def test_where_telemetry_is_off_a_stand_in_does_nothing(nowhere: Place, off: dic
         assert nowhere.config["telemetry"] is False
 
 
-def test_a_config_that_says_no_means_the_stand_in(nowhere: Place) -> None:
+def test_a_config_that_opts_out_means_the_stand_in(nowhere: Place) -> None:
     nowhere.run("telemetry", "off")
     with inside(nowhere):
         assert type(brakit_sidecar.connect()) is brakit_sidecar.Telemetry
 
 
-def test_an_opt_out_does_not_wait_for_who_writes_the_config(nowhere: Place) -> None:
-    """Who writes it may be stopped, and the next worker writes it down."""
+def test_an_opt_out_does_not_wait_for_the_lock_of_the_config(nowhere: Place) -> None:
+    """The process with the lock may be stopped. The next worker writes the opt-out."""
     connects = "import brakit_sidecar; brakit_sidecar.connect()"
     os.makedirs(os.path.dirname(nowhere.config_path), mode=0o700)
-    writes = os.open(os.path.dirname(nowhere.config_path), os.O_RDONLY)
-    fcntl.flock(writes, fcntl.LOCK_EX)
+    locked = os.open(os.path.dirname(nowhere.config_path), os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
     assert nowhere.python(connects, BRAKIT_TELEMETRY="off").returncode == 0
     assert not os.path.exists(nowhere.config_path)
-    os.close(writes)
+    os.close(locked)
     nowhere.python(connects, BRAKIT_TELEMETRY="off")
     assert nowhere.config["telemetry"] is False
 
 
-def test_inside_the_daemon_nothing_is_counted(nowhere: Place) -> None:
+def test_a_process_below_the_daemon_does_not_count(nowhere: Place) -> None:
     with inside(nowhere, BRAKIT_SIDECAR_DAEMON="1"):
         assert type(brakit_sidecar.connect(start=True)) is brakit_sidecar.Telemetry
 
 
-# --- light --------------------------------------------------------------------------------------------
+# --- what a worker loads ------------------------------------------------------------------------------
 
-# An interpreter takes apart at its end whatever was loaded, so this is what a worker's exit takes.
-NEVER = ["asyncio", "anyio", "aiohttp", "orjson", "ssl"]
-SELDOM = [
-    "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "inspect", "json",
-    "operator", "platformdirs", "random", "re", "select", "selectors", "signal", "socket", "struct", "subprocess",
-    "tempfile", "threading", "types", "typing", "uuid", "weakref", "_hashlib", "_weakrefset",
-    "brakit_sidecar.core.domains", "brakit_sidecar.core.refusal", "brakit_sidecar.core.rules",
-    "brakit_sidecar.core.schema",
-]  # fmt: skip
-LIGHT_WORKER = f"""
-import sys
+LIGHT = """
+import sys, threading
+spawned, spawns = [], {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec"}
+sys.addaudithook(lambda event, _: spawned.append(event) if event in spawns else None)
 before = set(sys.modules)
 import brakit_sidecar
-t = brakit_sidecar.connect()
+
+def loaded():
+    names = {name.partition(".")[0] for name in set(sys.modules) - before}
+    heavy = names & {"asyncio", "anyio", "aiohttp", "orjson", "ssl"}
+    return sorted(heavy | (names - sys.stdlib_module_names - {"brakit_sidecar"}))
+
+print(loaded())
+t = brakit_sidecar.connect(start=START)
 c = t.counter("request_count"); c.inc(); c.inc(3)
 t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
 t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
 t.close()
-loaded = set(sys.modules) - before
-print(type(t).__name__, sorted(loaded & set({NEVER + SELDOM!r})))
+print(type(t).__name__, loaded(), threading.active_count(), spawned)
 """
-LIGHT = f"""
-import sys, threading
-import brakit_sidecar
-heavy = {NEVER!r}
-assert not [name for name in heavy if name in sys.modules], "after import"
-t = brakit_sidecar.connect(start=True)
-c = t.counter("request_count"); c.inc(); c.inc(3)
-t.set(framework="flask"); t.incr("query_count"); t.request("GET /", 1.5); t.add("insight_types", "n1")
-t.mark("insight_count", "x"); t.event("first_request", port=1); t.incr("nonsense", None)
-t.close()
-assert not [name for name in heavy if name in sys.modules], "after calls"
-assert threading.active_count() == 1
-print("light")
-"""
+CONNECTS = LIGHT.replace("START", "False")
+STARTS_A_DAEMON = LIGHT.replace("START", "True")
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="other implementations have other C modules")
 @pytest.mark.parametrize("membership", [{"BRAKIT_SESSION_ID": new_id()}, {}], ids=["session", "process group"])
-def test_a_worker_loads_little_of_the_standard_library(home: Place, membership: dict[str, str]) -> None:
-    ran = home.python(LIGHT_WORKER, **membership)
-    assert (ran.stdout, ran.stderr) == ("Producer []\n", "")
+def test_a_worker_loads_nothing_heavy_and_starts_no_thread_and_no_process(
+    home: Place, membership: dict[str, str]
+) -> None:
+    ran = home.python(CONNECTS, **membership)
+    assert (ran.stdout, ran.stderr) == ("[]\nProducer [] 1 []\n", "")
 
 
-def test_nothing_heavy_is_loaded_and_no_thread_started(home: Place) -> None:
-    ran = home.python(LIGHT, BRAKIT_SESSION_ID=new_id())
-    assert (ran.stdout, ran.stderr) == ("light\n", "")
+def test_a_worker_that_starts_a_daemon_loads_nothing_heavy_and_starts_no_thread(nowhere: Place) -> None:
+    ran = nowhere.python(STARTS_A_DAEMON)
+    assert (ran.stdout.splitlines()[0], ran.stderr) == ("[]", "")
+    assert re.fullmatch(r"Producer \[\] 1 \['subprocess.Popen'.*\]", ran.stdout.splitlines()[1])
 
 
-def test_nothing_heavy_is_loaded_where_no_daemon_runs_and_one_is_started(nowhere: Place) -> None:
-    ran = nowhere.python(LIGHT)
-    assert (ran.stdout, ran.stderr) == ("light\n", "")
+def test_a_stand_in_loads_nothing_heavy(nowhere: Place) -> None:
+    assert nowhere.python(CONNECTS, CI="1").stdout == "[]\nTelemetry [] 1 []\n"
 
 
-def test_nothing_is_loaded_where_telemetry_is_off(nowhere: Place) -> None:
-    assert nowhere.python(LIGHT, CI="1").stdout == "light\n"
-
-
-# --- what is hashed -----------------------------------------------------------------------------------
+# --- hashes -----------------------------------------------------------------------------------
 
 
 class Listening:
-    """Something that only listens where the daemon would, and keeps what producers say, and their memory."""
+    """Listens at the daemon's path, and keeps the bytes that producers send and their counter files."""
 
     def __init__(self, place: Place) -> None:
         os.makedirs(os.path.dirname(place.socket_path), mode=0o700)
@@ -569,56 +553,56 @@ class Listening:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def hear(self) -> tuple[bytes, CounterSnapshot | None]:
-        """What the next producer said until it hung up, and what its memory holds."""
-        said, contents = b"", None
+    def accept(self) -> tuple[bytes, CounterSnapshot | None]:
+        """Return the bytes that the next producer sends until it closes, and the snapshot of its counter file."""
+        received, snapshot = b"", None
         connection, _ = self._listener.accept()
         with connection:
             connection.settimeout(PATIENCE_S)
             while True:
                 chunk, fds, _flags, _address = socket.recv_fds(connection, 65536, 1)
                 for fd in fds:
-                    contents = CounterSnapshot.of(os.pread(fd, counter_layout.SIZE, 0))
+                    snapshot = CounterSnapshot.of(os.pread(fd, counter_layout.SIZE, 0))
                     os.close(fd)
                 if not chunk:
-                    return said, contents
-                said += chunk
+                    return received, snapshot
+                received += chunk
 
     def all_bytes(self) -> bytes:
-        return self.hear()[0]
+        return self.accept()[0]
 
 
-def ids_said_in(place: Place, listening: Listening, session: str) -> tuple[str, str]:
-    """The ids of one mark and one route."""
+def ids_sent_in(place: Place, listening: Listening, session: str) -> tuple[str, str]:
+    """Return the ids that a producer sends for one mark and one route."""
     with joined(place, session) as telemetry:
         telemetry.mark("insight_count", "SELECT * FROM users")
         telemetry.request("GET /users", 1)
-    said, contents = listening.hear()
-    assert b"SELECT" not in said
-    assert b"/users" not in said
-    frames = [json.loads(line) for line in said.splitlines()]
+    received, snapshot = listening.accept()
+    assert b"SELECT" not in received
+    assert b"/users" not in received
+    frames = [json.loads(line) for line in received.splitlines()]
     (mark,) = [frame["mark"]["insight_count"][0] for frame in frames if "mark" in frame]
     routes = [route for frame in frames if "histogram" in frame for route in frame["histogram"]]
-    if contents is not None and not routes:
-        routes = list(contents.rows)
+    if snapshot is not None and not routes:
+        routes = list(snapshot.rows)
     return mark, routes[0] if routes else ""
 
 
-def test_the_same_text_is_another_id_in_another_session(nowhere: Place) -> None:
+def test_a_text_has_another_id_in_another_session(nowhere: Place) -> None:
     with Listening(nowhere) as listening:
         session = new_id()
-        first = ids_said_in(nowhere, listening, session)
-        again = ids_said_in(nowhere, listening, session)
-        other = ids_said_in(nowhere, listening, new_id())
+        first = ids_sent_in(nowhere, listening, session)
+        again = ids_sent_in(nowhere, listening, session)
+        other = ids_sent_in(nowhere, listening, new_id())
     assert first == again
     assert first[0] != other[0]
     assert re.fullmatch("[0-9a-f]{16}", first[0])
 
 
-# --- daemons that come, go and stand still ------------------------------------------------------------
+# --- daemons that start, exit and stop ------------------------------------------------------------
 
 
-def test_a_new_daemon_is_told_everything_again() -> None:
+def test_a_new_daemon_gets_all_state_again() -> None:
     session = new_id()
     with Place() as place:
         served = place.serve()
@@ -641,7 +625,7 @@ def test_a_new_daemon_is_told_everything_again() -> None:
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread"])
-def test_an_event_that_a_session_has_once_is_sent_once_though_the_daemon_is_killed(
+def test_an_event_that_a_session_has_once_is_sent_once_even_if_the_daemon_is_killed(
     place: Place, endpoint: Endpoint, is_read: bool
 ) -> None:
     session, served = new_id(), place.serve()
@@ -656,7 +640,7 @@ def test_an_event_that_a_session_has_once_is_sent_once_though_the_daemon_is_kill
         end_process(served, signal.SIGKILL)
         place.serve()
         until_shown(place, session, telemetry, framework="flask")
-        telemetry.set(package_manager="uv")  # behind what is said again
+        telemetry.set(package_manager="uv")  # is sent after the repeated state
         until_shown(place, session, telemetry, package_manager="uv")
     assert place.run("stop").returncode == 0
     (event,) = endpoint.named("first_request")
@@ -665,14 +649,14 @@ def test_an_event_that_a_session_has_once_is_sent_once_though_the_daemon_is_kill
     assert event["properties"]["time_to_first_request_ms"] == took
 
 
-def test_a_worker_that_says_nothing_but_counts_notices_a_new_daemon_too() -> None:
+def test_a_worker_that_only_counts_notices_a_new_daemon() -> None:
     session = new_id()
     with Place() as place:
         served = place.serve()
         with joined(place, session) as telemetry:
             telemetry.request("GET /users", 5)
             began = time.monotonic()
-            while time.monotonic() < began + 2.5:  # past several looks after the daemon, of which each finds it there
+            while time.monotonic() < began + 2.5:  # several checks for the daemon, each of which finds it
                 telemetry.request("GET /users", 5)
                 time.sleep(0.05)
             end_process(served, 9)
@@ -682,10 +666,10 @@ def test_a_worker_that_says_nothing_but_counts_notices_a_new_daemon_too() -> Non
                 telemetry.request("GET /users", 5)
             fields = shown(place, session)
             assert fields is not None
-            assert fields["request_count"] > 2  # not only what came after
+            assert fields["request_count"] > 2  # more than the requests after the restart
 
 
-def test_what_was_counted_before_any_daemon_ran_is_not_lost(nowhere: Place) -> None:
+def test_counts_from_before_any_daemon_ran_are_not_lost(nowhere: Place) -> None:
     session = new_id()
     with joined(nowhere, session) as telemetry:
         for _ in range(100):
@@ -698,7 +682,7 @@ def test_what_was_counted_before_any_daemon_ran_is_not_lost(nowhere: Place) -> N
         assert fields["time_to_first_request_ms"] is not None
 
 
-def test_a_daemon_that_stands_still_blocks_no_call_and_loses_none(home: Place) -> None:
+def test_a_stopped_daemon_blocks_no_call_and_no_count_is_lost(home: Place) -> None:
     session = new_id()
     with joined(home, session) as telemetry:
         telemetry.incr("request_count")
@@ -713,13 +697,13 @@ def test_a_daemon_that_stands_still_blocks_no_call_and_loses_none(home: Place) -
                 telemetry.mark("insight_count", f"text {number}")
                 telemetry.event("cli_invoked", command="install")
                 telemetry.incr("query_count", 2)
-        assert time.monotonic() - began < PATIENCE_S  # it did not wait for anybody
+        assert time.monotonic() - began < PATIENCE_S  # no call waited
         until_shown(
             home, session, telemetry, request_count=40_001, endpoint_count=40, insight_count=3000, query_count=6000
         )
 
 
-def test_connecting_to_a_daemon_that_stands_still_does_not_block(home: Place) -> None:
+def test_connecting_to_a_stopped_daemon_does_not_block(home: Place) -> None:
     session = new_id()
     with ExitStack() as stack:
         with stopped(home.status()["pid"]):
@@ -732,7 +716,7 @@ def test_connecting_to_a_daemon_that_stands_still_does_not_block(home: Place) ->
 # --- processes and threads ----------------------------------------------------------------------------
 
 
-def test_a_worker_killed_at_any_instant_has_lost_nothing(home: Place) -> None:
+def test_a_worker_killed_at_any_instant_loses_no_count(home: Place) -> None:
     code = (
         "import os, signal, brakit_sidecar; t = brakit_sidecar.connect(); c = t.counter('request_count')\n"
         "for n in range(1000):\n"
@@ -750,7 +734,7 @@ def test_a_worker_killed_at_any_instant_has_lost_nothing(home: Place) -> None:
         owner.say(end={"exit_reason": "clean"}).sync()
 
 
-def test_a_forked_child_counts_for_itself_once(home: Place) -> None:
+def test_a_forked_child_counts_as_a_producer_of_its_own(home: Place) -> None:
     code = (
         "import os, brakit_sidecar; t = brakit_sidecar.connect(); c = t.counter('request_count')\n"
         "c.inc(10); t.mark('insight_count', 'x')\n"
@@ -805,7 +789,7 @@ def test_threads_lose_no_count(home: Place) -> None:
 
 
 def run_command_line(place: Place, command: str) -> None:
-    """A shell's command line in a process group of its own, as an interactive shell makes one."""
+    """Run a shell's command line in a process group of its own, as an interactive shell does."""
     ran = subprocess.run(
         ["sh", "-c", command], env=place.environ, start_new_session=True, timeout=PATIENCE_S, check=False
     )
@@ -813,7 +797,7 @@ def run_command_line(place: Place, command: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_workers_of_one_command_line_are_one_session_without_run(endpoint: Endpoint, place: Place) -> None:
+def test_the_workers_of_one_command_line_are_one_session(endpoint: Endpoint, place: Place) -> None:
     worker = f"{sys.executable} -c \"import brakit_sidecar; brakit_sidecar.connect().incr('request_count', %d)\""
     place.serve()
     run_command_line(place, f"{worker % 2} & {worker % 3} & wait; {worker % 5}")
@@ -830,27 +814,27 @@ def test_a_worker_may_start_the_daemon_and_does_not_wait_for_it(nowhere: Place) 
         until_shown(nowhere, session, telemetry, request_count=2)
 
 
-# --- how a producer ends ------------------------------------------------------------------------------
+# --- the end of a producer ------------------------------------------------------------------------------
 
-SAYS_WHAT_IT_SENT_AT_EXIT = """
+PRINTS_WHAT_IT_SENT_AT_EXIT = """
 import atexit
 from brakit_sidecar.client.channel import Channel
 sent = []
-atexit.register(lambda: print(sent))  # runs after what is registered after it
+atexit.register(lambda: print(sent))  # runs after the producer's own handler, which is registered later
 import brakit_sidecar
 telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 3)
-while not telemetry._counter_file_taken:
-    telemetry._look_at = 0.0
+while not telemetry._link._is_file_accepted:
+    telemetry._link.look_at = 0.0
     telemetry.set(framework="flask")
 send = Channel.send
 Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
 """
 
 
-def test_who_counts_in_shared_memory_says_its_last_word_there(home: Place, remote: Endpoint) -> None:
+def test_the_exit_reason_is_written_to_the_counter_file_and_no_line_is_sent(home: Place, remote: Endpoint) -> None:
     session = new_id()
-    worker = home.python(SAYS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
+    worker = home.python(PRINTS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
     assert (worker.stdout, worker.stderr) == ("[]\n", "")
     found = remote.end_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
@@ -863,12 +847,12 @@ telemetry = brakit_sidecar.connect()
 telemetry.incr("request_count", 3)
 print("counted", flush=True)
 sys.stdin.readline()
-while telemetry._channel.is_ready():
+while telemetry._link._channel.is_ready():
     telemetry.event("cli_invoked", command="install")
 """
 
 
-def test_a_last_word_that_the_socket_does_not_take_is_in_the_memory(place: Place, endpoint: Endpoint) -> None:
+def test_the_exit_reason_is_in_the_counter_file_if_the_socket_is_full(place: Place, endpoint: Endpoint) -> None:
     session, daemon = new_id(), place.serve()
     with subprocess.Popen(
         [sys.executable, "-c", FILLS_THE_SOCKET_BEFORE_ITS_EXIT],
@@ -890,14 +874,14 @@ ENDINGS = {
     "exits with a code": ("raise SystemExit(3)", "clean"),
     "raises": ("raise RuntimeError", "crash"),
     "is killed": ("import os; os.kill(os.getpid(), 9)", "crash"),
-    "leaves without a word": ("import os; os._exit(0)", "crash"),
-    "says sigterm": ("t.close('sigterm')", "sigterm"),
+    "exits without handlers": ("import os; os._exit(0)", "crash"),
+    "reports sigterm": ("t.close('sigterm')", "sigterm"),
 }
 
 
 @pytest.fixture(scope="module")
 def endings(home: Place, remote: Endpoint) -> dict[str, str]:
-    """The exit reason of a session of one worker, by how it ended; all wait for the grace at the same time."""
+    """Return the exit reason of a session of one worker, by how it ended. All sessions wait for the grace together."""
     sessions = {}
     for how, (code, _reason) in ENDINGS.items():
         sessions[how] = new_id()
@@ -910,5 +894,5 @@ def endings(home: Place, remote: Endpoint) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ENDINGS)
-def test_without_an_owner_the_sessions_end_is_the_workers_who(endings: dict[str, str], how: str) -> None:
+def test_without_an_owner_the_exit_reason_is_the_workers(endings: dict[str, str], how: str) -> None:
     assert endings[how] == ENDINGS[how][1]

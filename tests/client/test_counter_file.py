@@ -1,4 +1,4 @@
-"""The memory in which a worker counts: where it comes from, and how a route finds its row."""
+"""The file in which a worker counts: how it is made, and which row a route has."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a call that onl
 
 
 def descriptors() -> list[str]:
-    gc.collect()  # other tests' leavings
+    gc.collect()  # closes what other tests left open
     return sorted(os.listdir("/dev/fd"))
 
 
 def seen_by(fd: int) -> CounterSnapshot | None:
-    """What whoever holds a duplicate of the descriptor reads."""
+    """Return the snapshot that a process with a duplicate of the descriptor reads."""
     return CounterSnapshot.of(os.pread(fd, SIZE, 0))
 
 
@@ -46,19 +46,19 @@ def fd_of(found: CounterFile) -> int:
     return found.fd
 
 
-# --- where it comes from --------------------------------------------------------------------------------------
+# --- how it is made --------------------------------------------------------------------------------------
 
 ABSENT = {
-    "nothing": (),
+    "any restriction": (),
     "nameless files": ("O_TMPFILE",),
     "nameless files and memfds": ("O_TMPFILE", "memfd_create"),
     "nameless files, memfds and a fallocate": ("O_TMPFILE", "memfd_create", "posix_fallocate"),
 }
 
 
-@pytest.fixture(params=ABSENT.values(), ids=[f"where {name} is missing" for name in ABSENT])
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CounterFile]:
-    """Shared memory on platforms that have ever less."""
+@pytest.fixture(params=ABSENT.values(), ids=[f"without {name}" for name in ABSENT])
+def portable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CounterFile]:
+    """Return a counter file, as platforms with ever fewer calls make it."""
     for call in request.param:
         monkeypatch.delattr(os, call, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -68,30 +68,30 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     found.close()
 
 
-def test_it_is_what_a_daemon_accepts(anywhere: CounterFile) -> None:
-    info = os.fstat(fd_of(anywhere))
+def test_a_daemon_accepts_the_file(portable: CounterFile) -> None:
+    info = os.fstat(fd_of(portable))
     assert stat.S_ISREG(info.st_mode)
     assert (info.st_size, info.st_uid) == (SIZE, os.getuid())
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a platform that cannot promise it")
-@pytest.mark.parametrize("anywhere", [*ABSENT.values()][:3], ids=[*ABSENT][:3], indirect=True)
-def test_every_page_is_there_before_it_is_written(anywhere: CounterFile) -> None:
-    assert os.fstat(fd_of(anywhere)).st_blocks * 512 >= SIZE
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+@pytest.mark.parametrize("portable", [*ABSENT.values()][:3], ids=[*ABSENT][:3], indirect=True)
+def test_every_page_is_allocated_before_it_is_written(portable: CounterFile) -> None:
+    assert os.fstat(fd_of(portable)).st_blocks * 512 >= SIZE
 
 
-def test_what_is_counted_is_seen_by_whoever_holds_its_descriptor(anywhere: CounterFile) -> None:
-    theirs = os.dup(fd_of(anywhere))
-    anywhere.close()
-    anywhere.cells[COUNTER_CELLS["query_count"]] += 3
-    row = anywhere.row("9f3a61c2d4e5b607")
-    anywhere.cells[row + 2] += 1
+def test_a_process_with_the_descriptor_sees_the_counts(portable: CounterFile) -> None:
+    theirs = os.dup(fd_of(portable))
+    portable.close()
+    portable.cells[COUNTER_CELLS["query_count"]] += 3
+    row = portable.row("9f3a61c2d4e5b607")
+    portable.cells[row + 2] += 1
     assert seen_by(theirs) == CounterSnapshot({"query_count": 3}, {"9f3a61c2d4e5b607": (0, 1, 0, 0, 0, 0, 0)})
     os.close(theirs)
 
 
-def test_no_program_that_the_worker_starts_inherits_it(anywhere: CounterFile) -> None:
-    assert not os.get_inheritable(fd_of(anywhere))
+def test_a_child_program_does_not_inherit_the_file(portable: CounterFile) -> None:
+    assert not os.get_inheritable(fd_of(portable))
 
 
 @linux_only
@@ -103,7 +103,7 @@ def test_the_first_choice_is_a_nameless_file_in_the_daemons_directory(tmp_path: 
 
 
 @linux_only
-def test_whoever_holds_a_nameless_file_can_give_it_a_name(tmp_path: Path) -> None:
+def test_a_process_with_the_descriptor_can_name_a_nameless_file(tmp_path: Path) -> None:
     found = shared(tmp_path)
     here = os.open(tmp_path, os.O_RDONLY)
     os.link(f"/proc/self/fd/{found.fd}", "named", src_dir_fd=here, dst_dir_fd=here)
@@ -115,7 +115,7 @@ def test_whoever_holds_a_nameless_file_can_give_it_a_name(tmp_path: Path) -> Non
 
 @linux_only
 @pytest.mark.parametrize("missing", ["no/such/directory", "a file"])
-def test_where_the_daemons_directory_is_none_it_is_a_memfd(tmp_path: Path, missing: str) -> None:
+def test_the_file_is_a_memfd_if_the_daemons_directory_is_missing(tmp_path: Path, missing: str) -> None:
     (tmp_path / "a file").touch()
     found = shared(tmp_path / missing)
     assert os.readlink(f"/proc/self/fd/{found.fd}").startswith("/memfd:brakit-sidecar")
@@ -123,10 +123,8 @@ def test_where_the_daemons_directory_is_none_it_is_a_memfd(tmp_path: Path, missi
     found.close()
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a platform that cannot say that a disk is full")
-def test_where_everything_is_full_there_is_none_and_no_descriptor_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_a_full_disk_means_no_file_and_leaks_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_full(_fd: int, _offset: int, _length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -138,17 +136,17 @@ def test_where_everything_is_full_there_is_none_and_no_descriptor_is_left(
     assert os.listdir(tmp_path) == []
 
 
-def test_private_memory_has_the_same_cells_and_no_descriptor() -> None:
+def test_a_private_file_has_the_same_cells_and_no_descriptor() -> None:
     found = counter_file.private()
     found.cells[COUNTER_CELLS["request_count"]] = 7
     assert (found.fd, found.cells.nbytes, found.cells.itemsize) == (None, SIZE, counter_layout.CELL)
     assert CounterSnapshot.of(bytes(found.cells)) == CounterSnapshot({"request_count": 7}, {})
 
 
-# --- how it ends ----------------------------------------------------------------------------------------------
+# --- how it is closed ----------------------------------------------------------------------------------------------
 
 
-def test_closing_gives_up_its_descriptors_once_nobody_counts_in_it(tmp_path: Path) -> None:
+def test_a_closed_file_that_is_not_referenced_has_no_descriptor(tmp_path: Path) -> None:
     before = descriptors()
     found = shared(tmp_path)
     found.close()
@@ -158,7 +156,7 @@ def test_closing_gives_up_its_descriptors_once_nobody_counts_in_it(tmp_path: Pat
     assert descriptors() == before
 
 
-def test_who_still_counts_in_a_closed_memory_counts_for_nobody_and_does_not_fail(tmp_path: Path) -> None:
+def test_counting_in_a_closed_file_does_not_fail(tmp_path: Path) -> None:
     found = shared(tmp_path)
     cells = found.cells
     found.close()
@@ -168,7 +166,7 @@ def test_who_still_counts_in_a_closed_memory_counts_for_nobody_and_does_not_fail
     assert cells[COUNTER_CELLS["request_count"]] == 1
 
 
-def test_a_memory_that_is_forgotten_gives_up_its_descriptors(tmp_path: Path) -> None:
+def test_a_file_that_is_garbage_collected_has_no_descriptor(tmp_path: Path) -> None:
     before = descriptors()
     shared(tmp_path)
     assert descriptors() == before
@@ -177,7 +175,7 @@ def test_a_memory_that_is_forgotten_gives_up_its_descriptors(tmp_path: Path) -> 
 # --- the routes' rows -----------------------------------------------------------------------------------------
 
 
-def test_a_fresh_memory_is_the_daemons_with_nothing_counted() -> None:
+def test_a_new_file_is_a_valid_one_without_counts() -> None:
     assert CounterSnapshot.of(bytes(counter_file.private().cells)) == CounterSnapshot({}, {})
 
 
@@ -195,7 +193,7 @@ def test_a_route_keeps_its_row() -> None:
     assert found.row("9f3a61c2d4e5b607") == first
 
 
-def test_a_row_bears_its_routes_id_as_a_number() -> None:
+def test_a_row_holds_the_id_of_its_route_as_a_number() -> None:
     found = counter_file.private()
     assert found.cells[found.row("9f3a61c2d4e5b607")] == 0x9F3A61C2D4E5B607
     assert found.cells[found.row("f" * 16)] == 2**64 - 1
@@ -209,32 +207,32 @@ def test_a_row_is_read_back_without_its_id() -> None:
     assert found.row_of("9f3a61c2d4e5b607") == [12_000_000, 0, 0, 0, 0, 0, 1]
 
 
-def full_memory() -> CounterFile:
+def full_file() -> CounterFile:
     found = counter_file.private()
     for number in range(MAX_ROUTES):
         found.row(f"{number:016x}")
     return found
 
 
-def test_the_last_row_is_still_a_routes_own() -> None:
-    assert full_memory().row(f"{MAX_ROUTES - 1:016x}") == counter_layout.row_cell(MAX_ROUTES)
+def test_the_last_row_belongs_to_one_route() -> None:
+    assert full_file().row(f"{MAX_ROUTES - 1:016x}") == counter_layout.row_cell(MAX_ROUTES)
 
 
-def test_what_no_longer_has_a_row_shares_the_overflows() -> None:
-    found = full_memory()
+def test_routes_without_a_row_share_the_overflow_row() -> None:
+    found = full_file()
     assert found.row("f" * 16) == found.row("e" * 16) == counter_layout.row_cell(0)
     assert found.cells[counter_layout.USED_ROWS] == 1 + MAX_ROUTES
     assert "f" * 16 not in found.routes
 
 
 def test_routes_that_have_a_row_keep_it_when_the_table_is_full() -> None:
-    found = full_memory()
+    found = full_file()
     found.row("f" * 16)
     assert found.row(f"{0:016x}") == counter_layout.row_cell(1)
 
 
-def test_a_routes_durations_are_said_under_the_id_that_keeps_them() -> None:
-    found = full_memory()
+def test_a_route_reports_its_durations_under_the_id_of_its_row() -> None:
+    found = full_file()
     found.row("f" * 16)
     assert found.route_of(f"{5:016x}") == f"{5:016x}"
     assert found.route_of("f" * 16) == limits.OVERFLOW_ROUTE

@@ -1,4 +1,4 @@
-"""The fast path by itself: a count is one store, for threads and for signal handlers too."""
+"""The fast path by itself: a count is one store, which no thread and no signal handler interrupts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.client import counting
 from brakit_sidecar.client import producer as producing
-from brakit_sidecar.client.counting import HAS_GIL, CellCounter
-from brakit_sidecar.client.joining import Place
+from brakit_sidecar.client.counting import HAS_ATOMIC_STEP, CellCounter
+from brakit_sidecar.client.place import Place
 from brakit_sidecar.client.producer import Producer
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
@@ -28,7 +29,7 @@ FULL = 2**64 - 1
 
 
 class Slow(list[Any]):
-    """What the fast path did not take."""
+    """The numbers that the fast path did not count."""
 
     def __call__(self, n: Any) -> None:
         self.append(n)
@@ -57,75 +58,75 @@ def test_a_counter_that_was_never_bound_counts_slowly(counter: CellCounter, slow
     assert slow == [1, 3]
 
 
-def test_a_bound_counter_counts_in_its_cell_and_in_no_other(counter: CellCounter, slow: Slow) -> None:
-    memory = cells(10, 20, 30)
-    counter.bind(memory, 1)
+def test_a_bound_counter_writes_its_own_cell_only(counter: CellCounter, slow: Slow) -> None:
+    target = cells(10, 20, 30)
+    counter.bind(target, 1)
     counter.inc()
     counter.inc()
-    assert memory.tolist() == [10, 22, 30]
+    assert target.tolist() == [10, 22, 30]
     assert slow == []
 
 
-def test_a_counter_goes_on_from_what_its_cell_holds(counter: CellCounter) -> None:
-    memory = cells(0)
-    counter.bind(memory, 0)
+def test_a_counter_starts_from_the_value_of_its_cell(counter: CellCounter) -> None:
+    target = cells(0)
+    counter.bind(target, 0)
     counter.inc()
-    memory[0] = 100
-    counter.bind(memory, 0)
+    target[0] = 100
+    counter.bind(target, 0)
     counter.inc()
-    assert memory[0] == 101
+    assert target[0] == 101
 
 
-def test_a_rebound_counter_leaves_the_cell_that_it_had(counter: CellCounter) -> None:
-    parents, childs = cells(0), cells(0)
-    counter.bind(parents, 0)
+def test_a_rebound_counter_does_not_write_its_former_cell(counter: CellCounter) -> None:
+    first, second = cells(0), cells(0)
+    counter.bind(first, 0)
     counter.inc()
-    counter.bind(childs, 0)
+    counter.bind(second, 0)
     counter.inc()
     counter.inc()
-    assert (parents[0], childs[0]) == (1, 2)
+    assert (first[0], second[0]) == (1, 2)
 
 
 def test_an_unbound_counter_counts_slowly_again(counter: CellCounter, slow: Slow) -> None:
-    memory = cells(0)
-    counter.bind(memory, 0)
+    target = cells(0)
+    counter.bind(target, 0)
     counter.inc()
     counter.bind((), 0)
     counter.inc()
-    assert (memory[0], slow) == (1, [1])
+    assert (target[0], slow) == (1, [1])
 
 
 @pytest.mark.parametrize("n", [1, 2, 0, -1, True, 1.0, "1", (), object()])
-def test_what_is_given_a_number_is_looked_at_first(counter: CellCounter, slow: Slow, n: Any) -> None:
-    memory = cells(0)
-    counter.bind(memory, 0)
+def test_a_count_with_an_argument_is_validated_first(counter: CellCounter, slow: Slow, n: Any) -> None:
+    target = cells(0)
+    counter.bind(target, 0)
     counter.inc(n)
-    assert (memory[0], slow) == (0, [n])
+    assert (target[0], slow) == (0, [n])
 
 
-def test_more_than_one_is_added_to_what_was_counted(counter: CellCounter) -> None:
-    memory = cells(0)
-    counter.bind(memory, 0)
+def test_add_adds_to_the_earlier_counts(counter: CellCounter) -> None:
+    target = cells(0)
+    counter.bind(target, 0)
     counter.inc()
     counter.add(5)
     counter.inc()
-    assert memory[0] == 7
+    assert target[0] == 7
 
 
-def test_a_full_cell_stays_full_and_fails_nobody(counter: CellCounter, slow: Slow) -> None:
-    memory = cells(FULL - 1)
-    counter.bind(memory, 0)
+def test_a_full_cell_stays_full_without_an_exception(counter: CellCounter, slow: Slow) -> None:
+    target = cells(FULL - 1)
+    counter.bind(target, 0)
     for _ in range(3):
         counter.inc()
-    assert (memory[0], slow) == (FULL, [])
+    assert (target[0], slow) == (FULL, [])
 
 
 # --- one step -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["inc", "add"])
-def test_nothing_lets_another_thread_in_between_loading_and_storing_the_count(counter: CellCounter, path: str) -> None:
-    """Threads change, and signals come in, where a call begins or a jump goes back."""
+def test_no_thread_switch_between_loading_and_storing_the_count(counter: CellCounter, path: str) -> None:
+    """CPython switches threads and runs signal handlers at calls and at backward jumps only."""
     steps = [(step.opname, step.argval) for step in dis.get_instructions(getattr(counter, path))]
     loaded = max(at for at, step in enumerate(steps) if step == ("LOAD_DEREF", "count"))
     stored = steps.index(("STORE_DEREF", "count"))
@@ -135,8 +136,8 @@ def test_nothing_lets_another_thread_in_between_loading_and_storing_the_count(co
 
 
 @pytest.fixture
-def restless() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+def frequent_switches() -> Iterator[None]:
+    """Make threads switch as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -157,29 +158,29 @@ def in_threads(work: Callable[[], None], number: int = 8) -> None:
         thread.join()
 
 
-@pytest.mark.usefixtures("restless")
-@pytest.mark.skipif(not HAS_GIL, reason="without a GIL no cell is ever bound")
+@pytest.mark.usefixtures("frequent_switches")
+@pytest.mark.skipif(not HAS_ATOMIC_STEP, reason="this Python never binds a cell")
 def test_threads_lose_no_count_of_a_bound_counter(counter: CellCounter) -> None:
-    memory = cells(0)
-    counter.bind(memory, 0)
+    target = cells(0)
+    counter.bind(target, 0)
 
     def work() -> None:
         for _ in range(20_000):
             counter.inc()
 
     in_threads(work)
-    assert memory[0] == 160_000
+    assert target[0] == 160_000
 
 
 def test_a_signal_handler_that_counts_loses_no_count(counter: CellCounter) -> None:
-    memory, handled, counted = cells(0), 0, 0
+    target, handled, counted = cells(0), 0, 0
 
     def handler(*_: object) -> None:
         nonlocal handled
         handled += 1
         counter.inc()
 
-    counter.bind(memory, 0)
+    counter.bind(target, 0)
     before = signal.signal(signal.SIGVTALRM, handler)
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.0005, 0.0005)
     deadline = time.monotonic() + PATIENCE_S
@@ -191,10 +192,10 @@ def test_a_signal_handler_that_counts_loses_no_count(counter: CellCounter) -> No
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-    assert memory[0] == counted + handled
+    assert target[0] == counted + handled
 
 
-# --- builds without a GIL -------------------------------------------------------------------------------------
+# --- Pythons without an atomic step -----------------------------------------------------------------------------
 
 
 def producer_without_daemon(directory: Path) -> Producer:
@@ -203,24 +204,24 @@ def producer_without_daemon(directory: Path) -> Producer:
 
 
 def counted_by(producer: Producer) -> CounterSnapshot:
-    assert producer._account is not None
-    contents = CounterSnapshot.of(bytes(producer._account.memory.cells))
+    assert producer._link is not None
+    contents = CounterSnapshot.of(bytes(producer._link.unsent.counter_file.cells))
     assert contents is not None
     return contents
 
 
-@pytest.fixture(params=[True, False], ids=["with a GIL", "without a GIL"])
+@pytest.fixture(params=[True, False], ids=["bound cells", "unbound cells"])
 def producer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Producer]:
-    if request.param and not HAS_GIL:
-        pytest.skip("this interpreter has no GIL")
-    monkeypatch.setattr(producing, "HAS_GIL", request.param)
+    if request.param and not HAS_ATOMIC_STEP:
+        pytest.skip("this Python never binds a cell")
+    monkeypatch.setattr(counting, "HAS_ATOMIC_STEP", request.param)
     producer = producer_without_daemon(tmp_path)
     yield producer
     producer.close()
 
 
-@pytest.mark.usefixtures("restless")
-def test_threads_lose_nothing_that_they_count_in_any_way(producer: Producer) -> None:
+@pytest.mark.usefixtures("frequent_switches")
+def test_threads_lose_no_count_in_any_way_of_counting(producer: Producer) -> None:
     requests, errors = producer.counter("request_count"), producer.counter("error_count")
 
     def work() -> None:
@@ -238,36 +239,36 @@ def test_threads_lose_nothing_that_they_count_in_any_way(producer: Producer) -> 
     assert [*found.rows.values()] == [(2_400_000_000, 1600, 0, 0, 0, 0, 0)] * 5
 
 
-def test_without_a_gil_no_cell_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producing, "HAS_GIL", False)
+def test_without_an_atomic_step_no_cell_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "HAS_ATOMIC_STEP", False)
     producer = producer_without_daemon(tmp_path)
     counted = []
-    monkeypatch.setattr(producer, "_incr", lambda _account, field, n: counted.append((field, n)))
+    monkeypatch.setattr(producing, "_incr", lambda _unsent, _counts, field, n: counted.append((field, n)))
     producer.counter("request_count").inc()
     producer.incr("request_count")
     assert counted == [("request_count", 1)] * 2
     producer.close()
 
 
-def test_a_count_after_the_close_is_nobodys(producer: Producer) -> None:
+def test_a_count_after_the_close_is_ignored(producer: Producer) -> None:
     requests = producer.counter("request_count")
     requests.inc()
     producer.close()
     requests.inc()
     producer.incr("request_count")
     producer.request("GET /", 1)
-    assert producer._account is None
+    assert producer._link is None
 
 
 def test_counters_before_and_after_a_fork_are_one_count_each(producer: Producer) -> None:
-    """``forget`` is what a child does first: it counts in a memory of its own, and the parent's is left as it was."""
+    """A child is reset first. It then counts in a counter file of its own, and does not write the parent's."""
     requests = producer.counter("request_count")
     requests.inc()
-    assert producer._account is not None
-    parents = producer._account.memory.cells
-    producer.forget()
+    assert producer._link is not None
+    parents_cells = producer._link.unsent.counter_file.cells
+    producer.reset()
     requests.inc()
     producer.incr("request_count", 2)
     producer.counter("request_count").inc()
     assert counted_by(producer).counts == {"request_count": 4}
-    assert parents[counter_layout.COUNTER_CELLS["request_count"]] == 1
+    assert parents_cells[counter_layout.COUNTER_CELLS["request_count"]] == 1

@@ -1,4 +1,4 @@
-"""What a producer has said, as state that can be said again: which frames come of it, and in which order."""
+"""A producer's state, which can be sent again: the frames that it makes, and their order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 from brakit_sidecar.client import counter_file
-from brakit_sidecar.client.unsent_state import AT_ONCE, MAX_EVENTS, MAX_MARKS, MAX_MISTAKES, MAX_WORDS, UnsentState
+from brakit_sidecar.client.unsent_state import (
+    ITEMS_PER_FRAME,
+    MAX_EVENTS,
+    MAX_MARKS,
+    MAX_MISTAKES,
+    MAX_WORDS,
+    UnsentState,
+)
 from brakit_sidecar.core import limits
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, MAX_ROUTES
 from brakit_sidecar.core.schema import SESSION_FIELDS
@@ -17,42 +24,42 @@ from hypothesis import strategies as st
 ROUTE = "9f3a61c2d4e5b607"
 
 
-def new_account() -> UnsentState:
+def new_state() -> UnsentState:
     return UnsentState(counter_file.private())
 
 
-def all_frames(account: UnsentState) -> list[dict[str, Any]]:
+def all_frames(unsent: UnsentState) -> list[dict[str, Any]]:
     frames = []
-    while (frame := account.next_frame()) is not None:
+    while (frame := unsent.next_frame()) is not None:
         frames.append(frame)
     return frames
 
 
-def count(account: UnsentState, field: str, n: int) -> None:
-    account.memory.cells[COUNTER_CELLS[field]] += n
+def count(unsent: UnsentState, field: str, n: int) -> None:
+    unsent.counter_file.cells[COUNTER_CELLS[field]] += n
 
 
-def observe(account: UnsentState, route: str, took_ns: int, bucket: int) -> None:
-    row = account.memory.row(route)
-    account.memory.cells[row + 1] += took_ns
-    account.memory.cells[row + 2 + bucket] += 1
+def observe(unsent: UnsentState, route: str, took_ns: int, bucket: int) -> None:
+    row = unsent.counter_file.row(route)
+    unsent.counter_file.cells[row + 1] += took_ns
+    unsent.counter_file.cells[row + 2 + bucket] += 1
 
 
-# --- what was said is said once -------------------------------------------------------------------------------
+# --- each item is sent once -------------------------------------------------------------------------------
 
 
-def test_who_said_nothing_has_nothing_to_say() -> None:
-    assert new_account().next_frame() is None
+def test_a_new_producer_has_no_frame_to_send() -> None:
+    assert new_state().next_frame() is None
 
 
-def test_what_was_said_in_several_calls_is_one_frame() -> None:
-    account = new_account()
-    account.set("framework", "flask")
-    account.add("insight_types", "n1")
-    account.add("insight_types", "slow")
-    account.add("tabs_viewed", "logs")
-    account.mark("insight_count", ROUTE)
-    assert all_frames(account) == [
+def test_the_items_of_several_calls_are_one_frame() -> None:
+    unsent = new_state()
+    unsent.set("framework", "flask")
+    unsent.add("insight_types", "n1")
+    unsent.add("insight_types", "slow")
+    unsent.add("tabs_viewed", "logs")
+    unsent.mark("insight_count", ROUTE)
+    assert all_frames(unsent) == [
         {
             "set": {"framework": "flask"},
             "add": {"insight_types": ["n1", "slow"], "tabs_viewed": ["logs"]},
@@ -61,40 +68,40 @@ def test_what_was_said_in_several_calls_is_one_frame() -> None:
     ]
 
 
-def test_what_is_said_again_changes_nothing() -> None:
-    account = new_account()
+def test_an_item_that_is_reported_again_is_not_sent_again() -> None:
+    unsent = new_state()
     for _ in range(2):
-        account.set("framework", "flask")
-        account.add("insight_types", "n1")
-        account.mark("insight_count", ROUTE)
-        frames = all_frames(account)
+        unsent.set("framework", "flask")
+        unsent.add("insight_types", "n1")
+        unsent.mark("insight_count", ROUTE)
+        frames = all_frames(unsent)
     assert frames == []
 
 
-def test_every_word_for_a_field_is_said_in_its_order_one_a_frame() -> None:
-    """A field whose least word counts, or whose first, wants more than the last one."""
-    account = new_account()
+def test_every_word_of_a_field_is_sent_in_order_with_one_word_a_frame() -> None:
+    """The last word is not enough for a field whose rule is the least or the first."""
+    unsent = new_state()
     for took in (300, 100, 200):
-        account.set("setup_duration_ms", took)
-    assert all_frames(account) == [{"set": {"setup_duration_ms": took}} for took in (300, 100, 200)]
+        unsent.set("setup_duration_ms", took)
+    assert all_frames(unsent) == [{"set": {"setup_duration_ms": took}} for took in (300, 100, 200)]
 
 
-def test_one_and_true_are_two_words() -> None:
-    account = new_account()
-    account.set("is_custom_command", 1)
-    account.set("is_custom_command", True)
-    assert [frame["set"]["is_custom_command"] for frame in all_frames(account)] == [1, True]
-    assert [kind for _field, _value, kind in account.scalars] == [int, bool]
+def test_1_and_true_are_two_words() -> None:
+    unsent = new_state()
+    unsent.set("is_custom_command", 1)
+    unsent.set("is_custom_command", True)
+    assert [frame["set"]["is_custom_command"] for frame in all_frames(unsent)] == [1, True]
+    assert [kind for _field, _value, kind in unsent.scalars] == [int, bool]
 
 
-def test_state_is_said_before_events_and_those_before_mistakes_and_the_end_is_last() -> None:
-    account = new_account()
-    account.part("clean")
-    account.mistake({"incr": {"?": None}})
-    account.event("first_request", {"port": 8000})
-    account.event("dashboard_viewed", {})
-    account.set("framework", "flask")
-    assert all_frames(account) == [
+def test_state_is_sent_before_events_and_events_before_mistakes_and_the_end_is_last() -> None:
+    unsent = new_state()
+    unsent.finish("clean")
+    unsent.mistake({"incr": {"?": None}})
+    unsent.event("first_request", {"port": 8000})
+    unsent.event("dashboard_viewed", {})
+    unsent.set("framework", "flask")
+    assert all_frames(unsent) == [
         {"set": {"framework": "flask"}},
         {"event": {"name": "first_request", "port": 8000}},
         {"event": {"name": "dashboard_viewed"}},
@@ -103,46 +110,46 @@ def test_state_is_said_before_events_and_those_before_mistakes_and_the_end_is_la
     ]
 
 
-def test_no_field_of_an_event_is_its_name() -> None:
-    account = new_account()
-    account.event("first_request", {"name": "session"})
-    assert all_frames(account) == [{"event": {"name": "first_request"}}]
+def test_a_field_called_name_does_not_replace_the_name_of_an_event() -> None:
+    unsent = new_state()
+    unsent.event("first_request", {"name": "session"})
+    assert all_frames(unsent) == [{"event": {"name": "first_request"}}]
 
 
-def test_state_that_changes_after_an_event_is_said_when_its_turn_comes() -> None:
-    account = new_account()
-    account.event("first_request", {})
-    account.next_frame()
-    account.set("framework", "flask")
-    assert all_frames(account) == [{"set": {"framework": "flask"}}]
+def test_state_that_changes_after_an_event_is_sent_next() -> None:
+    unsent = new_state()
+    unsent.event("first_request", {})
+    unsent.next_frame()
+    unsent.set("framework", "flask")
+    assert all_frames(unsent) == [{"set": {"framework": "flask"}}]
 
 
-def test_an_event_that_did_not_get_through_is_the_next_one() -> None:
-    account = new_account()
-    account.event("cli_invoked", {})
-    account.event("cli_uninstall", {})
-    lost = account.next_frame()
+def test_an_event_whose_frame_was_lost_is_sent_next() -> None:
+    unsent = new_state()
+    unsent.event("cli_invoked", {})
+    unsent.event("cli_uninstall", {})
+    lost = unsent.next_frame()
     assert lost is not None
-    account.owe_event(lost)
-    assert [frame["event"]["name"] for frame in all_frames(account)] == ["cli_invoked", "cli_uninstall"]
+    unsent.owe_event(lost)
+    assert [frame["event"]["name"] for frame in all_frames(unsent)] == ["cli_invoked", "cli_uninstall"]
 
 
 # --- counts and rows ------------------------------------------------------------------------------------------
 
 
-def test_counts_are_not_said_unless_they_are_owed() -> None:
-    account = new_account()
-    count(account, "request_count", 5)
-    observe(account, ROUTE, 5, 0)
-    assert account.next_frame() is None
+def test_counts_are_not_sent_unless_they_are_queued() -> None:
+    unsent = new_state()
+    count(unsent, "request_count", 5)
+    observe(unsent, ROUTE, 5, 0)
+    assert unsent.next_frame() is None
 
 
-def test_owed_counts_are_the_running_totals_of_what_was_counted() -> None:
-    account = new_account()
-    count(account, "request_count", 5)
-    observe(account, ROUTE, 7, 2)
-    account.owe_counts()
-    assert all_frames(account) == [
+def test_queued_counts_are_sent_as_running_totals() -> None:
+    unsent = new_state()
+    count(unsent, "request_count", 5)
+    observe(unsent, ROUTE, 7, 2)
+    unsent.owe_counts()
+    assert all_frames(unsent) == [
         {
             "total": {"request_count": 5},
             "histogram": {limits.OVERFLOW_ROUTE: [0] * 7, ROUTE: [7, 0, 0, 1, 0, 0, 0]},
@@ -150,143 +157,143 @@ def test_owed_counts_are_the_running_totals_of_what_was_counted() -> None:
     ]
 
 
-def test_an_owed_count_is_said_as_it_stands_then() -> None:
-    account = new_account()
-    count(account, "request_count", 5)
-    account.owe("total", "request_count")
-    count(account, "request_count", 2)
-    assert all_frames(account) == [{"total": {"request_count": 7}}]
+def test_a_queued_count_has_its_value_at_the_time_of_sending() -> None:
+    unsent = new_state()
+    count(unsent, "request_count", 5)
+    unsent.owe("total", "request_count")
+    count(unsent, "request_count", 2)
+    assert all_frames(unsent) == [{"total": {"request_count": 7}}]
 
 
-def test_a_count_that_is_owed_twice_is_said_once() -> None:
-    account = new_account()
-    count(account, "request_count", 5)
-    account.owe("total", "request_count")
-    account.owe("total", "request_count")
-    assert all_frames(account) == [{"total": {"request_count": 5}}]
+def test_a_count_that_is_queued_twice_is_sent_once() -> None:
+    unsent = new_state()
+    count(unsent, "request_count", 5)
+    unsent.owe("total", "request_count")
+    unsent.owe("total", "request_count")
+    assert all_frames(unsent) == [{"total": {"request_count": 5}}]
 
 
-# --- a daemon that has never heard of it ----------------------------------------------------------------------
+# --- a daemon that does not know the producer ----------------------------------------------------------------------
 
 
-def test_a_new_daemon_is_told_all_state_again_but_no_event_of_each_time_and_no_mistake() -> None:
-    account = new_account()
-    account.set("framework", "flask")
-    account.add("insight_types", "n1")
-    account.mark("insight_count", ROUTE)
-    account.event("first_request", {"port": 8000})
-    account.event("cli_invoked", {})
-    account.mistake({"incr": {"?": None}})
-    account.part("sigterm")
-    first = all_frames(account)
-    account.owe_everything()
-    assert all_frames(account) == [first[0], {"event": {"name": "first_request", "port": 8000}}, first[-1]]
+def test_a_new_daemon_gets_all_state_again_but_no_repeated_event_and_no_mistake() -> None:
+    unsent = new_state()
+    unsent.set("framework", "flask")
+    unsent.add("insight_types", "n1")
+    unsent.mark("insight_count", ROUTE)
+    unsent.event("first_request", {"port": 8000})
+    unsent.event("cli_invoked", {})
+    unsent.mistake({"incr": {"?": None}})
+    unsent.finish("sigterm")
+    first = all_frames(unsent)
+    unsent.owe_everything()
+    assert all_frames(unsent) == [first[0], {"event": {"name": "first_request", "port": 8000}}, first[-1]]
 
 
-def test_a_new_daemon_is_told_of_no_end_that_nobody_said() -> None:
-    account = new_account()
-    account.owe_everything()
-    assert account.next_frame() is None
+def test_a_new_daemon_gets_no_end_before_the_producer_has_ended() -> None:
+    unsent = new_state()
+    unsent.owe_everything()
+    assert unsent.next_frame() is None
 
 
-def test_owing_everything_forgets_no_event_that_still_waits() -> None:
-    account = new_account()
-    account.event("first_request", {})
-    account.event("cli_invoked", {})
-    account.owe_everything()
-    assert [frame["event"]["name"] for frame in all_frames(account)] == ["first_request", "cli_invoked"]
+def test_queueing_everything_keeps_the_events_that_still_wait() -> None:
+    unsent = new_state()
+    unsent.event("first_request", {})
+    unsent.event("cli_invoked", {})
+    unsent.owe_everything()
+    assert [frame["event"]["name"] for frame in all_frames(unsent)] == ["first_request", "cli_invoked"]
 
 
-def test_an_event_of_a_session_that_did_not_get_through_is_said_once_to_the_next_daemon() -> None:
-    account = new_account()
-    account.event("first_request", {})
-    lost = account.next_frame()
+def test_a_lost_event_that_a_session_has_once_is_sent_once_to_the_next_daemon() -> None:
+    unsent = new_state()
+    unsent.event("first_request", {})
+    lost = unsent.next_frame()
     assert lost is not None
-    account.owe_event(lost)
-    account.owe_everything()
-    assert all_frames(account) == [lost]
+    unsent.owe_event(lost)
+    unsent.owe_everything()
+    assert all_frames(unsent) == [lost]
 
 
-def test_all_is_said_when_what_is_said_again_is_too() -> None:
-    account = new_account()
-    account.event("first_request", {})
-    assert not account.has_said_all
-    all_frames(account)
-    assert account.has_said_all
-    account.owe_everything()
-    assert not account.has_said_all
+def test_all_is_sent_only_after_the_repeated_events_are_sent() -> None:
+    unsent = new_state()
+    unsent.event("first_request", {})
+    assert not unsent.is_all_sent
+    all_frames(unsent)
+    assert unsent.is_all_sent
+    unsent.owe_everything()
+    assert not unsent.is_all_sent
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
-def test_no_more_words_of_a_scalar_field_are_kept_than_there_may_be() -> None:
-    account = new_account()
+def test_the_words_of_a_scalar_field_are_bounded() -> None:
+    unsent = new_state()
     for number in range(MAX_WORDS + 10):
-        account.set("setup_duration_ms", number)
-    account.set("framework", "flask")
-    said = [frame["set"] for frame in all_frames(account)]
-    assert [words["setup_duration_ms"] for words in said] == [*range(MAX_WORDS)]
-    assert [words["framework"] for words in said if "framework" in words] == ["flask"]
+        unsent.set("setup_duration_ms", number)
+    unsent.set("framework", "flask")
+    sets = [frame["set"] for frame in all_frames(unsent)]
+    assert [words["setup_duration_ms"] for words in sets] == [*range(MAX_WORDS)]
+    assert [words["framework"] for words in sets if "framework" in words] == ["flask"]
 
 
-@pytest.mark.parametrize("say", [UnsentState.add, UnsentState.mark])
-def test_no_more_members_of_a_field_are_kept_than_there_may_be(say: Any) -> None:
-    account = new_account()
+@pytest.mark.parametrize("add", [UnsentState.add, UnsentState.mark])
+def test_the_members_of_a_field_are_bounded(add: Any) -> None:
+    unsent = new_state()
     for number in range(MAX_MARKS + 10):
-        say(account, "insight_count", f"{number:016x}")
-        say(account, "endpoint_count", f"{number % 3:016x}")
-    members = [frame[key] for frame in all_frames(account) for key in frame]
+        add(unsent, "insight_count", f"{number:016x}")
+        add(unsent, "endpoint_count", f"{number % 3:016x}")
+    members = [frame[key] for frame in all_frames(unsent) for key in frame]
     assert sum(len(fields.get("insight_count", [])) for fields in members) == MAX_MARKS
     assert sum(len(fields.get("endpoint_count", [])) for fields in members) == 3
 
 
-def test_the_latest_events_and_mistakes_are_kept() -> None:
-    account = new_account()
+def test_the_latest_events_and_mistakes_are_kept_and_the_earlier_ones_dropped() -> None:
+    unsent = new_state()
     for number in range(MAX_EVENTS + MAX_MISTAKES):
-        account.event("cli_invoked", {"number": number})
-        account.mistake({"number": number})
-    frames = all_frames(account)
+        unsent.event("cli_invoked", {"number": number})
+        unsent.mistake({"number": number})
+    frames = all_frames(unsent)
     assert [frame["event"]["number"] for frame in frames[:MAX_EVENTS]] == [*range(MAX_MISTAKES, 128)]
     assert [frame["number"] for frame in frames[MAX_EVENTS:]] == [*range(MAX_EVENTS, 128)]
 
 
-def test_no_more_events_are_said_again_than_there_may_be_and_all_are_said() -> None:
-    account = new_account()
+def test_the_events_that_are_repeated_are_bounded_and_all_events_are_sent() -> None:
+    unsent = new_state()
     for number in range(MAX_EVENTS + 10):
-        account.event("setup_completed", {"number": number})
-    assert [frame["event"]["number"] for frame in all_frames(account)] == [*range(MAX_EVENTS + 10)]
-    account.owe_everything()
-    assert [frame["event"]["number"] for frame in all_frames(account)] == [*range(MAX_EVENTS)]
+        unsent.event("setup_completed", {"number": number})
+    assert [frame["event"]["number"] for frame in all_frames(unsent)] == [*range(MAX_EVENTS + 10)]
+    unsent.owe_everything()
+    assert [frame["event"]["number"] for frame in all_frames(unsent)] == [*range(MAX_EVENTS)]
 
 
 LONGEST_WORD = "\N{PILE OF POO}" * 64  # twelve bytes of JSON each, and as long as a word may be
 
 
-def test_no_frame_is_longer_than_a_line_whatever_waits() -> None:
-    account = new_account()
+def test_no_frame_is_longer_than_a_line_may_be() -> None:
+    unsent = new_state()
     for field in SESSION_FIELDS:
-        account.set(field, LONGEST_WORD)
-        for number in range(AT_ONCE):
-            account.add(field, f"{number:03}{LONGEST_WORD}"[:64])
-            account.mark(field, f"{number:016x}")
+        unsent.set(field, LONGEST_WORD)
+        for number in range(ITEMS_PER_FRAME):
+            unsent.add(field, f"{number:03}{LONGEST_WORD}"[:64])
+            unsent.mark(field, f"{number:016x}")
     for field in COUNTER_CELLS:
-        count(account, field, limits.COUNT_MAX)
+        count(unsent, field, limits.COUNT_MAX)
     for number in range(MAX_ROUTES):
-        row = account.memory.row(f"{number:016x}")
-        account.memory.cells[row + 1 : row + 8] = memoryview((limits.NS_MAX).to_bytes(8, "little") * 7).cast("Q")
-    account.owe_counts()
-    frames = all_frames(account)
+        row = unsent.counter_file.row(f"{number:016x}")
+        unsent.counter_file.cells[row + 1 : row + 8] = memoryview((limits.NS_MAX).to_bytes(8, "little") * 7).cast("Q")
+    unsent.owe_counts()
+    frames = all_frames(unsent)
     assert max(len(encode(frame)) for frame in frames) <= MAX_LINE
     assert sum(len(frame.get("histogram", {})) for frame in frames) == 1 + MAX_ROUTES
 
 
-def test_what_does_not_fit_into_a_frame_is_in_the_next_ones() -> None:
-    account = new_account()
-    for number in range(2 * AT_ONCE + 1):
-        account.mark("insight_count", f"{number:016x}")
-    said = [mark for frame in all_frames(account) for mark in frame["mark"]["insight_count"]]
-    assert said == [f"{number:016x}" for number in range(2 * AT_ONCE + 1)]
+def test_items_that_do_not_fit_into_a_frame_are_in_the_next_frames() -> None:
+    unsent = new_state()
+    for number in range(2 * ITEMS_PER_FRAME + 1):
+        unsent.mark("insight_count", f"{number:016x}")
+    marks = [mark for frame in all_frames(unsent) for mark in frame["mark"]["insight_count"]]
+    assert marks == [f"{number:016x}" for number in range(2 * ITEMS_PER_FRAME + 1)]
 
 
 _FIELDS = st.sampled_from(["framework", "insight_types", "insight_count"])
@@ -298,20 +305,20 @@ _calls = st.one_of(
 
 
 @given(st.lists(st.tuples(_calls, st.booleans())))
-def test_all_that_was_said_comes_out_once_whenever_it_is_asked_for(
-    said: list[tuple[tuple[str, str, Any], bool]],
+def test_every_item_is_sent_once_whenever_frames_are_taken(
+    reported: list[tuple[tuple[str, str, Any], bool]],
 ) -> None:
-    account = new_account()
+    unsent = new_state()
     frames = []
-    for (call, field, word), ask in said:
-        getattr(account, call)(field, word)
-        if ask:
-            frames += all_frames(account)
-    frames += all_frames(account)
-    came = [("set", field, word, type(word)) for frame in frames for field, word in frame.get("set", {}).items()]
+    for (call, field, word), take in reported:
+        getattr(unsent, call)(field, word)
+        if take:
+            frames += all_frames(unsent)
+    frames += all_frames(unsent)
+    sent = [("set", field, word, type(word)) for frame in frames for field, word in frame.get("set", {}).items()]
     for key in ("add", "mark"):
-        came += [
+        sent += [
             (key, field, word, str) for frame in frames for field, words in frame.get(key, {}).items() for word in words
         ]
-    assert len(came) == len(set(came))
-    assert set(came) == {(call, field, word, type(word)) for (call, field, word), _ in said}
+    assert len(sent) == len(set(sent))
+    assert set(sent) == {(call, field, word, type(word)) for (call, field, word), _ in reported}

@@ -1,4 +1,4 @@
-"""What a caller may get wrong: a good value comes back as it is, a bad one as what the daemon refuses and counts."""
+"""The checks of what a caller passes: a good value is returned, a bad one becomes a frame that the daemon refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSABLE = {"set": {"framework": None}}
 
 
 def refusals_of(check: Callable[[], object]) -> list[Refusal]:
-    """How the daemon counts the mistake that the check finds."""
+    """Return the refusals by which the daemon counts the mistake that the check raises."""
     with pytest.raises(Mistake) as caught:
         check()
     return parse(encode(caught.value.frame)).refused
@@ -35,7 +35,7 @@ def refusals_of(check: Callable[[], object]) -> list[Refusal]:
 
 
 @pytest.mark.parametrize("name", ["request_count", "a", "a1_", "x" * 64])
-def test_a_name_is_what_a_field_may_be_called(name: str) -> None:
+def test_a_valid_name_is_returned(name: str) -> None:
     assert validation.name_of(name, "incr") == name
 
 
@@ -57,19 +57,19 @@ def test_any_other_name_of_an_event_is_counted_as_an_unknown_event(name: object)
 
 
 @pytest.mark.parametrize("n", [1, 2, COUNT_MAX])
-def test_a_count_is_a_whole_number_from_one(n: int) -> None:
+def test_a_whole_number_from_1_is_a_count(n: int) -> None:
     assert validation.increment(n, "request_count") == n
 
 
 @pytest.mark.parametrize(
     "n", [0, -1, COUNT_MAX + 1, 10**5000, True, 1.0, math.nan, "1", None, [1]], ids=lambda n: type(n).__name__
 )
-def test_any_other_count_is_counted_as_a_bad_value(n: object) -> None:
+def test_any_other_increment_is_counted_as_a_bad_value(n: object) -> None:
     assert refusals_of(lambda: validation.increment(n, "request_count")) == [Refusal.BAD_VALUE]
 
 
 @pytest.mark.parametrize("duration", [0, 0.0, 12.5, DAY_MS, float(DAY_MS)])
-def test_a_duration_is_up_to_a_day(duration: float) -> None:
+def test_a_duration_may_be_up_to_a_day(duration: float) -> None:
     assert validation.duration_of(duration) == duration
 
 
@@ -82,7 +82,7 @@ def test_any_other_duration_is_counted_as_a_bad_value(duration: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["flask", "", True, False, 0, -5, COUNT_MAX, -COUNT_MAX, 1.5])
-def test_a_scalar_is_a_text_a_number_or_a_truth_value(value: object) -> None:
+def test_a_scalar_may_be_a_text_a_number_or_a_bool(value: object) -> None:
     found = validation.scalar(value, REFUSABLE)
     assert found == value
     assert type(found) is type(value)
@@ -96,12 +96,12 @@ def test_any_other_scalar_is_counted_as_a_bad_value(value: object) -> None:
     assert refusals_of(lambda: validation.scalar(value, REFUSABLE)) == [Refusal.BAD_VALUE]
 
 
-def test_of_a_long_word_only_its_beginning_leaves_the_process() -> None:
+def test_a_long_word_is_cut_to_64_characters() -> None:
     assert validation.word_of("x" * 100_000, {}) == "x" * 64
 
 
 @pytest.mark.parametrize("word", ["a" + SURROGATE, "x" * 100 + "\udfff", None, 7, True, b"n1", ["n1"]])
-def test_what_is_no_text_is_no_word(word: object) -> None:
+def test_a_value_that_is_not_a_valid_text_is_not_a_word(word: object) -> None:
     assert refusals_of(lambda: validation.word_of(word, {"add": {"insight_types": [None]}})) == [Refusal.BAD_VALUE]
 
 
@@ -111,28 +111,28 @@ def test_any_text_may_be_a_route_or_a_mark(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [None, 7, b"GET /", ["GET /"]])
-def test_a_route_that_is_no_text_is_counted_as_a_bad_id(text: object) -> None:
+def test_a_route_that_is_not_a_text_is_counted_as_a_bad_id(text: object) -> None:
     assert refusals_of(lambda: validation.text_of(text, {"observe": {"?": []}})) == [Refusal.BAD_ID]
 
 
-# --- events' values -------------------------------------------------------------------------------------------
+# --- values of events -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["flask", True, 8000, 1.5])
-def test_an_events_value_may_be_a_scalar(value: object) -> None:
+def test_the_value_of_an_event_may_be_a_scalar(value: object) -> None:
     assert validation.event_value(value) == value
 
 
 @pytest.mark.parametrize("words", [["n1", "slow"], ("n1", "slow"), []])
-def test_an_events_value_may_be_a_list_of_words(words: object) -> None:
+def test_the_value_of_an_event_may_be_a_list_of_words(words: object) -> None:
     assert validation.event_value(words) == list(words)  # type: ignore[call-overload] # a list or a tuple
 
 
-def test_of_a_long_list_only_its_beginning_leaves_the_process() -> None:
+def test_a_long_list_is_cut_to_64_words() -> None:
     assert validation.event_value(["n1"] * 1000) == ["n1"] * 64
 
 
-def test_a_word_of_a_list_that_is_none_becomes_null() -> None:
+def test_an_invalid_word_of_a_list_becomes_null() -> None:
     assert validation.event_value(["n1", 7, SURROGATE, None, "x" * 100]) == ["n1", None, None, None, "x" * 64]
 
 
@@ -143,7 +143,7 @@ def test_any_other_value_of_an_event_is_counted_as_a_bad_value(value: object, fi
     assert parse(line).refused == [Refusal.BAD_VALUE]
 
 
-# --- whatever it is -------------------------------------------------------------------------------------------
+# --- arbitrary values -------------------------------------------------------------------------------------------
 
 anything = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.just(SURROGATE), st.binary(),
@@ -161,20 +161,18 @@ CHECKS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @given(it=anything)
-def test_every_check_gives_what_a_line_can_hold_or_a_mistake_that_a_line_can_hold(
-    check: Callable[[Any], object], it: object
-) -> None:
+def test_every_check_returns_or_raises_what_a_line_can_hold(check: Callable[[Any], object], it: object) -> None:
     try:
-        said = {"it": check(it)}
+        frame = {"it": check(it)}
     except Mistake as mistake:
-        said = mistake.frame
-    refused = parse(encode(said)).refused
-    assert refused == [Refusal.UNKNOWN_KEY] if "it" in said else refused
+        frame = mistake.frame
+    refused = parse(encode(frame)).refused
+    assert refused == [Refusal.UNKNOWN_KEY] if "it" in frame else refused
     assert Refusal.BAD_JSON not in refused
 
 
 @given(it=st.text(min_size=1))
-def test_no_mistake_says_a_word_of_what_it_was_given(it: str) -> None:
+def test_no_mistake_repeats_the_value_that_was_passed(it: str) -> None:
     telltale = f"/home/{it}"
     for check in (CHECKS["name_of"], CHECKS["increment"], CHECKS["duration_of"]):
         with pytest.raises(Mistake) as caught:

@@ -9,7 +9,7 @@ from tests.core import page
 COUNTS = [name for name, promise in page.SESSION.items() if promise.rule in {"sum", "distinct"}]
 
 
-def test_version_1_is_laid_out_as_every_worker_of_version_1_has_it() -> None:
+def test_the_layout_of_version_1_never_changes() -> None:
     assert (counter_layout.VERSION, counter_layout.MAGIC.to_bytes(8, "big"), SIZE) == (
         1,
         b"brakslb1",
@@ -33,20 +33,20 @@ def test_the_counters_end_before_the_rows_begin() -> None:
     assert max(COUNTER_CELLS.values()) < FIRST_ROW == counter_layout.row_cell(0)
 
 
-def test_the_last_row_ends_with_the_memory() -> None:
+def test_the_last_row_ends_with_the_file() -> None:
     assert counter_layout.CELL * (counter_layout.row_cell(MAX_ROUTES) + ROW) == SIZE
 
 
-def test_a_row_is_an_id_a_sum_and_six_buckets_in_one_line_of_the_processors_cache() -> None:
+def test_a_row_is_an_id_a_sum_and_six_buckets_in_one_cache_line() -> None:
     assert 1 + len(rules.EMPTY_ROW) == ROW
     assert counter_layout.CELL * ROW == 64
     assert counter_layout.CELL * counter_layout.row_cell(0) % 64 == 0
 
 
-def test_every_last_word_is_an_exit_reason() -> None:
+def test_every_end_is_an_exit_reason() -> None:
     assert {end for end in counter_layout.ENDS if end} <= set(EXIT_REASONS)
 
 
-def test_whose_a_memory_is_says_the_first_half_of_the_id() -> None:
-    assert counter_layout.whose("0123abcd-89ef-4000-8000-000000000001") == 0x0123ABCD89EF4000
-    assert counter_layout.whose(None) == 0
+def test_the_anonymous_id_cell_is_the_first_half_of_the_id() -> None:
+    assert counter_layout.anonymous_id_cell("0123abcd-89ef-4000-8000-000000000001") == 0x0123ABCD89EF4000
+    assert counter_layout.anonymous_id_cell(None) == 0

@@ -20,19 +20,19 @@ from tests.core import page
         (None, None),
     ],
 )
-def test_an_increment_is_1_to_2_to_the_53_less_1_and_no_bool(raw: object, admitted: int | None) -> None:
+def test_an_increment_is_1_to_2_to_the_53_less_1_and_not_a_bool(raw: object, admitted: int | None) -> None:
     assert limits.admit_increment(raw) == admitted
 
 
 @pytest.mark.parametrize("raw", [0, 0.0, 0.25, 12.5, 86_400_000, 86_400_000.0])
-def test_a_duration_is_taken_as_it_is_said(raw: float) -> None:
+def test_a_valid_duration_is_returned_unchanged(raw: float) -> None:
     assert limits.admit_duration(raw) == raw
 
 
 @pytest.mark.parametrize(
     "raw", [-1, -0.001, 86_400_000.001, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None, [1]]
 )
-def test_a_duration_beyond_a_day_below_zero_or_without_a_number_is_none(raw: object) -> None:
+def test_a_duration_above_a_day_or_below_zero_or_without_a_number_is_refused(raw: object) -> None:
     assert limits.admit_duration(raw) is None
 
 
@@ -51,10 +51,10 @@ def test_a_duration_beyond_a_day_below_zero_or_without_a_number_is_none(raw: obj
         (86_400_000, ">5000ms"),
     ],
 )
-def test_a_bucket_holds_its_lower_edge(duration_ms: float, bucket: str) -> None:
+def test_a_bucket_includes_its_lower_edge(duration_ms: float, bucket: str) -> None:
     assert limits.BUCKETS[limits.bucket_of(duration_ms)] == bucket
 
 
-def test_no_route_can_be_taken_for_the_overflow() -> None:
+def test_the_name_of_the_overflow_row_is_not_an_opaque_id() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         int(limits.OVERFLOW_ROUTE, 16)

@@ -19,14 +19,19 @@ def test_a_frame_is_encoded_as_one_compact_line() -> None:
 
 
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())))
-def test_what_is_encoded_is_one_line_and_says_the_same(frame: dict[str, object]) -> None:
+def test_an_encoded_frame_is_one_line_with_the_same_content(frame: dict[str, object]) -> None:
     line = encode(frame)
     assert line.find(b"\n") == len(line) - 1
     assert json.loads(line) == frame
 
 
+@given(st.dictionaries(st.text(), st.text()))
+def test_an_encoded_frame_is_ascii(frame: dict[str, object]) -> None:
+    assert encode(frame).isascii()
+
+
 @given(strategies.json_values)
-def test_encoding_fails_by_a_value_error_or_not_at_all(value: object) -> None:
+def test_encoding_succeeds_or_raises_value_error(value: object) -> None:
     try:
         line = encode({"ask": value})
     except ValueError:
@@ -35,11 +40,11 @@ def test_encoding_fails_by_a_value_error_or_not_at_all(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_json_cannot_say_is_a_value_error(value: float) -> None:
+def test_a_number_that_json_does_not_have_raises_value_error(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode({"observe": {"9f3a61c2d4e5b607": [value]}})
 
 
-def test_an_object_that_json_cannot_say_is_a_type_error() -> None:
+def test_an_object_that_json_does_not_have_raises_type_error() -> None:
     with pytest.raises(TypeError):
         encode({"set": {"framework": object()}})

@@ -1,4 +1,4 @@
-"""The config, as it is found and as it is written."""
+"""How the config is read and written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AN_ID = "6f0c1f2e-7f0a-4b53-9d0c-2a4b7a3e5d11"
 
 
 class Home:
-    """A home directory, and the environment that leads to it."""
+    """A home directory and its environment."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
@@ -67,18 +67,18 @@ def mode(path: Path) -> int:
 
 BROKEN = {
     "empty": b"",
-    "no JSON": b'{"telemetry": true',
+    "invalid JSON": b'{"telemetry": true',
     "a list": b"[]",
     "a text": b'"telemetry"',
     "null": b"null",
-    "no UTF-8": b'{"telemetry": true, "anonymousId": "\xff"}',
-    "nested beyond reason": b"[" * 60_000,
+    "invalid UTF-8": b'{"telemetry": true, "anonymousId": "\xff"}',
+    "deeply nested": b"[" * 60_000,
     "too large": b'{"telemetry": true, "x": "' + b"x" * 100_000 + b'"}',
 }
 
 
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
-def test_a_broken_config_means_off_and_stays_as_it_is(home: Home, raw: bytes) -> None:
+def test_a_broken_config_means_off_and_is_not_changed(home: Home, raw: bytes) -> None:
     home.write(raw)
     assert not home.settled().on
     assert not home.settled(BRAKIT_TELEMETRY="true").on
@@ -90,7 +90,7 @@ def test_a_config_that_is_a_directory_means_off(home: Home) -> None:
     assert not home.settled().on
 
 
-def test_a_config_that_is_a_pipe_means_off_and_nobody_waits_for_it(home: Home) -> None:
+def test_a_config_that_is_a_pipe_means_off_without_waiting(home: Home) -> None:
     home.config_path.parent.mkdir()
     os.mkfifo(home.config_path)
     assert not home.settled().on
@@ -102,7 +102,7 @@ def test_a_config_that_is_a_loop_of_links_means_off(home: Home) -> None:
     assert not home.settled().on
 
 
-def test_a_config_that_is_a_link_to_nothing_means_off(home: Home) -> None:
+def test_a_config_that_is_a_dangling_link_means_off(home: Home) -> None:
     home.config_path.parent.mkdir(parents=True)
     home.config_path.symlink_to(home.path / "elsewhere.json")
     assert not config_file.settled(home.environ).on
@@ -113,12 +113,12 @@ def test_a_config_that_may_not_be_read_means_off(home: Home, monkeypatch: pytest
     home.write({"telemetry": True, "anonymousId": AN_ID})
     really_open = os.open
 
-    def may_not(path: str, *more: Any) -> int:  # as root may read everything, the kernel's answer is said for it
+    def refuse(path: str, *more: Any) -> int:  # stands in for the kernel, because root may read every file
         if path == str(home.config_path):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return really_open(path, *more)
 
-    monkeypatch.setattr(os, "open", may_not)
+    monkeypatch.setattr(os, "open", refuse)
     decision = home.settled()
     assert not decision.on
     assert "cannot be read" in decision.why
@@ -129,42 +129,42 @@ def test_a_config_that_cannot_be_created_means_off(home: Home) -> None:
     assert not home.settled().on
 
 
-def test_asking_writes_nothing(home: Home) -> None:
+def test_the_decision_alone_writes_nothing(home: Home) -> None:
     assert home.current().on
     assert not home.current(BRAKIT_TELEMETRY="off").on
     assert home.files() == set()
 
 
-def test_the_first_decision_for_yes_writes_a_config_with_an_id(home: Home) -> None:
+def test_the_first_decision_without_an_opt_out_writes_a_config_with_an_id(home: Home) -> None:
     decision = home.settled()
     assert home.config == {"telemetry": True, "anonymousId": decision.anonymous_id}
     assert str(uuid.UUID(decision.anonymous_id)) == decision.anonymous_id
 
 
-def test_config_and_directory_are_private(home: Home) -> None:
+def test_the_config_and_its_directory_are_private(home: Home) -> None:
     home.settled()
     assert mode(home.config_path) == 0o600
     assert mode(home.config_path.parent) == 0o700
 
 
-def test_no_temporary_file_stays_behind(home: Home) -> None:
+def test_no_temporary_file_is_left(home: Home) -> None:
     home.settled()
     home.switch(on=False)
     home.switch(on=True)
     assert [path.name for path in home.config_path.parent.iterdir()] == ["config.json"]
 
 
-def test_an_id_that_is_there_stays(home: Home) -> None:
+def test_a_valid_id_is_kept(home: Home) -> None:
     raw = home.write({"telemetry": True, "anonymousId": AN_ID})
     assert home.settled().anonymous_id == AN_ID
     assert home.config_path.read_bytes() == raw
 
 
-@pytest.mark.parametrize("spoilt", [..., None, 7, "", "me", "anonymous", AN_ID + "0", AN_ID.replace("-", "")])
-def test_a_config_without_a_proper_id_gets_one(home: Home, spoilt: object) -> None:
+@pytest.mark.parametrize("invalid_id", [..., None, 7, "", "me", "anonymous", AN_ID + "0", AN_ID.replace("-", "")])
+def test_a_config_without_a_valid_id_gets_one(home: Home, invalid_id: object) -> None:
     content: dict[str, Any] = {"telemetry": True, "theme": "dark"}
-    if spoilt is not ...:
-        content["anonymousId"] = spoilt
+    if invalid_id is not ...:
+        content["anonymousId"] = invalid_id
     home.write(content)
     decision = home.settled()
     assert decision.on
@@ -172,7 +172,7 @@ def test_a_config_without_a_proper_id_gets_one(home: Home, spoilt: object) -> No
     assert home.config == {"telemetry": True, "theme": "dark", "anonymousId": decision.anonymous_id}
 
 
-def test_many_who_make_the_config_at_once_agree_on_one_id(home: Home) -> None:
+def test_threads_that_make_the_config_at_the_same_time_agree_on_one_id(home: Home) -> None:
     decisions: list[consent.Consent] = []
     threads = [threading.Thread(target=lambda: decisions.append(home.settled())) for _ in range(12)]
     for thread in threads:
@@ -182,30 +182,30 @@ def test_many_who_make_the_config_at_once_agree_on_one_id(home: Home) -> None:
     assert {decision.anonymous_id for decision in decisions} == {home.config["anonymousId"]}
 
 
-# --- an opt-out is written down -----------------------------------------------------------------------
+# --- an opt-out is written to the config -----------------------------------------------------------------------
 
 
-OUTS: list[dict[str, str]] = [{"BRAKIT_TELEMETRY": "Off"}, {"DO_NOT_TRACK": "1"}]
+OPT_OUTS: list[dict[str, str]] = [{"BRAKIT_TELEMETRY": "Off"}, {"DO_NOT_TRACK": "1"}]
 
 
-@pytest.mark.parametrize("out", OUTS)
-def test_an_opt_out_by_environment_is_written_to_the_config(home: Home, out: dict[str, str]) -> None:
+@pytest.mark.parametrize("opt_out", OPT_OUTS)
+def test_an_opt_out_by_environment_is_written_to_the_config(home: Home, opt_out: dict[str, str]) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID, "theme": "dark"})
-    assert not home.settled(**out).on
+    assert not home.settled(**opt_out).on
     assert (home.config["telemetry"], home.config["theme"]) == (False, "dark")
     uuid.UUID(home.config["anonymousId"])
-    assert not home.current().on  # it stays so, without the environment
+    assert not home.current().on  # the opt-out outlasts the environment
 
 
-@pytest.mark.parametrize("out", OUTS)
-def test_an_opt_out_where_there_is_no_config_writes_one_and_no_other_file(home: Home, out: dict[str, str]) -> None:
-    home.settled(**out)
+@pytest.mark.parametrize("opt_out", OPT_OUTS)
+def test_an_opt_out_without_a_config_writes_one_and_no_other_file(home: Home, opt_out: dict[str, str]) -> None:
+    home.settled(**opt_out)
     assert home.files() == {".brakit/config.json"}
     assert home.config["telemetry"] is False
     uuid.UUID(home.config["anonymousId"])
 
 
-def test_an_opt_out_that_is_written_already_changes_nothing(home: Home) -> None:
+def test_an_opt_out_that_the_config_has_already_changes_nothing(home: Home) -> None:
     raw = home.write({"telemetry": False, "anonymousId": AN_ID})
     home.settled(BRAKIT_TELEMETRY="0")
     assert home.config_path.read_bytes() == raw
@@ -218,11 +218,11 @@ def test_an_opt_out_replaces_a_broken_config(home: Home, raw: bytes) -> None:
     assert home.config["telemetry"] is False
 
 
-@pytest.mark.parametrize("out", [{}, *OUTS])
+@pytest.mark.parametrize("opt_out", [{}, *OPT_OUTS])
 @pytest.mark.parametrize("content", [None, {"telemetry": True, "anonymousId": AN_ID}])
-def test_dormant_writes_nothing_at_all(home: Home, content: object, out: dict[str, str]) -> None:
+def test_a_dormant_environment_writes_no_file(home: Home, content: object, opt_out: dict[str, str]) -> None:
     raw = None if content is None else home.write(content)
-    assert not home.settled(GITHUB_ACTIONS="true", **out).on
+    assert not home.settled(GITHUB_ACTIONS="true", **opt_out).on
     assert home.files() == (set() if raw is None else {".brakit/config.json"})
     assert raw is None or home.config_path.read_bytes() == raw
 
@@ -234,7 +234,7 @@ def test_an_opt_in_by_environment_does_not_change_the_config(home: Home) -> None
     assert home.config_path.read_bytes() == raw
 
 
-def test_an_opt_in_by_environment_leaves_the_configs_no_a_no(home: Home) -> None:
+def test_an_opt_in_by_environment_does_not_change_an_opt_out_in_the_config(home: Home) -> None:
     home.write({"telemetry": False})
     home.settled(BRAKIT_TELEMETRY="yes")
     assert home.config["telemetry"] is False
@@ -260,7 +260,7 @@ def test_switching_on_keeps_an_id_that_was_never_sent(home: Home) -> None:
     assert home.current().on
 
 
-def test_switching_on_mends_an_id_that_is_none(home: Home) -> None:
+def test_switching_on_replaces_an_invalid_id(home: Home) -> None:
     home.write({"telemetry": False, "anonymousId": "me"})
     home.switch(on=True)
     decision = home.settled()
@@ -270,19 +270,19 @@ def test_switching_on_mends_an_id_that_is_none(home: Home) -> None:
 
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("on", [True, False])
-def test_a_persons_word_replaces_a_broken_config(home: Home, raw: bytes, on: bool) -> None:
+def test_a_persons_decision_replaces_a_broken_config(home: Home, raw: bytes, on: bool) -> None:
     home.write(raw)
     home.switch(on=on)
     assert home.current().on is on
 
 
-def test_a_switch_that_cannot_be_written_says_so(home: Home) -> None:
+def test_a_switch_that_cannot_be_written_raises(home: Home) -> None:
     (home.path / ".brakit").write_text("a file where the directory should be")
     with pytest.raises(config_file.ConfigError, match=r"config\.json"):
         home.switch(on=False)
 
 
-def test_a_laxer_directory_of_ours_is_mended(home: Home) -> None:
+def test_a_directory_with_a_wider_mode_is_made_private(home: Home) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
     home.config_path.parent.chmod(0o755)
     home.switch(on=False)
@@ -293,18 +293,18 @@ def test_a_laxer_directory_of_ours_is_mended(home: Home) -> None:
 # --- the first session --------------------------------------------------------------------------------
 
 
-def test_the_first_session_under_a_config_of_our_making_is_the_first_once(home: Home) -> None:
+def test_the_first_session_under_a_config_that_we_made_is_the_first_once(home: Home) -> None:
     home.settled()
     assert [config_file.take_first_session() for _ in range(3)] == [True, False, False]
 
 
-def test_under_a_config_that_was_there_before_no_session_is_the_first(home: Home) -> None:
+def test_no_session_under_an_earlier_config_is_the_first(home: Home) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
     home.settled()
     assert config_file.take_first_session() is False
 
 
-def test_a_config_that_only_lacked_an_id_was_there_before(home: Home) -> None:
+def test_a_config_without_an_id_counts_as_an_earlier_config(home: Home) -> None:
     home.write({"telemetry": True})
     home.settled()
     assert config_file.take_first_session() is False

@@ -1,3 +1,5 @@
+"""A connection that waits for the daemon's answers."""
+
 from __future__ import annotations
 
 import os
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def busy(place: Place) -> Iterator[tuple[str, socket.socket]]:
-    """A socket of ours whose backlog is full, and who listens there."""
+    """Make a listening socket with a full backlog. Yields its path and the socket."""
     path = os.path.join(place.root, "busy")
     with ExitStack() as held:
         listener = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -33,7 +35,7 @@ def busy(place: Place) -> Iterator[tuple[str, socket.socket]]:
         yield path, listener
 
 
-def test_a_daemon_whose_backlog_is_full_is_tried_again(
+def test_a_connect_to_a_full_backlog_is_retried(
     busy: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, listener = busy
@@ -44,13 +46,13 @@ def test_a_daemon_whose_backlog_is_full_is_tried_again(
             assert b"hello" in stream.recv(4096)
 
 
-def test_one_that_stays_full_is_too_busy(busy: tuple[str, socket.socket]) -> None:
+def test_a_backlog_that_stays_full_raises_silent_daemon_error(busy: tuple[str, socket.socket]) -> None:
     path, _listener = busy
     with pytest.raises(SilentDaemonError):
         Conversation(path, 0.05)
 
 
-def test_the_end_of_a_conversation_that_another_thread_closed_is_not_waited_for(home: Place) -> None:
+def test_waiting_for_the_hang_up_of_a_closed_conversation_returns_at_once(home: Place) -> None:
     conversation = Conversation(home.socket_path)
     conversation.close()
     conversation.wait_for_hangup()

@@ -1,4 +1,4 @@
-"""One daemon for each user, whatever is found where it wants to be."""
+"""One daemon for each user, even if something else is at its paths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lock_of(socket_path: str) -> str:
     return socket_path.replace(".sock", ".lock")
 
 
-def test_only_one_holds_the_lock(socket_path: str) -> None:
+def test_one_process_holds_the_lock(socket_path: str) -> None:
     lock = launch.acquire_lock(socket_path)
     assert lock is not None
     assert launch.acquire_lock(socket_path) is None
@@ -43,7 +43,7 @@ def test_only_one_holds_the_lock(socket_path: str) -> None:
     os.close(again)
 
 
-def test_whether_a_daemon_runs_is_asked_of_its_lock_and_makes_none(socket_path: str, tmp_path: Path) -> None:
+def test_is_running_tests_the_lock_and_makes_no_file(socket_path: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(socket_path)
         listener.listen()
@@ -56,7 +56,7 @@ def test_whether_a_daemon_runs_is_asked_of_its_lock_and_makes_none(socket_path: 
         assert not launch.is_running(socket_path)
 
 
-def test_the_lock_is_private_and_not_handed_down(socket_path: str) -> None:
+def test_the_lock_is_private_and_not_inherited(socket_path: str) -> None:
     lock = launch.acquire_lock(socket_path)
     assert lock is not None
     assert stat.S_IMODE(os.fstat(lock).st_mode) == 0o600
@@ -64,7 +64,7 @@ def test_the_lock_is_private_and_not_handed_down(socket_path: str) -> None:
     os.close(lock)
 
 
-def test_a_link_at_the_locks_path_is_refused_and_left(socket_path: str, tmp_path: Path) -> None:
+def test_a_link_at_the_locks_path_is_refused_and_not_changed(socket_path: str, tmp_path: Path) -> None:
     (tmp_path / "target").write_text("")
     os.symlink(tmp_path / "target", lock_of(socket_path))
     with pytest.raises(UnsafePathError, match="remove it"):
@@ -72,14 +72,14 @@ def test_a_link_at_the_locks_path_is_refused_and_left(socket_path: str, tmp_path
     assert os.path.islink(lock_of(socket_path))
 
 
-def test_a_directory_at_the_locks_path_is_refused_and_left(socket_path: str) -> None:
+def test_a_directory_at_the_locks_path_is_refused_and_not_changed(socket_path: str) -> None:
     os.mkdir(lock_of(socket_path))
     with pytest.raises(UnsafePathError, match="remove it"):
         launch.acquire_lock(socket_path)
     assert os.path.isdir(lock_of(socket_path))
 
 
-def test_a_pipe_at_the_locks_path_is_refused_and_left(socket_path: str) -> None:
+def test_a_pipe_at_the_locks_path_is_refused_and_not_changed(socket_path: str) -> None:
     os.mkfifo(lock_of(socket_path))
     with pytest.raises(UnsafePathError, match="remove it"):
         launch.acquire_lock(socket_path)
@@ -87,11 +87,11 @@ def test_a_pipe_at_the_locks_path_is_refused_and_left(socket_path: str) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
-def test_another_users_file_at_the_locks_path_is_refused_and_left(socket_path: str) -> None:
+def test_another_users_file_at_the_locks_path_is_refused_and_not_changed(socket_path: str) -> None:
     with open(lock_of(socket_path), "w", encoding="utf-8"):
         pass
     os.chown(lock_of(socket_path), 12345, 12345)
-    with pytest.raises(UnsafePathError, match="not a file of ours"):
+    with pytest.raises(UnsafePathError, match="not a file of this user"):
         launch.acquire_lock(socket_path)
     assert os.path.exists(lock_of(socket_path))
 
@@ -109,9 +109,9 @@ def test_a_dead_daemons_socket_is_replaced(socket_path: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["file", "directory", "link", "link to a socket"])
-def test_what_is_no_socket_is_refused_and_left(socket_path: str, tmp_path: Path, what: str) -> None:
+def test_a_path_that_is_not_a_socket_is_refused_and_not_changed(socket_path: str, tmp_path: Path, what: str) -> None:
     if what == "file":
-        tmp_path.joinpath("sidecar-1.sock").write_text("somebody's")
+        tmp_path.joinpath("sidecar-1.sock").write_text("another program's")
     elif what == "directory":
         os.mkdir(socket_path)
     else:
@@ -121,17 +121,17 @@ def test_what_is_no_socket_is_refused_and_left(socket_path: str, tmp_path: Path,
                 other.bind(str(target))
         os.symlink(target, socket_path)
     before = os.lstat(socket_path)
-    with pytest.raises(UnsafePathError, match=r"sidecar-1\.sock is not a socket of ours; remove it"):
+    with pytest.raises(UnsafePathError, match=r"sidecar-1\.sock is not a socket of this user; remove it"):
         launch.listen(socket_path)
     assert os.lstat(socket_path).st_ino == before.st_ino
 
 
-def test_a_path_that_no_socket_can_have_is_an_error(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long"):
         launch.listen(str(tmp_path / ("x" * 120)))
 
 
-# --- the race, and what a command says ----------------------------------------------------------------
+# --- the race, and the messages of commands ----------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -142,14 +142,14 @@ def test_twenty_starts_at_once_make_one_daemon() -> None:
             subprocess.Popen(command, env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for _ in range(20)
         ]
-        said = [start.communicate(timeout=PATIENCE_S) for start in starts]
-        assert [start.returncode for start in starts] == [0] * 20, said
-        assert len({json.loads(out)["pid"] for out, _err in said}) == 1
-        assert place.status()["pid"] == json.loads(said[0][0])["pid"]
+        outputs = [start.communicate(timeout=PATIENCE_S) for start in starts]
+        assert [start.returncode for start in starts] == [0] * 20, outputs
+        assert len({json.loads(out)["pid"] for out, _err in outputs}) == 1
+        assert place.status()["pid"] == json.loads(outputs[0][0])["pid"]
 
 
 @pytest.mark.slow
-def test_a_killed_daemons_socket_and_lock_are_no_obstacle() -> None:
+def test_a_start_after_a_killed_daemon_replaces_its_socket() -> None:
     with Place() as place:
         end_process(place.serve(), signal.SIGKILL)
         assert os.path.exists(place.socket_path)
@@ -157,7 +157,7 @@ def test_a_killed_daemons_socket_and_lock_are_no_obstacle() -> None:
         assert place.accepts()
 
 
-def test_a_start_meets_a_daemon_that_is_just_leaving() -> None:
+def test_a_start_waits_for_a_daemon_that_is_exiting() -> None:
     with Place() as place:
         for _ in range(3):
             first = place.start()
@@ -173,7 +173,7 @@ def test_a_start_meets_a_daemon_that_is_just_leaving() -> None:
     [("brakit", "file"), ("brakit", "link"), ("brakit/sidecar-1.sock", "file"), ("brakit/sidecar-1.sock", "link"),
      ("brakit/sidecar-1.lock", "link"), ("brakit/sidecar-1.lock", "directory")],
 )  # fmt: skip
-def test_start_refuses_what_is_not_ours_clearly_and_removes_nothing(where: str, what: str) -> None:
+def test_start_refuses_a_foreign_path_with_one_line_and_removes_nothing(where: str, what: str) -> None:
     with Place() as place:
         path = os.path.join(place.runtime, where)
         if where != "brakit":
@@ -195,7 +195,7 @@ def test_start_refuses_what_is_not_ours_clearly_and_removes_nothing(where: str, 
         assert (os.lstat(path).st_ino, os.lstat(path).st_mode) == (before.st_ino, before.st_mode)
 
 
-def test_a_runtime_directory_that_is_too_long_falls_back_and_works() -> None:
+def test_a_runtime_directory_that_is_too_long_has_a_working_fallback() -> None:
     with Place() as place:
         long = os.path.join(place.root, "x" * 100)
         os.mkdir(long, 0o700)
@@ -213,7 +213,7 @@ def test_a_runtime_directory_that_is_too_long_falls_back_and_works() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_started_daemon_is_detached_from_whoever_started_it() -> None:
+def test_a_started_daemon_is_detached_from_its_starter() -> None:
     with Place(NODE_OPTIONS="--require=x", PYTHONSTARTUP="/x", PYTHONPATH="/nowhere") as place:
         pid = place.start()["pid"]
         wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) > 3)
@@ -228,7 +228,7 @@ def test_a_started_daemon_is_detached_from_whoever_started_it() -> None:
         assert b"PYTHONSTARTUP" not in environ
 
 
-def test_nothing_of_the_working_directory_is_imported() -> None:
+def test_no_module_of_the_working_directory_is_imported() -> None:
     with Place() as place:
         for name in ("email", "json", "anyio", "platformdirs"):
             with open(os.path.join(place.home, f"{name}.py"), "w", encoding="utf-8") as file:

@@ -1,10 +1,12 @@
-"""Where our files are, and that nobody else's are taken for ours."""
+"""The paths of this program's files, which are never another user's."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
+import platformdirs
 import pytest
 from brakit_sidecar.host import paths
 from brakit_sidecar.host.paths import MAX_SOCKET_PATH
@@ -15,14 +17,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's runtime directory, as a login would make it."""
+    """Return the user's runtime directory, as a login makes it."""
     directory = tmp_path / "r"
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
     return directory
 
 
-def test_the_socket_is_in_the_users_runtime_directory(runtime: Path) -> None:
+def test_the_socket_is_in_the_runtime_directory_of_the_user(runtime: Path) -> None:
     assert paths.socket_path(os.environ) == str(runtime / "brakit" / "sidecar-1.sock")
 
 
@@ -30,27 +32,27 @@ def test_the_lock_is_beside_the_socket(runtime: Path) -> None:
     assert paths.lock_path(paths.socket_path(os.environ)) == str(runtime / "brakit" / "sidecar-1.lock")
 
 
-def test_without_a_runtime_directory_there_is_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runtime_directory_is_a_short_one_if_the_environment_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     found = paths.runtime_dir(os.environ)
     assert found in (f"/tmp/brakit-{os.getuid()}", f"/run/user/{os.getuid()}/brakit")
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o750])
-def test_a_runtime_directory_that_others_can_enter_is_none(runtime: Path, mode: int) -> None:
+def test_a_runtime_directory_that_other_users_can_enter_is_not_used(runtime: Path, mode: int) -> None:
     runtime.chmod(mode)
     assert not paths.runtime_dir(os.environ).startswith(str(runtime))
 
 
-def test_a_runtime_directory_that_is_a_link_is_none(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_directory_that_is_a_link_is_not_used(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = runtime.parent / "link"
     link.symlink_to(runtime)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(link))
     assert not paths.runtime_dir(os.environ).startswith(str(link))
 
 
-def test_tmpdir_decides_nothing(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It differs between shells, and all of a user's processes must come to the same answer."""
+def test_tmpdir_does_not_change_the_runtime_directory(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMPDIR differs between shells, and all processes of a user need the same answer."""
     found = []
     for tmpdir in ("/tmp", str(runtime.parent)):
         monkeypatch.setenv("TMPDIR", tmpdir)
@@ -60,7 +62,7 @@ def test_tmpdir_decides_nothing(runtime: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("letter", ["x", "ä"])
-def test_a_path_that_is_too_long_for_a_socket_falls_back_measured_in_bytes(
+def test_a_path_with_more_bytes_than_a_socket_path_may_have_falls_back(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, letter: str
 ) -> None:
     rest = len("/brakit/sidecar-1.sock")
@@ -86,13 +88,39 @@ def test_two_long_runtime_directories_have_two_fallbacks(runtime: Path, monkeypa
     assert len(found) == 2
 
 
-# --- ours alone ---------------------------------------------------------------------------------------
+# --- the other files ---------------------------------------------------------------------------------------
 
 
-def test_the_config_is_brakits_own(tmp_path: Path) -> None:
+def test_the_config_is_the_one_that_brakit_uses(tmp_path: Path) -> None:
     assert paths.config_path({"HOME": str(tmp_path)}) == str(tmp_path / ".brakit" / "config.json")
 
 
-def test_the_state_directory_is_platformdirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert paths.state_dir().endswith("brakit")
+@pytest.mark.parametrize("named", [True, False], ids=["XDG_STATE_HOME", "HOME"])
+def test_the_state_directory_is_that_of_platformdirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    if named:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert paths.state_dir() == platformdirs.user_state_dir("brakit", appauthor=False)
+
+
+def test_the_state_directory_is_never_in_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "not/absolute")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert os.path.isabs(paths.state_dir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only the Linux answer is made without platformdirs")
+def test_our_own_runtime_directory_is_that_of_platformdirs(runtime: Path) -> None:
+    assert paths.runtime_dir(os.environ) == platformdirs.user_runtime_dir("brakit", appauthor=False)
+    assert paths.runtime_dir(os.environ) == str(runtime / "brakit")
+
+
+@pytest.mark.skipif(not os.path.isdir(f"/run/user/{os.getuid()}"), reason="this user has no /run/user directory")
+def test_our_own_runtime_directory_without_a_variable_is_that_of_platformdirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert paths.runtime_dir(os.environ) == platformdirs.user_runtime_dir("brakit", appauthor=False)

@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket."""
+"""The user and the process at the other end of a socket."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_a_peer_is_known_by_user_and_process() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert peercred.pid_of(ours) == os.getpid()
-        assert peercred.is_own_user(ours)
+def test_the_user_and_the_process_of_a_peer_are_known() -> None:
+    own, peer = socket.socketpair()
+    with own, peer:
+        assert peercred.pid_of(own) == os.getpid()
+        assert peercred.is_own_user(own)
 
 
-def test_another_user_is_not_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+def test_a_peer_of_another_user_is_not_the_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, peer = socket.socketpair()
+    with own, peer:
         monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
-        assert not peercred.is_own_user(ours)
+        assert not peercred.is_own_user(own)
 
 
-def test_who_cannot_be_known_is_not_our_own() -> None:
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    ours.close()
-    assert not peercred.is_own_user(ours)
+def test_a_peer_that_cannot_be_known_is_not_the_own_user() -> None:
+    own, peer = socket.socketpair()
+    peer.close()
+    own.close()
+    assert not peercred.is_own_user(own)

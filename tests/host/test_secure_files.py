@@ -1,4 +1,4 @@
-"""Our files are ours alone: nothing else at their paths is used, followed or changed."""
+"""Files of this user alone: anything else at their paths is not used, followed or changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_directory_is_made_for_us_alone(tmp_path: Path) -> None:
+def test_a_new_directory_is_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         secure_files.ensure_directory(str(tmp_path / "above" / "ours"))
@@ -28,13 +28,13 @@ def test_a_directory_is_made_for_us_alone(tmp_path: Path) -> None:
     assert mode(tmp_path / "above" / "ours") == 0o700
 
 
-def test_a_laxer_mode_of_ours_is_mended(tmp_path: Path) -> None:
+def test_a_directory_with_a_wider_mode_is_made_private(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir(mode=0o755)
     secure_files.ensure_directory(str(tmp_path / "ours"))
     assert mode(tmp_path / "ours") == 0o700
 
 
-def test_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+def test_a_link_is_refused_and_its_target_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir(mode=0o755)
     (tmp_path / "ours").symlink_to(tmp_path / "target")
     with pytest.raises(UnsafePathError, match=r"ours .*remove it"):
@@ -43,14 +43,14 @@ def test_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
     assert mode(tmp_path / "target") == 0o755
 
 
-def test_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "ours").write_text("somebody's")
+def test_a_file_instead_of_a_directory_is_refused_and_not_changed(tmp_path: Path) -> None:
+    (tmp_path / "ours").write_text("another program's")
     with pytest.raises(UnsafePathError, match=r"ours .*remove it"):
         secure_files.ensure_directory(str(tmp_path / "ours"))
-    assert (tmp_path / "ours").read_text() == "somebody's"
+    assert (tmp_path / "ours").read_text() == "another program's"
 
 
-def test_a_directory_that_cannot_be_made_says_which(tmp_path: Path) -> None:
+def test_the_error_names_the_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "above").write_text("")
     with pytest.raises(UnsafePathError, match=r"above/ours"):
         secure_files.ensure_directory(str(tmp_path / "above" / "ours"))
@@ -65,7 +65,7 @@ def test_another_users_directory_is_refused(tmp_path: Path) -> None:
     assert mode(tmp_path / "ours") == 0o700
 
 
-def test_a_file_is_made_for_us_alone_and_a_laxer_mode_is_mended(tmp_path: Path) -> None:
+def test_a_new_file_is_private_and_a_wider_mode_is_reduced(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         os.close(secure_files.open_file(str(tmp_path / "ours"), os.O_WRONLY | os.O_CREAT))
@@ -77,27 +77,27 @@ def test_a_file_is_made_for_us_alone_and_a_laxer_mode_is_mended(tmp_path: Path) 
     assert mode(tmp_path / "ours") == 0o600
 
 
-def test_a_link_is_not_opened_and_its_target_not_emptied(tmp_path: Path) -> None:
-    (tmp_path / "target").write_text("somebody's")
+def test_a_link_is_not_opened_and_its_target_is_not_truncated(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("another program's")
     (tmp_path / "ours").symlink_to(tmp_path / "target")
     with pytest.raises(UnsafePathError, match=r"cannot open .*ours .*remove it"):
         secure_files.open_file(str(tmp_path / "ours"), os.O_WRONLY | os.O_TRUNC)
-    assert (tmp_path / "target").read_text() == "somebody's"
+    assert (tmp_path / "target").read_text() == "another program's"
 
 
-def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ours")
     for flags in (os.O_RDONLY, os.O_WRONLY | os.O_CREAT):
         with pytest.raises(UnsafePathError, match="remove it"):
             secure_files.open_file(str(tmp_path / "ours"), flags)
 
 
-def test_a_file_that_is_missing_is_just_missing(tmp_path: Path) -> None:
+def test_a_missing_file_raises_file_not_found_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         secure_files.open_file(str(tmp_path / "ours"), os.O_RDONLY)
 
 
-def test_only_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
+def test_only_a_file_of_this_user_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "new").write_text("new")
     (tmp_path / "ours").mkdir()
     with pytest.raises(UnsafePathError, match="remove it"):
@@ -108,11 +108,11 @@ def test_only_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "ours").read_text() == "new"
 
 
-def test_a_socket_is_no_file_and_a_link_is_neither(tmp_path: Path) -> None:
+def test_a_socket_is_not_a_file_and_a_link_is_neither(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("file")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "socket"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
         found = {
             name: (secure_files.is_own_file(path), secure_files.is_own_socket(path))
             for name, path in paths_in(tmp_path)

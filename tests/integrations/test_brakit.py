@@ -1,3 +1,5 @@
+"""The integration with PyPI's brakit: what it counts, and that the application runs on."""
+
 from __future__ import annotations
 
 import importlib
@@ -20,7 +22,7 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__f
 
 @pytest.fixture(scope="module")
 def integration() -> Iterator[ModuleType]:
-    """Imported where brakit is dormant: its parts are there to be tested, and nothing of this process is patched."""
+    """Import the integration while brakit is dormant, so that it patches nothing in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BRAKIT_DISABLE", "1")
         yield importlib.import_module("brakit_sidecar.integrations.brakit")
@@ -50,12 +52,12 @@ def integration() -> Iterator[ModuleType]:
         ("/a/6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e", "/a/:id"),
         ("/a/6F9D4C1E-3C56-5B0E-9A55-0B6F3D6A1C7E/b", "/a/:id/b"),
         ("/6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7", "/6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7"),
-        # Hex of twelve and more, also where it is letters only.
+        # Twelve or more hex digits, even if all of them are letters.
         ("/abcdefabcdef", "/:id"),
         ("/ABCDEFABCDEFABCDEF", "/:id"),
         ("/abcdefabcde", "/abcdefabcde"),
         ("/5f1d7a84b2c90e6d3f2a1b0c", "/:id"),
-        # Tokens of letters and digits, eight and more.
+        # Tokens of eight or more letters and digits.
         ("/k3jd92ms", "/:id"),
         ("/K3JD92MSX", "/:id"),
         ("/zzzzzzz1", "/:id"),
@@ -65,7 +67,7 @@ def integration() -> Iterator[ModuleType]:
         ("/notifications", "/notifications"),
         ("/release-2024", "/release-2024"),
         ("/user_12345678", "/user_12345678"),
-        # The query goes.
+        # The query is removed.
         ("/search?q=secret", "/search"),
         ("/users/17?token=abc/def/12", "/users/:id"),
         ("/?", "/"),
@@ -76,15 +78,15 @@ def test_a_route_has_no_ids_and_no_query(integration: ModuleType, path: str, rou
     assert integration.route_of("GET", path) == f"GET {route}"
 
 
-def test_a_route_is_of_one_method(integration: ModuleType) -> None:
+def test_a_route_begins_with_its_method(integration: ModuleType) -> None:
     assert integration.route_of("POST", "/users") == "POST /users"
 
 
 # --- the listener ----------------------------------------------------------------------------------------------------
 
 
-class Noted(brakit_sidecar.Telemetry):
-    """Notes each call."""
+class Recorder(brakit_sidecar.Telemetry):
+    """Records each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -109,38 +111,38 @@ class Noted(brakit_sidecar.Telemetry):
 
 
 @pytest.fixture
-def noted() -> Noted:
-    return Noted()
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def listener(integration: ModuleType, noted: Noted) -> Any:
-    """Of an application that is set up."""
-    listener = integration._Listener(noted, 20.0)
-    listener.application_entered("flask", 1.5)
+def listener(integration: ModuleType, recorder: Recorder) -> Any:
+    """Return the listener of an application that is set up."""
+    listener = integration._Listener(recorder, 20.0)
+    listener.complete_setup("flask", 1.5)
     return listener
 
 
 def request(url: str = "/users/17", **more: Any) -> SimpleNamespace:
-    """As brakit describes one that is complete."""
-    said: dict[str, Any] = {"method": "GET", "url": url, "duration_ms": 12.5, "headers": {"Host": "localhost:8000"}}
-    return SimpleNamespace(**{**said, "is_static": False, "is_health_check": False, **more})
+    """Return a completed request, as brakit publishes it."""
+    fields: dict[str, Any] = {"method": "GET", "url": url, "duration_ms": 12.5, "headers": {"Host": "localhost:8000"}}
+    return SimpleNamespace(**{**fields, "is_static": False, "is_health_check": False, **more})
 
 
-def hear(listener: Any, data: Any, channel: str = "request:completed") -> None:
-    listener.hear(channel, data, "brakit.frameworks.flask")
+def publish(listener: Any, data: Any, channel: str = "request:completed") -> None:
+    listener.receive(channel, data, "brakit.frameworks.flask")
 
 
 @pytest.mark.parametrize("kind", ["query", "fetch", "error"])
-def test_each_query_fetch_and_error_is_counted(listener: Any, noted: Noted, kind: str) -> None:
-    before = len(noted.calls)
-    hear(listener, object(), f"telemetry:{kind}")
-    assert noted.calls[before:] == [("incr", f"{kind}_count", 1)]
+def test_each_query_fetch_and_error_is_counted(listener: Any, recorder: Recorder, kind: str) -> None:
+    before = len(recorder.calls)
+    publish(listener, object(), f"telemetry:{kind}")
+    assert recorder.calls[before:] == [("incr", f"{kind}_count", 1)]
 
 
-def test_a_request_is_its_route_and_its_duration(listener: Any, noted: Noted) -> None:
-    hear(listener, request())
-    assert noted.requests() == [("GET /users/:id", 12.5)]
+def test_a_request_is_counted_with_its_route_and_its_duration(listener: Any, recorder: Recorder) -> None:
+    publish(listener, request())
+    assert recorder.requests() == [("GET /users/:id", 12.5)]
 
 
 @pytest.mark.parametrize(
@@ -152,33 +154,35 @@ def test_a_request_is_its_route_and_its_duration(listener: Any, noted: Noted) ->
     ],
     ids=lambda left_out: str(left_out.url),
 )
-def test_files_health_checks_and_brakits_own_requests_are_none(listener: Any, noted: Noted, left_out: Any) -> None:
-    before = len(noted.calls)
-    hear(listener, left_out)
-    assert noted.calls[before:] == []
+def test_static_files_health_checks_and_requests_of_brakit_are_not_counted(
+    listener: Any, recorder: Recorder, left_out: Any
+) -> None:
+    before = len(recorder.calls)
+    publish(listener, left_out)
+    assert recorder.calls[before:] == []
 
 
-def test_a_path_that_only_looks_like_a_file_counts(listener: Any, noted: Noted) -> None:
-    hear(listener, request("/app.css/edit"))
-    assert noted.requests() == [("GET /app.css/edit", 12.5)]
+def test_a_path_that_only_resembles_a_file_is_counted(listener: Any, recorder: Recorder) -> None:
+    publish(listener, request("/app.css/edit"))
+    assert recorder.requests() == [("GET /app.css/edit", 12.5)]
 
 
 @pytest.mark.parametrize("channel", ["telemetry:log", "request:started", ""])
-def test_what_is_said_on_other_channels_is_left_out(listener: Any, noted: Noted, channel: str) -> None:
-    before = len(noted.calls)
-    hear(listener, object(), channel)
-    assert noted.calls[before:] == []
+def test_data_of_other_channels_is_not_counted(listener: Any, recorder: Recorder, channel: str) -> None:
+    before = len(recorder.calls)
+    publish(listener, object(), channel)
+    assert recorder.calls[before:] == []
 
 
-def test_the_first_request_is_said_once(listener: Any, noted: Noted) -> None:
+def test_the_first_request_is_reported_once(listener: Any, recorder: Recorder) -> None:
     for _ in range(3):
-        hear(listener, request())
-    assert len(noted.events("first_request")) == 1
+        publish(listener, request())
+    assert len(recorder.events("first_request")) == 1
 
 
-def test_a_health_check_is_no_first_request(listener: Any, noted: Noted) -> None:
-    hear(listener, request("/health", is_health_check=True))
-    assert noted.events("first_request") == []
+def test_a_health_check_is_not_the_first_request(listener: Any, recorder: Recorder) -> None:
+    publish(listener, request("/health", is_health_check=True))
+    assert recorder.events("first_request") == []
 
 
 @pytest.mark.parametrize(
@@ -197,44 +201,46 @@ def test_a_health_check_is_no_first_request(listener: Any, noted: Noted) -> None
     ],
 )
 def test_the_port_is_the_one_in_the_host_header_if_there_is_one(
-    listener: Any, noted: Noted, headers: dict[str, str], fields: dict[str, int]
+    listener: Any, recorder: Recorder, headers: dict[str, str], fields: dict[str, int]
 ) -> None:
-    hear(listener, request(headers=headers))
-    assert noted.events("first_request") == [fields]
+    publish(listener, request(headers=headers))
+    assert recorder.events("first_request") == [fields]
 
 
-def test_the_setup_is_said_once_however_many_applications_there_are(listener: Any, noted: Noted) -> None:
-    listener.application_entered("fastapi", 2.0)
-    (said,) = noted.events("setup_completed")
-    assert said["framework"] == "flask"
+def test_the_setup_is_reported_once_for_several_applications(listener: Any, recorder: Recorder) -> None:
+    listener.complete_setup("fastapi", 2.0)
+    (fields,) = recorder.events("setup_completed")
+    assert fields["framework"] == "flask"
 
 
-def test_the_setup_took_what_brakits_import_and_its_entrance_took(listener: Any, noted: Noted) -> None:
-    (said,) = noted.events("setup_completed")
-    assert said["setup_duration_ms"] == 21.5
+def test_the_setup_duration_is_that_of_brakits_import_and_of_its_entry(listener: Any, recorder: Recorder) -> None:
+    (fields,) = recorder.events("setup_completed")
+    assert fields["setup_duration_ms"] == 21.5
 
 
-def test_a_setup_that_was_over_before_has_no_duration(integration: ModuleType, noted: Noted) -> None:
-    integration._Listener(noted, None).application_entered("flask", 1.5)
-    (said,) = noted.events("setup_completed")
-    assert "setup_duration_ms" not in said
-
-
-def test_a_setup_succeeded_when_brakit_is_in_the_application(listener: Any, noted: Noted) -> None:
-    assert ("set", {"setup_succeeded": True}) in noted.calls
-
-
-def test_an_application_made_before_is_known_by_who_speaks_of_its_first_request(
-    integration: ModuleType, noted: Noted
+def test_a_setup_before_the_integration_was_imported_has_no_duration(
+    integration: ModuleType, recorder: Recorder
 ) -> None:
-    integration._Listener(noted, 20.0).hear("request:completed", request(), "brakit.frameworks.fastapi")
-    (said,) = noted.events("setup_completed")
-    assert said["framework"] == "fastapi"
+    integration._Listener(recorder, None).complete_setup("flask", 1.5)
+    (fields,) = recorder.events("setup_completed")
+    assert "setup_duration_ms" not in fields
 
 
-def test_nothing_but_the_route_and_the_duration_of_a_request_is_handed_on(listener: Any, noted: Noted) -> None:
+def test_the_setup_has_succeeded_once_brakit_has_entered_the_application(listener: Any, recorder: Recorder) -> None:
+    assert ("set", {"setup_succeeded": True}) in recorder.calls
+
+
+def test_the_framework_of_an_earlier_application_is_that_of_its_first_request(
+    integration: ModuleType, recorder: Recorder
+) -> None:
+    integration._Listener(recorder, 20.0).receive("request:completed", request(), "brakit.frameworks.fastapi")
+    (fields,) = recorder.events("setup_completed")
+    assert fields["framework"] == "fastapi"
+
+
+def test_only_the_route_and_the_duration_of_a_request_are_passed_on(listener: Any, recorder: Recorder) -> None:
     secret = "hunter2"
-    hear(
+    publish(
         listener,
         request(
             f"/login?password={secret}",
@@ -243,14 +249,14 @@ def test_nothing_but_the_route_and_the_duration_of_a_request_is_handed_on(listen
             response_body=secret,
         ),
     )
-    assert secret not in repr(noted.calls)
+    assert secret not in repr(recorder.calls)
 
 
 # --- on brakit's bus -------------------------------------------------------------------------------------------------
 
 
 class Bus:
-    """As brakit's."""
+    """A stand-in for brakit's event bus."""
 
     def __init__(self) -> None:
         self.emitted: list[tuple[str, object]] = []
@@ -268,13 +274,13 @@ def bus(integration: ModuleType, listener: Any, monkeypatch: pytest.MonkeyPatch)
     return bus
 
 
-def test_what_is_counted_still_reaches_brakits_own_listeners(bus: Bus, noted: Noted) -> None:
+def test_data_that_is_counted_still_reaches_brakits_listeners(bus: Bus, recorder: Recorder) -> None:
     bus.emit("telemetry:query", 1)
-    assert (noted.calls[-1], bus.emitted) == (("incr", "query_count", 1), [("telemetry:query", 1)])
+    assert (recorder.calls[-1], bus.emitted) == (("incr", "query_count", 1), [("telemetry:query", 1)])
 
 
-def test_what_cannot_be_counted_still_reaches_brakits_own_listeners(bus: Bus) -> None:
-    """Such as the objects of a brakit of another shape."""
+def test_data_that_cannot_be_counted_still_reaches_brakits_listeners(bus: Bus) -> None:
+    """The objects of another version of brakit may have other attributes."""
     bus.emit("request:completed", None)
     assert bus.emitted == [("request:completed", None)]
 
@@ -309,9 +315,7 @@ for path in ("/users/1", "/users/2", "/users/3", "/health", "/broken"):
 
 
 @pytest.mark.parametrize("order", IN_ORDER.values(), ids=IN_ORDER)
-def test_the_same_is_counted_in_whatever_order_things_are_imported(
-    place: Place, endpoint: Endpoint, order: str
-) -> None:
+def test_the_same_is_counted_in_any_order_of_imports(place: Place, endpoint: Endpoint, order: str) -> None:
     ran = place.run("run", "--", sys.executable, "-c", _APPLICATION.format(order=order), BRAKIT_PORT="none")
     assert ran.returncode == 0, ran.stderr
     session = endpoint.only_session()
@@ -344,7 +348,7 @@ assert threading.active_count() == 1
 """
 
 
-def test_a_brakit_of_another_shape_lets_the_application_be(place: Place) -> None:
+def test_another_version_of_brakit_does_not_break_the_application(place: Place) -> None:
     python(
         place,
         "import sys, types;"
@@ -354,7 +358,7 @@ def test_a_brakit_of_another_shape_lets_the_application_be(place: Place) -> None
     )
 
 
-def test_where_brakit_is_dormant_the_import_leaves_no_trace(place: Place) -> None:
+def test_the_import_makes_no_file_while_brakit_is_dormant(place: Place) -> None:
     python(place, "import brakit_sidecar.integrations.brakit", CI="1")
     assert os.listdir(place.home) == os.listdir(place.runtime) == []
 
@@ -362,9 +366,9 @@ def test_where_brakit_is_dormant_the_import_leaves_no_trace(place: Place) -> Non
 # --- brakit's own event at exit --------------------------------------------------------------------------------------
 
 
-def tries_of_brakits_own(place: Place, code: str, **environ: str) -> int:
-    """How often brakit's own telemetry tried to send, in a process that has the key which lets it."""
-    place.start()  # else the process would start a daemon, which could outlive the place
+def send_attempts_of_brakit(place: Place, code: str, **environ: str) -> int:
+    """Return how often brakit's own telemetry tried to send, in a process with the key that enables it."""
+    place.start()  # because the process would start a daemon, which could outlive the place
     witness = os.path.join(place.root, "witness.jsonl")
     python(place, code, WITNESS_FILE=witness, POSTHOG_API_KEY="phc_the_users_own", **environ)
     if not os.path.exists(witness):
@@ -374,18 +378,18 @@ def tries_of_brakits_own(place: Place, code: str, **environ: str) -> int:
 
 
 def test_brakit_alone_tries_to_send_its_own_event(place: Place) -> None:
-    """So the witness would see it."""
-    assert tries_of_brakits_own(place, "import brakit, tests.e2e.apps.witness") == 1
+    """The witness therefore sees an attempt."""
+    assert send_attempts_of_brakit(place, "import brakit, tests.e2e.apps.witness") == 1
 
 
 @pytest.mark.parametrize(
     "order", ["brakit, brakit_sidecar.integrations.brakit", "brakit_sidecar.integrations.brakit, brakit"]
 )
 def test_with_the_integration_brakit_never_tries(place: Place, order: str) -> None:
-    assert tries_of_brakits_own(place, f"import {order}, tests.e2e.apps.witness") == 0
+    assert send_attempts_of_brakit(place, f"import {order}, tests.e2e.apps.witness") == 0
 
 
-def test_with_the_integration_brakit_never_tries_where_the_config_opts_out(place: Place) -> None:
-    """Which brakit itself does not read."""
+def test_with_the_integration_brakit_never_tries_if_the_config_opts_out(place: Place) -> None:
+    """Brakit itself does not read the config."""
     assert place.run("telemetry", "off").returncode == 0
-    assert tries_of_brakits_own(place, "import brakit_sidecar.integrations.brakit, tests.e2e.apps.witness") == 0
+    assert send_attempts_of_brakit(place, "import brakit_sidecar.integrations.brakit, tests.e2e.apps.witness") == 0

@@ -26,8 +26,8 @@ def test_each_source_is_shown_with_its_value_and_an_arrow_marks_the_deciding_one
             ({}, "config", ("not set", awake, "not set", on)),
             ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY", ("not set", awake, "on", on)),
             ({"BRAKIT_TELEMETRY": "Off"}, "BRAKIT_TELEMETRY", ("not set", awake, "Off", on)),
-            ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards", ("not set", "CI is set", "on", on)),
-            ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK", ("1", "CI is set", "not set", on)),
+            ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards", ("not set", "CI=1", "on", on)),
+            ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK", ("1", "CI=1", "not set", on)),
         )
         for environ, decided, values in cases:
             shown = place.run("telemetry", **environ).stdout.splitlines()[-4:]

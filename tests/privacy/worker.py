@@ -20,10 +20,10 @@ FAST_POLL_S = 0.1
 
 _CONNECT = """
 import sys, brakit_sidecar
-from brakit_sidecar.client import producer
+from brakit_sidecar.client import link
 poll_s = float(sys.argv[1])
-assert producer.POLL_S == 1.0
-producer.POLL_S = poll_s
+assert link.POLL_S == 1.0
+link.POLL_S = poll_s
 telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
 """

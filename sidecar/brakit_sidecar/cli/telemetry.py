@@ -64,7 +64,7 @@ def _explanation() -> str:
     guard = guards.dormant_because(os.environ)
     values = {
         consent.DO_NOT_TRACK: os.environ.get("DO_NOT_TRACK") or "not set",
-        consent.GUARDS: f"{guard} is set" if guard else "no sign of production, CI or cloud",
+        consent.GUARDS: guard or "no sign of production, CI or cloud",
         consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
         consent.CONFIG: f"{_config_value(consent.read_config(path))} ({path})",
     }

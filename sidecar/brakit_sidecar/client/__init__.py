@@ -1,10 +1,17 @@
-"""The worker's side: it runs in somebody else's process. It never raises, never blocks, starts no thread, and loads
-nothing of the standard library but C modules: an interpreter takes apart at its end whatever was loaded.
+"""The worker's side, which runs inside an application's process.
 
-telemetry  the API, and its do-nothing form
-producer   the API where telemetry is on: it keeps the account and tells it
-account    what this process has said, as running state that can be said again
-channel    the non-blocking socket
-joining    which daemon and which session
-registry   the producers of this process, after a fork too
+It never raises, never blocks and starts no thread. It needs the standard library only, and Python 3.9.
+
+telemetry     the API, and the stand-in that does nothing
+producer      the API where telemetry is on
+validation    the checks of what a caller passes
+counting      the fast path: counters, and the rows of routes
+counter_file  the file in which a worker counts
+unsent_state  what a producer has reported, as state that can be sent again
+link          the connection to the daemon: when it is made, and what is sent over it
+channel       the non-blocking socket
+descriptors   whether a descriptor still is what this package opened
+place         a daemon, a session there, and the consent to report to it
+joining       finds the place of this process
+registry      the producers of this process, also after a fork
 """

@@ -1,45 +1,45 @@
 """A Unix stream socket that never blocks and never raises.
 
-What the kernel does not take at once is kept (never more than one line) and goes first with the next one.
+Bytes that the kernel does not take at once are kept (never more than one line), and are sent before the next line.
 """
 
 from __future__ import annotations
 
+import socket
 import sys
 
 from ..host import peercred
 from . import descriptors
 
-try:
-    import _socket as socket  # what the module socket is made of; that one brings selectors and enum
-except ImportError:  # another implementation
-    import socket  # type: ignore[no-redef]
-
-IS_POSSIBLE = hasattr(socket, "AF_UNIX")  # not on Windows
-_SO_NOSIGPIPE = 0x1022  # macOS' way, and missing from the socket module
-_QUIET = getattr(socket, "MSG_NOSIGNAL", 0)  # an application may have given SIGPIPE its deadly default back
+IS_POSSIBLE = hasattr(socket, "AF_UNIX")  # False on Windows
+_SO_NOSIGPIPE = 0x1022  # macOS' option against SIGPIPE, which the socket module lacks
+_NO_SIGPIPE = getattr(socket, "MSG_NOSIGNAL", 0)  # because an application may have reset SIGPIPE to its deadly default
 
 
 class Channel:
+    """One connection to the daemon, or none."""
+
     __slots__ = ("_identity", "_rest", "_socket")
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
-        self._rest = b""
+        self._rest = b""  # of the last line, what the kernel did not take
 
     @property
     def is_open(self) -> bool:
+        """Return True if there is a connection."""
         return self._socket is not None
 
     def open(self, path: str) -> bool:
-        """Connects, if that can be done at once: non-blocking before connect, as a full backlog would wait forever.
-        Another user who listens there is no daemon of ours, and is told nothing.
+        """Connect, if the kernel does that at once. Returns False if it does not, or if another user listens there.
+
+        The socket is non-blocking before the connect, because a connect to a full backlog would block without bound.
         """
         self.close()
         try:
             stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError:  # out of descriptors
+        except OSError:  # the descriptor limit
             return False
         try:
             stream.setblocking(False)
@@ -56,78 +56,82 @@ class Channel:
         return True
 
     def is_ready(self) -> bool:
-        """Whether the next line would be taken now. Sends what was kept."""
+        """Send what was kept. Returns True if the next line would be taken now."""
         if self._rest:
             self._write(self._rest)
         return self._socket is not None and not self._rest
 
-    def look(self) -> None:
-        """Closes where the daemon is gone: then not even nothing can be sent. (Were something to be received, that
-        would say it too; but nothing mostly is, and an exception takes longer than all the rest of a call.)
+    def probe(self) -> None:
+        """Close the channel if the daemon has closed the connection: then even a send of no bytes fails.
+
+        A receive would show that as well. But there is mostly nothing to receive, and the exception that says so costs
+        more than the rest of a call.
         """
         if not self._rest:
             self._write(b"")
 
     def send(self, line: bytes) -> None:
-        """Takes one line; only when ready."""
+        """Send one line. Call it only when ready."""
         self._write(line)
 
     def send_with_descriptor(self, line: bytes, fd: int) -> None:
-        """As ``send``; the other end gets a duplicate of the descriptor with the line's first byte."""
+        """Send one line with a duplicate of the descriptor. Call it only on a fresh connection."""
         if self._socket is None:
             return
         try:
             sent = self._socket.sendmsg(
-                [line], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))], _QUIET
+                [line], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))], _NO_SIGPIPE
             )
-        except OSError:  # also where it would block: a fresh connection has room, so something is wrong with this one
+        except OSError:  # EAGAIN included: a fresh connection has room, so this one is broken
             self.close()
             return
         self._rest = line[sent:]
 
     def receive(self) -> bytes:
-        """What the daemon has said by now, up to 4 KiB of it. Closes where the daemon is gone."""
-        stream = self._ours()
+        """Return what the daemon has sent by now, up to 4 KiB. Closes the channel at EOF."""
+        stream = self._checked_socket()
         if stream is None:
             return b""
         try:
-            said = stream.recv(4096)
+            received = stream.recv(4096)
         except BlockingIOError:
             return b""
         except OSError:
-            said = b""
-        if not said:
+            received = b""
+        if not received:
             self.close()
-        return said
+        return received
 
     def close(self) -> None:
-        stream = self._ours()
+        """Close the connection, if there is one."""
+        stream = self._checked_socket()
         self._socket, self._rest = None, b""
         if stream is not None:
             stream.close()
 
     def __del__(self) -> None:
+        """Close the connection. Never raises."""
         try:
             self.close()
-        except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
+        except Exception:  # noqa: BLE001, S110 (at the interpreter's exit modules may be torn down)
             pass
 
-    def _ours(self) -> socket.socket | None:
-        """The socket; none, from here on, where its number is another's by now."""
+    def _checked_socket(self) -> socket.socket | None:
+        """Return the socket. Returns None, now and later, if the application uses its descriptor's number by now."""
         if self._socket is not None and descriptors.identity(self._socket.fileno()) != self._identity:
             self._socket.detach()
             self._socket, self._rest = None, b""
         return self._socket
 
     def _write(self, data: bytes) -> None:
-        stream = self._ours()
+        stream = self._checked_socket()
         if stream is None:
             return
         try:
-            sent = stream.send(data, _QUIET)
+            sent = stream.send(data, _NO_SIGPIPE)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the daemon is gone
+        except OSError:  # the daemon closed the connection
             self.close()
             return
         self._rest = data[sent:]

@@ -1,4 +1,4 @@
-"""The memory in which a worker counts: shared with the daemon where it can be had, else the same cells of its own."""
+"""The file in which a worker counts. The daemon shares it if the machine allows that; else it is private memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from ..core import counter_layout
 from ..core.limits import OVERFLOW_ROUTE
 from . import descriptors
 
-_kept: list[memoryview] = []  # a mapping closes a descriptor of its own, which by now may be the application's
+# Mappings that are never closed: closing one closes its own descriptor, whose number the application may use by now.
+_kept: list[memoryview] = []
 
 
 class CounterFile:
-    """``cells`` are 64-bit integers laid out as ``core.slab`` says. ``fd`` is None where nobody else can see them."""
+    """Cells that a worker writes: 64-bit integers laid out as ``core.counter_layout`` says.
+
+    ``fd`` is None if no other process can see the cells.
+    """
 
     __slots__ = ("_identity", "cells", "fd", "routes")
 
@@ -22,67 +26,69 @@ class CounterFile:
         self.cells = cells
         self.fd = fd
         self._identity = None if fd is None else descriptors.identity(fd)
-        self.routes = {OVERFLOW_ROUTE: counter_layout.row_cell(0)}  # by opaque id, the first cell of the route's row
+        self.routes = {OVERFLOW_ROUTE: counter_layout.row_cell(0)}  # the first cell of each row, by opaque id
         cells[0] = counter_layout.MAGIC
         cells[counter_layout.USED_ROWS] = 1
 
-    def sign(self, pid: int, kind: int, session_id: bytes, whose: int) -> None:
-        """Whose it is, for a daemon that finds it by its name. ``kind``: what the 16 bytes are the id of."""
-        self.cells[counter_layout.PID], self.cells[counter_layout.KIND], self.cells[counter_layout.WHOSE] = (
-            pid,
-            kind,
-            whose,
-        )
+    def sign(self, pid: int, kind: int, session_id: bytes, anonymous_id_cell: int) -> None:
+        """Write the owner, for a daemon that finds the file by its name. ``kind``: what the 16 bytes are the id of."""
+        self.cells[counter_layout.PID] = pid
+        self.cells[counter_layout.KIND] = kind
+        self.cells[counter_layout.ANONYMOUS_ID] = anonymous_id_cell
         for cell, half in enumerate((session_id[:8], session_id[8:]), start=counter_layout.ID):
             self.cells[cell] = int.from_bytes(half, sys.byteorder)
 
     def keep_as(self, path: str) -> None:
-        """Gives it a name, where it has a place in that directory: a daemon that comes finds it there."""
+        """Name the file, so that the next daemon finds it. Does nothing if it has the name or cannot have one."""
         if self.fd is not None:
-            try:  # by /proc, which needs no privilege; Python's call takes that path only beside a descriptor
+            try:  # by /proc, which needs no privilege; os.link follows that link only if it is given a descriptor
                 os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, follow_symlinks=True)
-            except OSError:  # it has its name, or can have none
+            except OSError:  # the file has the name, or its directory does not take one (a memfd, for example)
                 pass
 
     def retire(self) -> None:
-        """Whoever finds it by its name leaves it alone."""
+        """Mark the file, so that no daemon reads it any more."""
         self.cells[counter_layout.RETIRED] = 1
 
     @property
     def is_retired(self) -> bool:
-        """Whether its session was reported: nothing of this producer's counts any more."""
+        """Return True if the session was reported or consent withdrawn: later counts are not reported."""
         return bool(self.cells[counter_layout.RETIRED])
 
     def route_of(self, route: str) -> str:
-        """The id under which a route's durations are kept: its own, or the overflow's."""
+        """Return the id whose row holds the route's durations: its own, or the overflow's."""
         return route if route in self.routes else OVERFLOW_ROUTE
 
-    def look(self) -> None:
-        """Forgets the descriptor where its number is another's by now. The cells are there nevertheless."""
+    def check_descriptor(self) -> None:
+        """Drop the descriptor if the application uses its number by now. The cells stay usable."""
         if self.fd is not None and descriptors.identity(self.fd) != self._identity:
             self.fd = None
             _kept.append(self.cells)
 
     def close(self) -> None:
-        """Gives up the descriptor; the cells stay as long as anyone holds them."""
-        self.look()
+        """Close the descriptor. The cells stay usable as long as they are referenced."""
+        self.check_descriptor()
         if self.fd is not None:
             os.close(self.fd)
         self.fd = None
 
     def __del__(self) -> None:
+        """Close the descriptor. Never raises."""
         try:
             self.close()
-        except Exception:  # noqa: BLE001, S110 (at the interpreter's end anything may be gone)
+        except Exception:  # noqa: BLE001, S110 (at the interpreter's exit modules may be torn down)
             pass
 
     def row_of(self, route: str) -> list[int]:
-        """A known route's sum and buckets."""
+        """Return a known route's sum and buckets."""
         start = self.routes[route]
         return self.cells[start + 1 : start + counter_layout.ROW].tolist()
 
     def row(self, route: str) -> int:
-        """The first cell of the route's row; of the overflow's where there are too many. Under the producer's lock."""
+        """Return the first cell of the route's row, and make the row if it is new. Needs the producer's lock.
+
+        Returns the overflow row if there are too many routes.
+        """
         start = self.routes.get(route)
         if start is None:
             used = self.cells[counter_layout.USED_ROWS]
@@ -90,12 +96,12 @@ class CounterFile:
                 return self.routes[OVERFLOW_ROUTE]
             start = self.routes[route] = counter_layout.row_cell(used)
             self.cells[start] = int(route, 16)
-            self.cells[counter_layout.USED_ROWS] = used + 1  # last: until then the daemon does not look at the row
+            self.cells[counter_layout.USED_ROWS] = used + 1  # last, because the daemon reads a row from then on
         return start
 
 
 def shared(directory: str) -> CounterFile | None:
-    """CounterFile that the daemon can map by its descriptor; None where this machine gives none."""
+    """Return a file that the daemon can read by its descriptor. Returns None if this machine cannot make one."""
     for make in (_nameless_file, _memfd, _unlinked_file):
         try:
             return _map(make(directory))
@@ -105,6 +111,7 @@ def shared(directory: str) -> CounterFile | None:
 
 
 def private() -> CounterFile:
+    """Return a counter file in this process' own memory."""
     return CounterFile(memoryview(bytearray(counter_layout.SIZE)).cast("Q"), None)
 
 
@@ -117,7 +124,7 @@ def _memfd(_directory: str) -> int:
 
 
 def _unlinked_file(_directory: str) -> int:
-    import tempfile  # noqa: PLC0415 (10 ms, where nothing better can be had)
+    import tempfile  # noqa: PLC0415 (10 ms, on a machine that has neither of the above)
 
     fd, path = tempfile.mkstemp(prefix="brakit-")
     os.unlink(path)
@@ -126,7 +133,7 @@ def _unlinked_file(_directory: str) -> int:
 
 def _map(fd: int) -> CounterFile:
     try:
-        # Every page is there before it is written: on a full disk a write to a missing page would kill the process.
+        # Allocate every page now: on a full disk, a later write to a missing page would kill the process by SIGBUS.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, counter_layout.SIZE)
         else:

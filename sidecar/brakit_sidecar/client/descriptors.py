@@ -1,5 +1,7 @@
-"""Whether a descriptor is still what we opened. An application may close all that is open, as who becomes a daemon
-does, and have the number for a socket or a file of its own by now: that we neither close nor write into.
+"""Tells whether a descriptor still is what this package opened.
+
+An application may close every descriptor, as a daemonizing process does, and then use the number for a file or socket
+of its own. This package must neither close nor write to that.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import os
 
 
 def identity(fd: int) -> tuple[int, int] | None:
-    """Of the file or socket behind it; None where it is closed."""
+    """Return device and inode of the file or socket. Returns None if the descriptor is closed."""
     try:
         info = os.fstat(fd)
     except OSError:

@@ -1,6 +1,6 @@
-"""What an application or an SDK holds. These very classes are the stand-in where telemetry is off: they do nothing.
+"""The API that an application or an SDK uses. These classes themselves are the stand-in where telemetry is off.
 
-No method raises, whatever it is given: a mistake is counted, and shown under BRAKIT_DEBUG and in ``status``.
+No method raises, whatever it is given. A mistake is counted, and is shown under BRAKIT_DEBUG and by ``status``.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ if TYPE_CHECKING:
 
 
 class Counter:
-    """One count. Hold on to it: ``inc`` is the fast path."""
+    """One count. Keep it and call ``inc``, which is the fast path."""
 
     __slots__ = ()
 
     def inc(self, n: int = 1) -> None:
-        """Adds ``n``, 1 to 2^53-1."""
+        """Add ``n``, 1 to 2^53-1."""
 
 
 class Telemetry:
-    """One process' part in a session. All its methods may be called from any thread, and after a fork."""
+    """One process' part in a session. Every method may be called from any thread, and after a fork."""
 
     def counter(self, field: str) -> Counter:
-        """The counter of a field: ``request_count``, ``query_count`` and so on."""
+        """Return the counter of a field: ``request_count``, ``query_count`` and so on."""
         return Counter()
 
     def incr(self, field: str, n: int = 1) -> None:
-        """Adds ``n``, 1 to 2^53-1, to a count."""
+        """Add ``n``, 1 to 2^53-1, to a count."""
 
     def request(self, route: str, duration_ms: float | None = None) -> None:
-        """Counts one request to a route ("GET /users"), and observes how many ms it took, 0 to 86,400,000.
+        """Count one request to a route ("GET /users"), and record its duration in ms, 0 to 86,400,000.
 
-        The text is hashed here, with the session's id as key; only the hash goes to the daemon.
+        The route is hashed in this process, with the session's id as key. Only the hash goes to the daemon.
         """
 
     def set(self, /, **fields: Any) -> None:
-        """Says scalar fields: ``framework="flask"``, ``is_custom_command=True``."""
+        """Set scalar fields: ``framework="flask"``, ``is_custom_command=True``."""
 
     def add(self, field: str, *words: str) -> None:
-        """Adds members to a set field: ``add("insight_types", "n1")``."""
+        """Add members to a set field: ``add("insight_types", "n1")``."""
 
     def mark(self, field: str, *texts: str) -> None:
-        """Counts each text once in a session, whoever marks it. Hashed as routes are."""
+        """Count each text once in a session, even if several processes mark it. Texts are hashed as routes are."""
 
     def event(self, name: str, /, **fields: Any) -> None:
-        """A journey event: ``event("first_request", port=8000)``."""
+        """Report a journey event: ``event("first_request", port=8000)``."""
 
     def close(self, exit_reason: str = "clean") -> None:
-        """Says goodbye. Without it, the end of the process is the goodbye."""
+        """Report the end of this process. Not needed: the end is reported when the process exits."""

@@ -1,21 +1,23 @@
-"""The lines between a producer and the daemon: their limits, and how one is written. What a line says is ``frames``'
-business, how they are read ``lines``'.
+"""The limits of a line between a producer and the daemon, and how a line is written.
 
-The worker's side loads this file, so it imports little.
+``frames`` knows what a line means, and ``lines`` how lines are read. The worker's side loads this file, so it imports
+the standard library only, and runs on Python 3.9.
 """
 
 from __future__ import annotations
 
-from . import plain_json
+import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 PROTOCOL = 1
-MAX_LINE = 64 * 1024  # with its newline; forty times the largest honest line; bounds a connection's memory
+MAX_LINE = 64 * 1024  # with its newline; forty times the longest honest line; bounds the memory of a connection
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def encode(frame: dict[str, Any]) -> bytes:
-    """One line of the wire. Raises ValueError or TypeError for what JSON cannot say."""
-    return plain_json.dumps(frame).encode() + b"\n"
+    """Return the frame as one line of ASCII. Raises ValueError or TypeError for a value that JSON does not have."""
+    return _encode(frame).encode() + b"\n"

@@ -67,7 +67,7 @@ class CounterFile:
             pid=value_at(head, counter_layout.PID),
             session=named if kind == counter_layout.OF_SESSION else None,
             group=named if kind == counter_layout.OF_GROUP else None,
-            anonymous_id_cell=value_at(head, counter_layout.WHOSE),
+            anonymous_id_cell=value_at(head, counter_layout.ANONYMOUS_ID),
             is_retired=value_at(head, counter_layout.RETIRED) != 0,
         )
 
@@ -233,7 +233,7 @@ def left_behind(socket_path: str, stored: Mapping[str, int]) -> Iterator[tuple[s
 
     ``stored`` are those that a service manager stored, by the names that they would have beside the socket.
     """
-    named = paths.counter_files(socket_path)
+    named = paths.named_counter_files(socket_path)
     for name, fd in stored.items():
         producer, file = paths.producer_of(name), CounterFile(fd)
         if producer not in named and _is_acceptable(producer, file):

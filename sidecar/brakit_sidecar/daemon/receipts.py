@@ -5,6 +5,7 @@ who owns the file. The daemon writes; ``brakit-sidecar log`` reads.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..core.frames import UUID
 from ..host import paths, secure_files
-from ..host.debug import debug
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..core.outbox import QueuedEvent, Verdict
+
+_log = logging.getLogger(__name__)
 
 # Two files of half the bound: the older one goes as a whole, so writing never rewrites.
 MAX_BYTES = 4 * 1024 * 1024
@@ -81,7 +83,7 @@ def _written(name: str) -> dict[str, str]:
         with file:
             return {one["uuid"]: one["event"] for one in _whole(file) if UUID.fullmatch(str(one["uuid"]))}
     except OSError as error:
-        debug("receipts cannot be read", error)
+        _log.warning("receipts cannot be read: %s", os.strerror(error.errno or 0))
         return {}
 
 

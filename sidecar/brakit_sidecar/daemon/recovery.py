@@ -116,7 +116,7 @@ class Recovery:
     def _recover_counter_file(self, producer: str, file: CounterFile, now: float) -> None:
         """Merge the file of a worker that counted while no daemon ran. Its process, if it is alive, may be idle."""
         is_alive, origin, snapshot = file.is_in_use(), file.origin, file.read()
-        cell = counter_layout.whose(self.consent.last_anonymous_id)
+        cell = counter_layout.anonymous_id_cell(self.consent.last_anonymous_id)
         is_foreign = self.journal.found_foreign_id or origin.anonymous_id_cell not in (0, cell)
         session = None
         if not (is_foreign or snapshot is None):  # else consent was withdrawn meanwhile

@@ -1,3 +1,5 @@
-"""This machine: its paths, its user, its settings, its processes. The standard library and platformdirs; small calls
-that return at once, made by the commands, the daemon and the worker's side alike.
+"""Facts of this machine: its paths, user, settings and processes.
+
+Commands, daemon and worker's side use it. It makes small calls that return at once, and needs the standard library,
+platformdirs (in commands and daemon only) and Python 3.9.
 """

@@ -1,14 +1,16 @@
-"""The config made to say what was decided. Written whole, by one at a time, with the keys of others kept.
+"""Writes brakit's config. One process writes at a time, the file is replaced as a whole, and other keys are kept.
 
-Only what is decided matters to a worker (``consent``): it loads this file just where the environment opts out.
+A worker needs only the decision (``consent``). It loads this file only if the environment opts out.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import uuid
 
-from . import ids, paths, secure_files
+from . import paths, secure_files
 from .consent import Config, Consent, current, read_config
 
 TYPE_CHECKING = False
@@ -16,17 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-_FRESH_NAME = "first-session"  # in the state directory: the config is of our making, and no session has ended under it
+_FRESH_NAME = "first-session"  # in the state directory while no session has ended under a config that we made
 
 
 class ConfigError(OSError):
-    """The config could not be written. Says why."""
+    """The config could not be written. The message says why."""
 
 
 def settled(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
-    """The decision, with the config made to agree with it: an environment's opt-out is written down, and where
-    telemetry is on there is an id. A config that cannot be written means off; also one that another is just writing,
-    unless we ``wait`` for that.
+    """Return the decision, after writing it to the config.
+
+    Writes an opt-out by environment, and an anonymous id if telemetry is on without one. The decision is off if the
+    config cannot be written. ``wait`` tells whether to wait for another process that is writing the config; if not,
+    that counts as a config that cannot be written.
     """
     decision = current(environ)
     path = paths.config_path(environ)
@@ -44,14 +48,14 @@ def settled(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
 
 
 def switch(environ: Mapping[str, str], *, on: bool) -> None:
-    """Writes a person's decision. Opting out replaces the id by one that was never sent. Raises ConfigError."""
+    """Write a person's decision. An opt-out replaces the id by one that was never sent. Raises ConfigError."""
     path = paths.config_path(environ)
     try:
         is_first = read_config(path).missing
         if on:
-            _update(path, lambda content: {"anonymousId": ids.new(), **content, "telemetry": True})
+            _update(path, lambda content: {"anonymousId": _new_id(), **content, "telemetry": True})
         else:
-            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()})
+            _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()})
         if on and is_first:
             _mark_fresh()
     except OSError as error:
@@ -59,7 +63,7 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
 
 
 def take_first_session() -> bool:
-    """Whether the session that ends now is the first under a config of our making. True once."""
+    """Return whether the session that ends now is the first under a config that we made. Returns True once."""
     path = os.path.join(paths.state_dir(), _FRESH_NAME)
     try:
         if not secure_files.is_own_file(path):
@@ -70,29 +74,33 @@ def take_first_session() -> bool:
     return True
 
 
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
 def _opt_out(path: str, *, wait: bool) -> None:
     config = read_config(path)
     already = config.content is not None and config.content.get("telemetry") is False and config.anonymous_id
     if not already:
-        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": ids.new()}, wait=wait)
+        _update(path, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()}, wait=wait)
 
 
 def _give_id(path: str, *, wait: bool) -> None:
-    """Makes the config, or completes one that has no id. Several may try at once; the first one's id stands."""
+    """Make the config, or add an id to it. If several processes do this at the same time, the first one's id stays."""
     config = read_config(path)
     if config.missing:
-        if _write(path, {"telemetry": True, "anonymousId": ids.new()}, only_if_missing=True):
+        if _write(path, {"telemetry": True, "anonymousId": _new_id()}, only_if_missing=True):
             _mark_fresh()
     else:
         _update(
             path,
-            lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": ids.new()},
+            lambda content: content if Config(content).anonymous_id else {**content, "anonymousId": _new_id()},
             wait=wait,
         )
 
 
 def _mark_fresh() -> None:
-    """Where that cannot be kept, the first session passes for a later one; consent does not depend on it."""
+    """Remember that no session has ended yet. If that fails, the first session is reported as a later one."""
     try:
         secure_files.ensure_directory(paths.state_dir())
         os.close(secure_files.open_file(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT))
@@ -101,9 +109,10 @@ def _mark_fresh() -> None:
 
 
 def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]], *, wait: bool = True) -> None:
-    """Rewrites the config; its other keys are kept. What was unreadable is replaced, since a person asked for it.
+    """Rewrite the config as ``change`` returns it, which gets the current content, or {} if that is unreadable.
 
-    One at a time, so that nobody writes back what another has just changed. ``change`` may give its argument back.
+    A lock on the directory lets one process write at a time, so that no process undoes another's change. Writes nothing
+    if ``change`` returns the same content. Raises BlockingIOError if the lock is taken and ``wait`` is False.
     """
     secure_files.ensure_directory(os.path.dirname(path))
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
@@ -118,9 +127,10 @@ def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]], *, wa
 
 
 def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False) -> bool:
-    """Whole or not at all, whatever dies meanwhile. False where another made the file first, whose content stands."""
-    import json  # noqa: PLC0415 (10 ms, where a config is hardly ever written)
+    """Write the whole file or nothing, even if this process is killed.
 
+    ``only_if_missing`` makes the file. Returns False if another process has made it first.
+    """
     secure_files.ensure_directory(os.path.dirname(path))
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -139,6 +149,6 @@ def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False)
     finally:
         try:
             os.unlink(temporary)
-        except FileNotFoundError:  # renamed
+        except FileNotFoundError:  # it was renamed
             pass
     return True

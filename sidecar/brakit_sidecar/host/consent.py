@@ -1,17 +1,19 @@
-"""Whether anything may be counted and sent: one function, asked by the commands, by the worker's side, and by the
-daemon right before every request. Unreadable means no, for as long as it lasts: what was counted before is still whose
-it was.
+"""Decides whether anything may be counted and sent.
 
-The order (the first that speaks decides): DO_NOT_TRACK; brakit's guards; an opt-out by BRAKIT_TELEMETRY; a config that
-is unreadable; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
+The commands, the worker's side and, right before each request, the daemon ask this one function. A config that cannot
+be read means off for as long as that lasts. What was counted before is kept meanwhile.
+
+The order, in which the first source with an answer decides: DO_NOT_TRACK; brakit's guards; an opt-out by
+BRAKIT_TELEMETRY; a config that cannot be read; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 
-from ..core import plain_json
 from . import paths
 from .guards import dormant_because
 
@@ -25,11 +27,12 @@ DO_NOT_TRACK, GUARDS, VARIABLE, CONFIG = SOURCES = ("DO_NOT_TRACK", "brakit's gu
 
 _NO = frozenset({"false", "0", "off", "no"})
 _YES = frozenset({"true", "1", "yes", "on"})
-_MAX_CONFIG = 64 * 1024  # a config is a hundred bytes; whatever is larger is none
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)  # no other spelling
+_MAX_CONFIG = 64 * 1024  # bytes; a config has a hundred, and a larger file is not a config
 
 
 class Config:
-    """brakit's config as read: its object, or why there is none."""
+    """Brakit's config as it was read: its JSON object, or the reason why there is none."""
 
     __slots__ = ("content", "missing", "problem")
 
@@ -40,14 +43,17 @@ class Config:
 
     @property
     def anonymous_id(self) -> str | None:
+        """Return the anonymous id in lower case. Returns None if the config has no valid one."""
         found = (self.content or {}).get("anonymousId")
-        return found.lower() if isinstance(found, str) and _is_uuid(found) else None
+        return found.lower() if isinstance(found, str) and _UUID.fullmatch(found) else None
 
 
 class Consent:
-    """The decision. ``why`` is one clause for a person, ``by`` the one of SOURCES that decided; ``dormant`` means:
-    leave no trace at all; ``unreadable``: nobody said no, but what the config says cannot be told now (its writer is
-    amid it, or descriptors ran out). Nothing is counted or sent then, and nothing is thrown away for it.
+    """The decision.
+
+    ``why`` is one clause for a person, and ``by`` the one of SOURCES that decided. ``dormant`` means that no file may
+    be made. ``unreadable`` means that the config cannot be read now, because a process is writing it or the descriptor
+    limit is reached: then nothing is counted or sent, and nothing is discarded either.
     """
 
     __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "unreadable", "why")
@@ -71,8 +77,15 @@ class Consent:
         self.unreadable = unreadable
         self.anonymous_id = anonymous_id
 
+    @property
+    def sentence(self) -> str:
+        """Return the decision for a person, as "telemetry is off here: NODE_ENV=production"."""
+        here = " here" if self.dormant else ""
+        return f"telemetry is {'on' if self.on else 'off'}{here}: {self.why}"
+
 
 def decide(environ: Mapping[str, str], config: Config) -> Consent:
+    """Return the decision for an environment and a config."""
     do_not_track = environ.get("DO_NOT_TRACK", "")
     guard = dormant_because(environ)
     word = environ.get("BRAKIT_TELEMETRY", "").strip().lower()
@@ -80,7 +93,7 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
         dormant = guard is not None
         return Consent(on=False, why="DO_NOT_TRACK is set", by=DO_NOT_TRACK, dormant=dormant, by_environment=True)
     if guard is not None:
-        return Consent(on=False, why=f"{guard} is set, where brakit stays dormant", by=GUARDS, dormant=True)
+        return Consent(on=False, why=guard, by=GUARDS, dormant=True)
     if word in _NO:
         return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
     if config.content is None and not config.missing:
@@ -88,44 +101,40 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
     if word in _YES:
         return Consent(on=True, why="BRAKIT_TELEMETRY opts in", by=VARIABLE, anonymous_id=config.anonymous_id)
     if config.content is None:
-        return Consent(on=True, why="nobody opted out")
+        return Consent(on=True, why="there is no opt-out")
     if config.content.get("telemetry") is not True:
         return Consent(on=False, why="the config opts out")
-    return Consent(on=True, why="the config says so", anonymous_id=config.anonymous_id)
+    return Consent(on=True, why="the config opts in", anonymous_id=config.anonymous_id)
 
 
 def current(environ: Mapping[str, str]) -> Consent:
-    """The decision as of now. Reads the config; writes nothing."""
+    """Return the decision as of now. Reads the config, and writes nothing."""
     return decide(environ, read_config(paths.config_path(environ)))
 
 
 def read_config(path: str) -> Config:
-    """Never raises: what cannot be read is a config with a problem."""
+    """Return the config at a path. Never raises: a file that cannot be read is a config with a problem."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        if os.path.islink(path):  # whoever makes the config just now makes no link
-            return Config(None, problem="is a link to nothing")
+        # A dangling link is not a missing config: a process that makes the config now does not make a link.
+        if os.path.islink(path):
+            return Config(None, problem="is a link to a missing file")
         return Config(None, missing=True)
     except OSError as error:
         return Config(None, problem=f"cannot be read ({error.strerror})")
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return Config(None, problem="is no regular file")
+            return Config(None, problem="is not a regular file")
         raw = os.read(fd, _MAX_CONFIG + 1)
     except OSError as error:
         return Config(None, problem=f"cannot be read ({error.strerror})")
     finally:
         os.close(fd)
+    if len(raw) > _MAX_CONFIG:
+        return Config(None, problem="is larger than 64 KiB")
     try:
-        content = plain_json.loads(raw) if len(raw) <= _MAX_CONFIG else None
+        content = json.loads(raw)
     except (ValueError, RecursionError):
-        return Config(None, problem="is no JSON")
-    return Config(content) if isinstance(content, dict) else Config(None, problem="is no JSON object")
-
-
-def _is_uuid(text: str) -> bool:
-    groups = text.split("-")
-    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(
-        character in "0123456789abcdefABCDEF" for group in groups for character in group
-    )
+        return Config(None, problem="is not valid JSON")
+    return Config(content) if isinstance(content, dict) else Config(None, problem="is not a JSON object")

@@ -1,4 +1,4 @@
-"""Talking to the daemon and waiting for its answer: what a command does, and a worker never."""
+"""A connection to the daemon that waits for answers. Only commands use it, because a worker must not block."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from . import peercred
 if TYPE_CHECKING:
     from types import TracebackType
 
-ANSWER_TIMEOUT_S = 5.0  # a daemon answers in a millisecond; a second on a machine that is starved
+ANSWER_TIMEOUT_S = 5.0  # a daemon answers in a millisecond, or in a second on an overloaded machine
 _RETRY_S = 0.005
-_OTHER_PROTOCOL = {"refused": {"reason": "bad_hello", "line": 1}}  # as our hello is good in ours
+_OTHER_PROTOCOL = {"refused": {"reason": "bad_hello", "line": 1}}  # a hello is valid in its own protocol
 
 
 class NoDaemonError(Exception):
-    """Nobody answers there."""
+    """No daemon answers at the socket."""
 
 
 class SilentDaemonError(NoDaemonError):
-    """Somebody listens there, and does not answer in time."""
+    """A process listens at the socket, and does not answer in time."""
 
 
 class StrangerError(NoDaemonError):
-    """Somebody listens there who is no daemon of ours: it will be none later either. Says who."""
+    """A process that is not a daemon of this program listens at the socket, so a retry is useless. Says what it is."""
 
 
 class Conversation:
-    """One connection. Every failure is a NoDaemonError."""
+    """One connection. Every method raises NoDaemonError if it fails."""
 
     def __init__(self, socket_path: str, answer_s: float = ANSWER_TIMEOUT_S, **hello: Any) -> None:
-        """``answer_s``: how long to wait for an answer. ``hello``: what the first line says beside the protocol."""
+        """Connect, and send a hello with the protocol and ``hello``. ``answer_s`` bounds each wait for an answer."""
         self._lines = b""
         self._socket = _connect(socket_path, answer_s)
         self.say({"hello": {"protocol": PROTOCOL, **hello}})
@@ -48,64 +48,72 @@ class Conversation:
         self.close()
 
     def say(self, frame: dict[str, Any]) -> None:
+        """Send one line."""
         try:
             self._socket.sendall(encode(frame))
         except OSError as error:
             raise NoDaemonError(str(error)) from error
 
     def ask(self, question: Any, answer_s: float | None = None) -> Any:
-        """The daemon's answer, after it has taken in everything said before. ``answer_s``: from here on, how long to
-        wait for one.
+        """Return the daemon's answer, which it gives after it has applied every line before.
+
+        ``answer_s`` bounds this wait and all later ones.
         """
         if answer_s is not None:
             self._socket.settimeout(answer_s)
         self.say({"ask": question})
         while True:
             try:
-                said = json.loads(self._line())
+                received = json.loads(self._line())
             except ValueError as error:
-                raise StrangerError("what listens there is no sidecar") from error
-            if isinstance(said, dict) and "answer" in said:
-                return said["answer"]
-            if said == _OTHER_PROTOCOL:
-                raise StrangerError("a sidecar of another version listens there")
+                raise StrangerError("a program that is not brakit-sidecar listens there") from error
+            if isinstance(received, dict) and "answer" in received:
+                return received["answer"]
+            if received == _OTHER_PROTOCOL:
+                raise StrangerError("an incompatible version of brakit-sidecar listens there")
 
     def identity(self) -> dict[str, Any]:
-        """Who answers: at least ``socket``, ``pid`` and ``version``."""
+        """Return the daemon's ``socket``, ``pid`` and ``version``, and what else it answers."""
         identity = self.ask("identity")
         if not isinstance(identity, dict) or not identity.keys() >= {"socket", "pid", "version"}:
-            raise StrangerError("what listens there is no sidecar")
+            raise StrangerError("a program that is not brakit-sidecar listens there")
         return identity
 
     def wait_for_hangup(self) -> None:
-        """Until the daemon has closed the connection. Reads nothing, so another thread may go on with it, and close it
-        before we wait.
+        """Wait until the daemon closes the connection. Reads nothing, so another thread may use the connection.
+
+        Race: the other thread may close the connection before this wait begins. Then the wait ends at once.
         """
         hung_up = select.poll()
-        with suppress(ValueError):  # it was closed here
-            hung_up.register(self._socket, 0)  # that alone is always told
+        with suppress(ValueError):  # this process closed the connection
+            hung_up.register(self._socket, 0)  # poll() reports a hang-up even if no event is asked for
             hung_up.poll()
 
     def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
     def _line(self) -> bytes:
         while b"\n" not in self._lines:
             try:
                 chunk = self._socket.recv(65536)
-            except TimeoutError as error:
-                raise SilentDaemonError("it does not answer") from error
+            except socket.timeout as error:  # in Python 3.9 it is not a TimeoutError
+                raise SilentDaemonError("the daemon does not answer") from error
             except OSError as error:
                 raise NoDaemonError(str(error)) from error
             if not chunk:
-                raise NoDaemonError("it hung up")
+                raise NoDaemonError("the daemon closed the connection")
             self._lines += chunk
         line, _, self._lines = self._lines.partition(b"\n")
         return line
 
 
 def _connect(socket_path: str, timeout_s: float) -> socket.socket:
-    """Never blocking, as a blocking connect to a full backlog waits without bound; full, it is tried again."""
+    """Return a connected socket, within ``timeout_s`` seconds.
+
+    The connect has a timeout, because a blocking connect to a full backlog waits without bound. The kernel refuses such
+    a connect at once, so it is retried.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -115,7 +123,7 @@ def _connect(socket_path: str, timeout_s: float) -> socket.socket:
         except BlockingIOError as error:
             connection.close()
             if time.monotonic() > deadline:
-                raise SilentDaemonError("it is too busy") from error
+                raise SilentDaemonError("the daemon is too busy") from error
             time.sleep(_RETRY_S)
             continue
         except OSError as error:
@@ -123,5 +131,5 @@ def _connect(socket_path: str, timeout_s: float) -> socket.socket:
             raise NoDaemonError(str(error)) from error
         if not peercred.is_own_user(connection):
             connection.close()
-            raise StrangerError("another user listens there")
+            raise StrangerError("another user's process listens there")
         return connection

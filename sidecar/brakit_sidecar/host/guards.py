@@ -1,4 +1,4 @@
-"""Where brakit itself stays dormant, and so do we: production, CI, cloud. The lists are brakit's own, of both SDKs."""
+"""The environments in which brakit stays dormant: production, CI and cloud. The lists are those of both brakit SDKs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ _CLOUD_VARIABLES = (
     "FLY_APP_NAME", "RAILWAY_ENVIRONMENT", "RENDER", "HEROKU_APP_NAME", "DYNO", "CF_INSTANCE_GUID", "CF_PAGES",
     "KUBERNETES_SERVICE_HOST",
 )  # fmt: skip
+_MAX_SHOWN = 40  # characters of a variable's value; enough to recognize it
 
-# In a daemon's environment: whatever counts by its environment must leave it alone.
+# Set in a daemon's environment, so that no process below a daemon counts.
 DAEMON_MARK = "BRAKIT_SIDECAR_DAEMON"
 
-# What a test or a demo clears from the environment of what it starts.
+# What a test or a demo removes from the environment of the processes that it starts.
 VARIABLES = ("BRAKIT_DISABLE", *_PRODUCTION_VARIABLES, *_CI_VARIABLES, *_CLOUD_VARIABLES)
 
 
 def dormant_because(environ: Mapping[str, str]) -> str | None:
-    """The variable that keeps brakit dormant here, or None where it is awake."""
+    """Return the variable that keeps brakit dormant, as "NODE_ENV=production". Returns None if there is none."""
+    name = _guard(environ)
+    return None if name is None else f"{name}={environ[name][:_MAX_SHOWN]}"
+
+
+def _guard(environ: Mapping[str, str]) -> str | None:
     if environ.get("BRAKIT_DISABLE", "").lower() in _DISABLED:
         return "BRAKIT_DISABLE"
     for name in _PRODUCTION_VARIABLES:

@@ -1,8 +1,8 @@
-"""One daemon for each user: the lock, the socket, and starting the process that holds them.
+"""One daemon for each user: its lock, its socket, and how it is started.
 
-The lock (flock, held for life) is the only truth about liveness: no pid file, no ping. Whoever holds it owns the
-socket's path; nobody else ever unlinks it. A service manager that listens there owns it too, and starts its daemon for
-whoever connects: so a daemon that finds its path listened at, though it holds the lock, leaves it alone.
+The lock (flock, held until exit) is the only truth about liveness; there is no pid file. The daemon that holds it owns
+the socket's path, and no other process unlinks it. A service manager may listen at the path as well, and start its
+daemon at the first connect. So a daemon that holds the lock, but finds a listener at its path, leaves the path alone.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from .guards import DAEMON_MARK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BACKLOG = 1024  # connects that wait while the daemon starts or is busy; a full backlog refuses, it never blocks
-START_TIMEOUT_S = 10.0  # fifty times a start on a small machine
+BACKLOG = 1024  # connects that may wait while the daemon starts or is busy; more are refused, and never block
+START_TIMEOUT_S = 10.0  # fifty times as long as a start on a small machine
 RETRY_S = 0.01
 
 _NOT_FOR_THE_DAEMON = ("BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "NODE_OPTIONS", "PYTHONSTARTUP")
 
 
 class LaunchError(Exception):
-    """No daemon could be started. Says why, and what to do."""
+    """A daemon could not be started. The message says why, and what to do."""
 
 
 class Running(NamedTuple):
-    """A daemon that accepts."""
+    """A daemon that accepts connections."""
 
     socket: str
     pid: int
@@ -53,8 +53,10 @@ class Running(NamedTuple):
 
 
 def acquire_lock(socket_path: str, *, wait: bool = False) -> int | None:
-    """The lock's descriptor, to be kept for life; None where another daemon holds it, unless we ``wait`` for its end.
-    Raises UnsafePathError, OSError.
+    """Return the lock's descriptor, which a daemon keeps until it exits.
+
+    Returns None if another daemon holds the lock, unless ``wait`` is set: then it waits until that daemon exits. Raises
+    UnsafePathError, OSError.
     """
     path = paths.lock_path(socket_path)
     secure_files.check_directory(os.path.dirname(path))
@@ -64,7 +66,8 @@ def acquire_lock(socket_path: str, *, wait: bool = False) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
-    if not _is_at(path, os.fstat(fd)):  # the directory was replaced meanwhile: this lock would guard nothing
+    # Race: the directory was replaced between open and flock, so this lock would guard nothing. Lock the new file.
+    if not _is_at(path, os.fstat(fd)):
         os.close(fd)
         return acquire_lock(socket_path, wait=wait)
     return fd
@@ -78,10 +81,10 @@ def _is_at(path: str, info: os.stat_result) -> bool:
 
 
 def is_running(socket_path: str) -> bool:
-    """Whether a daemon of that socket's holds the lock. Asks nobody, and makes nothing.
+    """Return whether a daemon holds the lock of that socket. Sends nothing, and makes no file.
 
-    A daemon that comes up in the very moment in which the lock is tried here takes it for another's, and leaves: its
-    starter starts the next one. Several that only ask do not see each other.
+    Race: a daemon that starts now sees our shared lock and exits, and its parent retries. Callers of this function do
+    not see each other's shared locks.
     """
     if not os.path.lexists(socket_path):
         return False
@@ -89,7 +92,7 @@ def is_running(socket_path: str) -> bool:
         fd = os.open(paths.lock_path(socket_path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
-    except OSError:  # not for us to judge
+    except OSError:  # the lock cannot be opened, so assume that a daemon holds it
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -101,12 +104,12 @@ def is_running(socket_path: str) -> bool:
 
 
 def is_listened_at(socket_path: str) -> bool:
-    """Whether one of ours takes connections there. A dead daemon's socket refuses them."""
+    """Return whether a process of this user accepts connections there. A dead daemon's socket refuses them."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(socket_path)
-        except BlockingIOError:  # so many that no more can wait
+        except BlockingIOError:  # the backlog is full
             return True
         except OSError:
             return False
@@ -114,12 +117,14 @@ def is_listened_at(socket_path: str) -> bool:
 
 
 def listen(socket_path: str) -> socket.socket:
-    """Binds and listens. Only under the lock, and where nobody listens: what is found at the path is then a dead
-    daemon's. Raises OSError.
+    """Return a listening socket. Raises OSError, and UnsafePathError if something else is at the path.
+
+    Needs the lock, and a path at which no process listens: a socket that is there is then a dead daemon's, and is
+    replaced.
     """
     if os.path.lexists(socket_path):
         if not secure_files.is_own_socket(socket_path):
-            raise secure_files.UnsafePathError(f"{socket_path} is not a socket of ours; remove it")
+            raise secure_files.UnsafePathError(f"{socket_path} is not a socket of this user; remove it")
         os.unlink(socket_path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -133,15 +138,16 @@ def listen(socket_path: str) -> socket.socket:
     return listener
 
 
-# --- by whoever needs one -------------------------------------------------------------------------------------
+# --- in a command or worker -------------------------------------------------------------------------------------
 
 
 def ensure_running(
     environ: Mapping[str, str], answer_s: float = ANSWER_TIMEOUT_S, within_s: float = START_TIMEOUT_S
 ) -> Running:
-    """The daemon of this user, started where none runs; returns when it answers. Raises LaunchError, also where one
-    runs that does not answer within ``answer_s`` seconds: it is stopped or stuck, and another cannot be started; and
-    where none answers ``within_s`` seconds in all.
+    """Return the daemon of this user when it answers, and start it if none runs.
+
+    Raises LaunchError if no daemon answers within ``within_s`` seconds. Raises it also if a daemon runs and does not
+    answer within ``answer_s`` seconds: that daemon is stopped or stuck, and no other can start while it holds the lock.
     """
     try:
         socket_path = paths.socket_path(environ)
@@ -154,61 +160,65 @@ def ensure_running(
         try:
             return running(socket_path, min(answer_s, left_s))
         except SilentDaemonError as error:
-            raise LaunchError("a daemon runs but does not answer; it may be stopped (SIGSTOP) or stuck") from error
+            raise LaunchError(
+                "a daemon runs but does not answer; end it with SIGKILL, or continue it with SIGCONT if it is stopped"
+            ) from error
         except StrangerError as error:
             raise LaunchError(f"cannot use {socket_path}: {error}; end that process") from error
         except NoDaemonError:
             pass
-        # Of many that find none and start one, all but one lose the race for the lock. The loser exits, and the next
-        # turn of its parent's loop finds the winner.
+        # Race: several processes find no daemon, and each starts one. One daemon gets the lock and the others exit. The
+        # next turn of this loop finds the one that runs.
         _start_and_wait(environ, socket_path, deadline)
         time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
-        pause_s *= 2  # the winner is still coming up, or an old one still leaving: no crowd of losers
-    raise LaunchError(f"the sidecar did not answer within {within_s:.0f} s; try `brakit-sidecar serve`")
+        pause_s *= 2  # wait longer each time, because one daemon may still be starting or exiting
+    raise LaunchError(f"the daemon did not answer within {within_s:.0f} s; run `brakit-sidecar serve` to see why")
 
 
 def running(socket_path: str, answer_s: float) -> Running:
-    """Asks who listens there. Raises NoDaemonError."""
+    """Return the daemon that listens there. Raises NoDaemonError."""
     with Conversation(socket_path, answer_s) as daemon:
         identity = daemon.identity()
     return Running(socket_path, identity["pid"], identity["version"])
 
 
 def start(environ: Mapping[str, str]) -> None:
-    """Starts a daemon without waiting for it; where one runs, the new one finds the lock taken and leaves.
-    Raises OSError.
-    """
+    """Start a daemon without waiting for it. Raises OSError. If a daemon runs already, the new one exits."""
     socket_path = paths.socket_path(environ)
     secure_files.ensure_directory(os.path.dirname(socket_path))
     _spawn(environ, socket_path, subprocess.DEVNULL)
 
 
 def _start_and_wait(environ: Mapping[str, str], socket_path: str, deadline: float) -> None:
-    """Starts a daemon; returns when it is ready or has lost the race for the lock. Raises LaunchError."""
+    """Start a daemon, and return when it is ready or has found the lock taken. Raises LaunchError."""
     reader, writer = os.pipe()
     try:
         try:
             _spawn(environ, socket_path, writer)
         except OSError as error:
-            raise LaunchError(f"cannot start the sidecar ({error.strerror})") from error
+            raise LaunchError(
+                f"cannot start the daemon ({error.strerror}); run `brakit-sidecar serve` to see more"
+            ) from error
         finally:
             os.close(writer)
-        said = b""
-        while not said.endswith(b"\n"):
+        report = b""
+        while not report.endswith(b"\n"):
             readable, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
             piece = os.read(reader, 4096) if readable else b""
             if not piece:
-                raise LaunchError("the sidecar did not come up; `brakit-sidecar serve` shows why")
-            said += piece
+                raise LaunchError("the daemon did not start; run `brakit-sidecar serve` to see why")
+            report += piece
     finally:
         os.close(reader)
-    if problem := json.loads(said).get("error"):
+    if problem := json.loads(report).get("error"):
         raise LaunchError(problem)
 
 
 def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
-    """Detached for good. A shell is the parent for a millisecond, so that init, and not a host that never waits for
-    children, reaps the daemon; it gets no text but its own. In a directory of its own.
+    """Start a detached daemon, in the runtime directory and a session of its own.
+
+    A shell is its parent for a millisecond. So init reaps the daemon, and not the application, which may never wait for
+    children. The shell's script is constant, and nothing of the environment becomes part of it.
     """
     daemon = isolated("from brakit_sidecar.daemon.start import detached; detached()")
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_THE_DAEMON}
@@ -224,8 +234,9 @@ def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
 
 
 def isolated(main: str) -> list[str]:
-    """The command that runs ``main`` with ``-I``: nothing of the application's is imported. This very package is,
-    wherever it lies, and its place is searched last for the rest.
+    """Return the command that runs ``main`` with ``-I``, so that no module of the application is imported.
+
+    This package is imported from where it lies now. Its parent directory is searched last for other modules.
     """
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     bootstrap = (
@@ -235,7 +246,7 @@ def isolated(main: str) -> list[str]:
 
 
 def _interpreter() -> str:
-    """A Python, also where the host's executable is something that embeds one."""
+    """Return a Python's path, even if this process is a program that embeds Python."""
     if "python" in os.path.basename(sys.executable or ""):
         return sys.executable
     return os.path.join(sys.prefix, "bin", "python3")

@@ -1,4 +1,4 @@
-"""What an event says of the machine: platform and architecture, cut to the schema's values by their domains."""
+"""The platform and the architecture, as an event reports them. The domains of the schema limit both to known values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _NODE_SPELLING = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "i386": "
 
 
 def facts() -> dict[str, str]:
+    """Return the values of the fields ``os`` and ``arch``, spelled as Node spells them."""
     machine = platform.machine().lower()
     arch = _NODE_SPELLING.get(machine, "arm" if machine.startswith("armv") else machine)
     return {

@@ -1,21 +1,17 @@
-"""Who is at the other end of a Unix socket. The worker's side loads this file too, so it imports next to nothing."""
+"""The user and the process at the other end of a Unix socket."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
-try:
-    import _socket as socket  # what the module socket is made of
-except ImportError:  # another implementation
-    import socket  # type: ignore[no-redef]
-
-_SOL_LOCAL = 0  # of macOS, whose names the socket module has not got
+_SOL_LOCAL = 0  # macOS' names, which the socket module lacks
 _LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2
 
 
 def pid_of(connection: socket.socket) -> int:
-    """0 where the platform does not say. Raises OSError where it cannot."""
+    """Return the peer's process id. Returns 0 if the platform does not know it. Raises OSError on Linux."""
     if sys.platform == "linux":
         return _credentials(connection)[0]
     try:
@@ -25,7 +21,7 @@ def pid_of(connection: socket.socket) -> int:
 
 
 def is_own_user(connection: socket.socket) -> bool:
-    """Root included: a 0600 socket does not keep root out, and root's numbers are not this user's."""
+    """Return whether the peer runs as this user. Root is another user, which a socket's mode 0600 does not keep out."""
     try:
         return _credentials(connection)[1] == os.getuid()
     except OSError:
@@ -33,7 +29,7 @@ def is_own_user(connection: socket.socket) -> bool:
 
 
 def _credentials(connection: socket.socket) -> memoryview:
-    """What the kernel took down when the other end connected, or began to listen. The user is the second number."""
+    """Return what the kernel recorded at the peer's connect or listen, as numbers. The user is the second of them."""
     if sys.platform == "linux":  # struct ucred: pid, uid, gid
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     else:  # struct xucred: a version, uid, groups

@@ -1,4 +1,4 @@
-"""Processes that are no children of ours, and the boot they live in."""
+"""Processes that are not children of this one, and the boot in which they run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGTERM
 
-ENDING_SIGNALS = (SIGTERM, SIGINT, SIGHUP)  # what ends a daemon in order
+ENDING_SIGNALS = (SIGTERM, SIGINT, SIGHUP)  # the signals that make a daemon exit in order
 
 
 def end_of(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends (also before anybody has reaped it); the caller closes
-    it. None where there is no such process, or the platform cannot say.
+    """Return a descriptor that becomes readable when the process exits, even before it is reaped.
+
+    The caller closes it. Returns None if there is no such process, or if this platform or kernel cannot watch one.
     """
     if pid <= 0:
         return None
@@ -27,7 +28,9 @@ def end_of(pid: int) -> int | None:
             )
             queue.control([exit_of], 0)
             return os.dup(queue.fileno())
-    except (OSError, OverflowError):  # gone; an older kernel; no descriptor left; a number that is no pid
+    # AttributeError: a Python that was built without the call. OverflowError: a number that cannot be a pid. OSError:
+    # the process exited, the kernel is too old, or the descriptor limit is reached.
+    except (AttributeError, OSError, OverflowError):
         return None
     return None
 
@@ -41,19 +44,21 @@ def can_be_watched(pid: int) -> bool:
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process of that number; it may be another one by now."""
+    """Return whether a process has that number. It may be a later process than the expected one."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # there is, and it is not ours
+    except OSError:  # the process is another user's
         pass
     return True
 
 
 def maps(pid: int, inode: int) -> bool:
-    """Whether the process has the file mapped, by /proc: a pid alone may be another process' by now. From inside a
-    user namespace, as systemd's sandbox is one, that cannot be seen: any process of this user's is then believed.
+    """Return whether the process maps the file, because the pid alone may belong to a later process.
+
+    A daemon inside a user namespace, such as systemd's sandbox, may not read /proc/PID/maps. Then the answer is whether
+    the process is this user's.
     """
     try:
         with open(f"/proc/{pid}/maps", "rb") as mappings:
@@ -65,7 +70,7 @@ def maps(pid: int, inode: int) -> bool:
 
 
 def _may_be_signalled(pid: int) -> bool:
-    """Which a process of another user's may not."""
+    """Return whether this user may signal the process. The kernel refuses that for another user's process."""
     with suppress(OSError):
         os.kill(pid, 0)
         return True
@@ -73,7 +78,7 @@ def _may_be_signalled(pid: int) -> bool:
 
 
 def boot_id() -> str:
-    """Another one after each start of the machine; empty where the platform does not say."""
+    """Return an id that changes at each boot of the machine. Returns "" if the platform has none."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
     return ""

@@ -1,4 +1,4 @@
-"""That our files are ours alone: directories 0700, files 0600, nothing followed, nothing shared."""
+"""Files and directories that belong to this user alone: directories 0700, files 0600. Links are never followed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_IN_THE_WAY = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)  # nothing that could be opened
+# The errors of open() if something at the path is not a file that this user can open.
+_NOT_OPENABLE = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
 
 class UnsafePathError(OSError):
-    """Something at one of our paths is not ours, not private or not what it must be. Says what, and what to do."""
+    """Something at one of this program's paths is another user's, shared, or not of the expected type.
+
+    The message names the path and the remedy.
+    """
 
 
 def ensure_directory(directory: str) -> None:
-    """Makes the directory, 0700, where it is missing. Raises UnsafePathError where it is not ours and private."""
+    """Make the directory with mode 0700 if it is missing. Raises UnsafePathError as ``check_directory`` does."""
     try:
         _make_directory(directory)
     except OSError as error:
         raise UnsafePathError(
-            f"cannot create {directory} ({error.strerror}); make it, or its parent, writable"
+            f"cannot create {directory} ({error.strerror}); make it, or its parent directory, writable"
         ) from error
     check_directory(directory)
 
 
 def _make_directory(directory: str) -> None:
-    """With its missing parents, all of them private: a runtime directory that others may enter is none."""
+    """Make the directory and its missing parents. All get mode 0700, because others must not enter any of them."""
     if not os.path.isdir(directory):
         _make_directory(os.path.dirname(directory))
         try:
@@ -39,11 +43,11 @@ def _make_directory(directory: str) -> None:
 
 
 def check_directory(directory: str) -> None:
-    """Raises UnsafePathError unless the directory is real, ours and 0700. A laxer mode of ours is mended."""
+    """Raise UnsafePathError unless the path is a directory of this user. Reduces a wider mode to 0700."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise UnsafePathError(f"{directory} is not a directory we can use ({error.strerror}); remove it") from error
+        raise UnsafePathError(f"{directory} is not a usable directory ({error.strerror}); remove it") from error
     try:
         info = os.fstat(fd)
         if info.st_uid != os.getuid():
@@ -55,47 +59,48 @@ def check_directory(directory: str) -> None:
 
 
 def open_file(path: str, flags: int) -> int:
-    """A file of ours, 0600 where it is made; a laxer mode of ours is mended. Never waits. Raises FileNotFoundError, and
-    UnsafePathError where something else is in its place.
+    """Return a descriptor of a file of this user. A new file gets mode 0600, and a wider mode is reduced to that.
+
+    Never blocks. Raises FileNotFoundError, and UnsafePathError if something else is at the path.
     """
     try:
         fd = os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno in _IN_THE_WAY:
-            in_the_way = os.path.dirname(path) if error.errno == errno.ENOTDIR else path
-            raise UnsafePathError(f"cannot open {in_the_way} ({error.strerror}); remove it") from error
+        if error.errno in _NOT_OPENABLE:
+            obstacle = os.path.dirname(path) if error.errno == errno.ENOTDIR else path
+            raise UnsafePathError(f"cannot open {obstacle} ({error.strerror}); remove it") from error
         raise
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode) or info.st_uid != os.getuid():
         os.close(fd)
-        raise UnsafePathError(f"{path} is not a file of ours; remove it")
+        raise UnsafePathError(f"{path} is not a file of this user; remove it")
     if stat.S_IMODE(info.st_mode) & 0o077:
         os.fchmod(fd, 0o600)
-    if flags & os.O_TRUNC:  # only now that it is known to be ours
+    if flags & os.O_TRUNC:  # not by open(), because the file is known to be this user's only now
         os.ftruncate(fd, 0)
     return fd
 
 
 def replace(path: str, by: str) -> None:
-    """Renames a file of ours. Raises UnsafePathError where something else than one would go."""
+    """Rename ``by`` to ``path``. Raises UnsafePathError if ``path`` exists and is not a file of this user."""
     if os.path.lexists(path) and not is_own_file(path):
-        raise UnsafePathError(f"{path} is not a file of ours; remove it")
+        raise UnsafePathError(f"{path} is not a file of this user; remove it")
     os.rename(by, path)
 
 
 def is_own_file(path: str) -> bool:
+    """Return whether the path is a regular file of this user."""
     return _is_own(path, stat.S_ISREG)
 
 
 def is_own_socket(path: str) -> bool:
-    """Whoever listens in it, or does not any more."""
+    """Return whether the path is a socket of this user. No process need listen there any more."""
     return _is_own(path, stat.S_ISSOCK)
 
 
-def _is_own(path: str, is_such: Callable[[int], bool]) -> bool:
-    """Whether such a thing lies there, and is ours. Nothing is followed."""
+def _is_own(path: str, is_type: Callable[[int], bool]) -> bool:
     try:
         info = os.lstat(path)
     except OSError:
         return False
-    return is_such(info.st_mode) and info.st_uid == os.getuid()
+    return is_type(info.st_mode) and info.st_uid == os.getuid()

@@ -1,3 +1,4 @@
-"""Importing one of these modules makes an SDK count into the session. Each is optional, and does nothing where its SDK
-is not installed.
+"""Modules that make an SDK count into the session when they are imported.
+
+Each of them is optional, and does nothing if its SDK is not installed. They need Python 3.9.
 """

@@ -1,10 +1,11 @@
-"""``import brakit_sidecar.integrations.brakit``: count what an application with PyPI's brakit does into the session.
+"""Counts the requests, queries, fetches and errors of an application that imports PyPI's brakit.
 
-It works in every worker, and brakit's own event at exit is not sent.
+``import brakit_sidecar.integrations.brakit`` is all that an application does. It works in each worker, and stops brakit
+from sending its own event at exit.
 
-brakit has no hook for this, so its event bus and the two functions with which it enters an application are wrapped.
-Its objects hold URLs, SQL, headers and bodies: only numbers are taken from them, and a route, which is hashed in this
-process. Listeners run on the request's own thread or loop, so nothing here may block or raise.
+Brakit has no hook for this, so its event bus is wrapped, and so are the two functions by which it enters an
+application. Brakit's objects hold URLs, SQL, headers and bodies. Only numbers are read from them, and a route, which is
+hashed in this process. Listeners run on the request's thread or event loop, so nothing here may block or raise.
 """
 
 from __future__ import annotations
@@ -18,40 +19,40 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import brakit_sidecar
-
+from .. import connect
 from ..host.debug import debug
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# brakit's module for each framework, and the function in it that enters an application that was just made.
-_ENTRANCES = {"flask": "_install_hooks", "fastapi": "_install_middleware"}
+    from ..client.telemetry import Telemetry
+
+# The frameworks that brakit supports, and the function of brakit's module that enters a new application.
+_ENTRY_FUNCTIONS = {"flask": "_install_hooks", "fastapi": "_install_middleware"}
 _CANDIDATES = ("flask", "fastapi", "django")
 
-# Requests below this path are brakit's own: processes of its that found no Node core forward to one another.
-_BRAKITS_OWN = "/__brakit"
+# Requests below this path come from brakit: processes without a Node core forward what they see to one another.
+_BRAKIT_PATH = "/__brakit"
 
-# A segment that names one thing and not a kind of things: a number, a UUID, hex of 12 and more, a token of letters and
-# digits of 8 and more.
+# A segment that is an id: a number, a UUID, 12 or more hex digits, or a token of 8 or more letters and digits.
 _ID_SEGMENT = re.compile(
     r"\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{12,}|(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{8,}", re.IGNORECASE
 )
 
 
 def route_of(method: str, path: str) -> str:
-    """Method and path, the segments that are ids replaced, without the query."""
+    """Return method and path without the query, with ":id" for each segment that is an id."""
     segments = path.partition("?")[0].split("/")
     return f"{method} " + "/".join(":id" if _ID_SEGMENT.fullmatch(segment) else segment for segment in segments)
 
 
 class _Listener:
-    """What brakit's channels mean for the session."""
+    """Turns what brakit publishes on its channels into calls of the telemetry API."""
 
-    def __init__(self, telemetry: brakit_sidecar.Telemetry, setup_ms: float | None) -> None:
+    def __init__(self, telemetry: Telemetry, setup_ms: float | None) -> None:
         self._telemetry = telemetry
-        self._setup_ms = setup_ms  # of brakit's own set-up; None where that was over before we came
+        self._setup_ms = setup_ms  # how long brakit's import took; None if brakit was imported before this module
         self._is_set_up = False
         self._had_request = False
         self._channels: dict[str, Callable[[Any], None]] = {
@@ -61,17 +62,17 @@ class _Listener:
             "telemetry:error": lambda _error: telemetry.incr("error_count"),
         }
 
-    def hear(self, channel: str, data: Any, speaker: str) -> None:
-        """``speaker``: the module that speaks on the channel."""
-        heard = self._channels.get(channel)
-        if heard is None:
+    def receive(self, channel: str, data: Any, publisher: str) -> None:
+        """Count what the module ``publisher`` has published on a channel."""
+        count = self._channels.get(channel)
+        if count is None:
             return
-        if channel == "request:completed" and not self._is_set_up:  # an application that was made before we came
-            self.application_entered(speaker.rpartition(".")[2], None)
-        heard(data)
+        if channel == "request:completed" and not self._is_set_up:  # brakit entered the application before this import
+            self.complete_setup(publisher.rpartition(".")[2], None)
+        count(data)
 
-    def application_entered(self, framework: str, took_ms: float | None) -> None:
-        """Brakit is part of an application: its set-up is complete, and the framework is the one really used."""
+    def complete_setup(self, framework: str, took_ms: float | None) -> None:
+        """Report that brakit has entered an application. Its framework is the one that is really in use."""
         if self._is_set_up:
             return
         self._is_set_up = True
@@ -83,7 +84,7 @@ class _Listener:
         self._telemetry.set(setup_succeeded=True)
 
     def _request_completed(self, request: Any) -> None:
-        if request.is_static or request.is_health_check or request.url.startswith(_BRAKITS_OWN):
+        if request.is_static or request.is_health_check or request.url.startswith(_BRAKIT_PATH):
             return
         self._telemetry.request(route_of(request.method, request.url), request.duration_ms)
         if not self._had_request:
@@ -93,7 +94,7 @@ class _Listener:
 
 
 def _port(headers: dict[str, str]) -> int | None:
-    """The port that the client connected to, if its Host header names one."""
+    """Return the port in the Host header. Returns None if the header names none."""
     host = next((value for name, value in headers.items() if name.lower() == "host"), "")
     port = host.rpartition(":")[2]
     return int(port) if port.isdecimal() and 1 <= int(port) <= 65_535 else None
@@ -103,27 +104,27 @@ def _adapters() -> list[str]:
     return [str(adapter) for adapter in sys.modules["brakit._setup"]._detected_stack["adapters"]]  # noqa: SLF001
 
 
-# --- taking over ---------------------------------------------------------------------------------------------------
+# --- installation ---------------------------------------------------------------------------------------------------
 
 
 def _install() -> None:
-    """Raises ImportError where brakit is not installed, and whatever a brakit of another shape makes it raise."""
+    """Wrap brakit. Raises ImportError if brakit is not installed, and any exception if its internals have changed."""
     setup_ms = None
     if "brakit" not in sys.modules:
         started = time.perf_counter()
-        import brakit  # noqa: F401, PLC0415 (its import is its set-up)
+        import brakit  # noqa: F401, PLC0415 (importing brakit sets it up)
 
         setup_ms = (time.perf_counter() - started) * 1000
     own_telemetry = sys.modules.get("brakit._telemetry")
-    if own_telemetry is None:  # brakit is dormant here, and so are we
+    if own_telemetry is None:  # brakit is dormant here, so nothing is counted
         return
     atexit.unregister(own_telemetry._send_session)  # noqa: SLF001 (it has no public name)
-    telemetry = brakit_sidecar.connect(sdk="python", start=True)
+    telemetry = connect(sdk="python", start=True)
     telemetry.set(brakit_version=version("brakit"))
     listener = _Listener(telemetry, setup_ms)
     _wrap_bus(listener)
-    for framework, entrance in _ENTRANCES.items():
-        _wrap_entrance(listener, framework, entrance)
+    for framework, entry_function in _ENTRY_FUNCTIONS.items():
+        _wrap_entry_function(listener, framework, entry_function)
 
 
 def _wrap_bus(listener: _Listener) -> None:
@@ -133,35 +134,35 @@ def _wrap_bus(listener: _Listener) -> None:
     @wraps(original)
     def emit(self: Any, channel: str, data: object) -> None:
         try:
-            listener.hear(channel, data, sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 (its very use)
+            listener.receive(channel, data, sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 (the only way to the caller)
         except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
-            debug(f"brakit's {channel} was not counted", error)
+            debug(f"could not count brakit's {channel}", error)
         original(self, channel, data)
 
     bus.emit = emit
 
 
-def _wrap_entrance(listener: _Listener, framework: str, entrance: str) -> None:
+def _wrap_entry_function(listener: _Listener, framework: str, entry_function: str) -> None:
     module = sys.modules.get(f"brakit.frameworks.{framework}")
     if module is None:
         return
-    original = getattr(module, entrance)
+    original = getattr(module, entry_function)
 
     @wraps(original)
     def enter(app: Any, registry: Any) -> None:
         started = time.perf_counter()
         original(app, registry)
         try:
-            listener.application_entered(framework, (time.perf_counter() - started) * 1000)
+            listener.complete_setup(framework, (time.perf_counter() - started) * 1000)
         except Exception as error:  # noqa: BLE001 (telemetry must never break its host)
-            debug("brakit's set-up was not counted", error)
+            debug("could not count brakit's set-up", error)
 
-    setattr(module, entrance, enter)
+    setattr(module, entry_function, enter)
 
 
 try:
     _install()
 except ImportError:
-    debug("brakit is not installed: nothing to count for")
-except Exception as error:  # noqa: BLE001 (a brakit of another shape: the application runs on, uncounted)
-    debug("this brakit cannot be counted for", error)
+    debug("brakit is not installed, so nothing is counted")
+except Exception as error:  # noqa: BLE001 (an unknown version of brakit must not break its application)
+    debug("this version of brakit cannot be counted", error)
