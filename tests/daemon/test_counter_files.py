@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, SIZE
 
+from tests.daemon.counting import CountingWorker, fd_of, make_counter_file
 from tests.harness import Endpoint, Place, Wire, join_once, new_id, wait_until
 
 if TYPE_CHECKING:
@@ -32,40 +32,6 @@ ACCEPTED, REFUSED = [{"counter_file": 1}], [{"refused": {"reason": "bad_counter_
 sees_descriptors = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/PID/fd")
 
 
-class Worker(Wire):
-    """A producer that can pass descriptors with its lines."""
-
-    def send_hello(self, session: str, *fds: int, **more: Any) -> Worker:
-        hello = {"protocol": 1, "session": session, "producer": new_id(), "sdk": "python", "counter_file": 1, **more}
-        return self.write_with(json.dumps({"hello": hello}).encode() + b"\n", *fds)
-
-    def write_with(self, data: bytes, *fds: int) -> Worker:
-        sent = self.stream.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))])
-        assert sent == len(data)
-        return self
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def write(self, data: bytes) -> Worker:
-        super().write(data)
-        return self
-
-    def say(self, **frame: Any) -> Worker:
-        super().say(**frame)
-        return self
-
-    def replies(self) -> list[dict[str, Any]]:
-        """Return all that the daemon has sent in reply to the lines so far."""
-        self.say(ask="identity")
-        replies: list[dict[str, Any]] = []
-        for line in self.lines():
-            if "answer" in line:
-                return replies
-            replies.append(line)
-        raise AssertionError("the daemon closed the connection before it answered")
-
-
 class Daemon:
     """The daemon that all tests of this file share. Each test has its own sessions, and compares counts of refusals."""
 
@@ -74,8 +40,8 @@ class Daemon:
         self.place = place
         self.pid = place.serve().pid
 
-    def worker(self) -> Worker:
-        return Worker(self.place.socket_path)
+    def worker(self) -> CountingWorker:
+        return CountingWorker(self.place.socket_path)
 
     def owner(self, session: str) -> Wire:
         """Connect the owner of a session. Returns when the session is open."""
@@ -154,15 +120,9 @@ def other_cells(daemon: Daemon) -> Iterator[CounterFile]:
 
 
 def _make_counter_file(daemon: Daemon) -> Iterator[CounterFile]:
-    made = counter_file.shared(os.path.dirname(daemon.place.socket_path))
-    assert made is not None
+    made = make_counter_file(os.path.dirname(daemon.place.socket_path))
     yield made
     made.close()
-
-
-def fd_of(made: CounterFile) -> int:
-    assert made.fd is not None
-    return made.fd
 
 
 def set_count(made: CounterFile, field: str, count: int) -> None:
