@@ -1,4 +1,4 @@
-"""Workers that count in a file, with hand-written lines."""
+"""A worker that passes a counter file to the daemon with hand-written lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system reports of a process."""
+"""Facts that the system reports about a process."""
 
 from __future__ import annotations
 

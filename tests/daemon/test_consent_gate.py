@@ -85,7 +85,7 @@ def test_status_shows_the_decision_and_its_reason(config: Config) -> None:
     assert config.gate.status()["why"]
 
 
-def test_an_opt_out_in_the_config_is_noticed_beside_an_opt_in_by_the_environment(config: Config) -> None:
+def test_an_opt_out_in_the_config_is_noticed_despite_an_opt_in_by_the_environment(config: Config) -> None:
     config.gate.environ["BRAKIT_TELEMETRY"] = "true"
     assert not config.gate.config_was_changed()
     config.write(telemetry=False)

@@ -85,7 +85,7 @@ class Daemon:
         return found
 
     def counter_files(self) -> int:
-        """Return how many open descriptors are counter files. None are left between tests, which end their sessions."""
+        """Return how many open descriptors are counter files: 0 between tests, because each test ends its session."""
         return self.descriptors(only=lambda info: info.st_size == SIZE)
 
 
@@ -155,7 +155,7 @@ def test_counts_from_before_the_hello_are_included(daemon: Daemon, session: str,
         assert daemon.fields(session)["query_count"] == 3
 
 
-def test_counts_without_any_line_are_in_the_event(daemon: Daemon, cells: CounterFile) -> None:
+def test_counts_of_a_worker_that_sends_no_more_lines_are_in_the_event(daemon: Daemon, cells: CounterFile) -> None:
     session = new_id()
     with daemon.owner(session), daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -316,7 +316,7 @@ def test_a_producer_that_reconnects_with_a_bad_descriptor_keeps_its_counter_file
     "size",
     [0, 1, 100, counter_layout.CELL * counter_layout.FIRST_ROW, counter_layout.CELL * counter_layout.row_cell(2) - 1],
 )
-def test_a_counter_file_that_is_truncated_later_lowers_nothing(
+def test_a_counter_file_that_is_truncated_later_lowers_no_reported_value(
     daemon: Daemon, session: str, cells: CounterFile, size: int
 ) -> None:
     fd = os.dup(fd_of(cells))
@@ -333,7 +333,7 @@ def test_a_counter_file_that_is_truncated_later_lowers_nothing(
     os.close(fd)
 
 
-def test_a_counter_file_whose_magic_is_overwritten_lowers_nothing(
+def test_a_counter_file_whose_magic_is_overwritten_lowers_no_reported_value(
     daemon: Daemon, session: str, cells: CounterFile
 ) -> None:
     with daemon.worker() as worker:
@@ -345,7 +345,7 @@ def test_a_counter_file_whose_magic_is_overwritten_lowers_nothing(
         assert daemon.fields(session)["request_count"] == 3
 
 
-def test_cells_that_decrease_lower_nothing(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_cells_that_decrease_lower_no_reported_value(daemon: Daemon, session: str, cells: CounterFile) -> None:
     reported = []
     with daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -355,7 +355,7 @@ def test_cells_that_decrease_lower_nothing(daemon: Daemon, session: str, cells: 
     assert reported == [10, 10, 10, 12]
 
 
-def test_rows_that_decrease_lower_nothing(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_rows_that_decrease_lower_no_reported_value(daemon: Daemon, session: str, cells: CounterFile) -> None:
     observe(cells, ROUTE, 4)
     observe(cells, OTHER_ROUTE, 1)
     with daemon.worker() as worker:

@@ -191,7 +191,7 @@ def test_nothing_is_sent_over_http_except_to_loopback(host: str) -> None:
 
 
 def report_numbered(place: Place, count: int) -> None:
-    """Report so many events at once, with the number of each in its brakit_version."""
+    """Report ``count`` events at once, with the number of each in its brakit_version."""
     with Wire(place.socket_path).hello() as wire:
         lines = [{"event": {"name": "cli_invoked", "brakit_version": f"0.0.{number}"}} for number in range(count)]
         wire.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines)).sync()
@@ -258,7 +258,7 @@ def test_consent_is_read_again_right_before_each_request(endpoint: Endpoint, pla
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's table of connections")
-def test_no_event_arrives_after_telemetry_off_if_it_was_still_connecting() -> None:
+def test_no_event_arrives_after_telemetry_off_if_its_attempt_was_still_connecting() -> None:
     """The endpoint's backlog is full. The kernel retries the connect after a second, when consent is withdrawn."""
     with (
         listening(0) as listener,
@@ -288,7 +288,7 @@ def test_no_event_arrives_after_telemetry_off_if_it_was_still_connecting() -> No
 
 
 def report_until_connected(place: Place, endpoint: FaultyEndpoint) -> None:
-    """Report an event, again and again until an attempt connects. On a slow machine an attempt may time out before."""
+    """Report an event, again and again until an attempt connects. A slow attempt may time out first."""
     already = len(place.receipts())
     place.start()
     report_numbered(place, 1)

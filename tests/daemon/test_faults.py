@@ -88,7 +88,7 @@ def _outcome(fault: str) -> Outcome:
 
 
 def settled(place: Place, count: int) -> dict[str, Any]:
-    """Wait until so many events are sent or dropped. Returns the delivery part of the daemon's status."""
+    """Wait until ``count`` events are sent or dropped. Returns the delivery part of the daemon's status."""
     delivery: dict[str, Any] = {}
 
     def is_settled() -> bool:
@@ -174,7 +174,7 @@ def test_no_fault_keeps_the_daemon_from_exiting() -> None:
 
 @pytest.mark.slow
 def test_the_command_does_not_wait_for_the_endpoint(endpoint: Endpoint, place: Place) -> None:
-    """The event is still queued when the command exits. The test retries, because the attempt times out after 3 s."""
+    """The event is still queued when the command exits. The test retries, because the attempt may time out first."""
     endpoint.may_answer.clear()
     place.serve()
 
@@ -186,7 +186,7 @@ def test_the_command_does_not_wait_for_the_endpoint(endpoint: Endpoint, place: P
 
 
 def emitting(count: int) -> list[str]:
-    """Return a command that reports so many events."""
+    """Return a command that reports ``count`` events."""
     events = "".join("t.event('cli_invoked', command='run');" for _ in range(count))
     return [sys.executable, "-c", f"import brakit_sidecar; t = brakit_sidecar.connect(); {events} t.close()"]
 
@@ -359,7 +359,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_request_is_the_same_bytes_with_the_variables_of(endpoints: FaultyEndpoint, name: str) -> None:
+def test_the_request_is_the_same_bytes_in_every_environment(endpoints: FaultyEndpoint, name: str) -> None:
     """Two events are sent. The second request holds nothing that the first answer has set or asked for."""
     already = len(endpoints.callers)
     with Place(f"http://127.0.0.1:{endpoints.port}", **ENVIRONMENTS[name]) as place:

@@ -263,7 +263,7 @@ def lines_of(path: str) -> list[str]:
 
 @contextmanager
 def many_descriptors() -> Iterator[None]:
-    """Let this process have 4096 descriptors. Skips the test if it may not."""
+    """Let this process have 4096 descriptors. Skips the test if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip(f"no more than {hard} descriptors here")
@@ -294,7 +294,7 @@ def test_a_thousand_producers_of_a_hundred_sessions_are_counted_at_once(place: P
     assert {body["properties"]["endpoint_count"] for body in bodies} == {1}
 
 
-def test_slow_and_not_reading_producers_and_garbage_cost_no_count(place: Place, endpoint: Endpoint) -> None:
+def test_no_count_is_lost_beside_slow_producers_unread_answers_and_garbage(place: Place, endpoint: Endpoint) -> None:
     daemon = place.serve()
     session = new_id()
     garbage = [b"\0" * 65_535 + b"\n", b'{"x":1}\n' * 8192, b"[" * 65_535 + b"\n", os.urandom(65_536)]
@@ -302,7 +302,7 @@ def test_slow_and_not_reading_producers_and_garbage_cost_no_count(place: Place, 
     def send_often(data: bytes) -> None:
         for _ in range(64):
             with suppress(OSError), Wire(place.socket_path).hello(session=new_id()) as wire:
-                wire.write(data)  # the daemon closes the connection
+                wire.write(data)  # the daemon closes the connection after a part of it
 
     senders = [threading.Thread(target=send_often, args=(data,)) for data in garbage]
     with ExitStack() as stack:

@@ -44,7 +44,7 @@ time.sleep(600)
 
 
 class Killed:
-    """A place whose daemon was killed during a session that had request_counts three requests."""
+    """A place whose daemon was killed during a session of three requests."""
 
     def __init__(self, place: Place) -> None:
         self.place = place

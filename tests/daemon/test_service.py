@@ -43,7 +43,7 @@ SESSION = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
 
 
 class RecordingIntake:
-    """An intake whose drains do what the test sets."""
+    """An intake whose drains have the results and the side effect that the test sets."""
 
     def __init__(self) -> None:
         self.is_short = False

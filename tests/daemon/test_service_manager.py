@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tests.harness import Endpoint
 
-# Runs `serve` with these descriptors from number 3 on, and with the variables of systemd's protocol for activation.
+# Runs `serve` with these descriptors from number 3 on, and with the variables of systemd's socket activation.
 HAND_OVER = """
 import fcntl, os, sys
 fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",") if fd]
@@ -181,7 +181,7 @@ def test_a_connection_to_an_exiting_daemon_waits_for_the_next_daemon(manager: Ma
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/PID/fd")
-def test_the_lock_of_a_daemon_that_listened_before_is_waited_for(manager: Manager) -> None:
+def test_the_daemon_waits_for_the_lock_of_one_that_listened_before(manager: Manager) -> None:
     """A worker that connects meanwhile waits for the daemon and loses nothing."""
     before = manager.place.serve()
     with Wire(manager.place.socket_path).hello() as wire:

@@ -371,7 +371,7 @@ def test_an_unknown_question_gets_an_empty_answer_and_a_refusal(daemon: Daemon) 
         assert wire.ask("the time") == (None, [{"reason": "unknown_ask", "line": 2}])
 
 
-def test_a_producer_that_never_reads_is_not_waited_for(daemon: Daemon) -> None:
+def test_the_daemon_does_not_wait_for_a_producer_that_never_reads(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
     with daemon.worker(session) as not_reading:
@@ -383,7 +383,7 @@ def test_a_producer_that_never_reads_is_not_waited_for(daemon: Daemon) -> None:
     owner.close()
 
 
-def test_lines_after_a_question_count_though_the_answer_is_never_read(daemon: Daemon) -> None:
+def test_lines_after_a_question_count_even_if_the_answer_is_never_read(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
     with daemon.worker(session) as not_reading:
@@ -563,14 +563,14 @@ def test_a_worker_that_was_not_yet_accepted_may_report_its_end_after_the_owners(
     owner.close()
 
 
-def test_a_session_is_sealed_although_a_live_worker_reports_no_end(daemon: Daemon) -> None:
+def test_a_session_is_sealed_even_if_a_live_worker_never_reports_its_end(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.say(incr={"request_count": 1}).sync()
         assert daemon.finish(session)["request_count"] == 1  # the worker is still connected
 
 
-def test_a_session_whose_owner_is_killed_ends_as_a_crash(daemon: Daemon) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_is_killed(daemon: Daemon) -> None:
     session = new_id()
     owner = subprocess.Popen([sys.executable, "-c", _OWNER, daemon.place.socket_path, session], stdout=subprocess.PIPE)
     assert owner.stdout is not None
@@ -682,7 +682,7 @@ def graced(daemon: Daemon) -> Graced:
 
 
 @pytest.mark.slow
-def test_a_session_without_an_owner_crashes_with_its_last_worker(graced: Graced) -> None:
+def test_the_exit_reason_is_crash_if_the_last_worker_crashes_without_an_owner(graced: Graced) -> None:
     ended = graced["the last worker crashes"]
     assert (ended["exit_reason"], ended["request_count"]) == ("crash", 2)
 
@@ -705,7 +705,7 @@ def test_the_workers_of_a_group_are_one_session(graced: Graced) -> None:
 
 
 @pytest.mark.slow
-def test_a_session_crashes_if_its_owner_does_not_reconnect(graced: Graced) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_does_not_reconnect(graced: Graced) -> None:
     assert graced["the owner loses its connection"]["exit_reason"] == "crash"
 
 

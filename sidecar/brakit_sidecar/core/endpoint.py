@@ -9,7 +9,10 @@ DEFAULT_ENDPOINT = "https://us.i.posthog.com"
 
 
 def is_acceptable_endpoint(endpoint: str) -> bool:
-    """Return True if the endpoint is https, or http on loopback. Anybody on the network can read plain http."""
+    """Return True for https, and for http on loopback.
+
+    Other http endpoints are not acceptable, because the network could read the events.
+    """
     try:
         url = urlsplit(endpoint)
         port = url.port

@@ -62,7 +62,7 @@ class Worker:
         self.totals: Counter[str] = Counter()
         self.durations: Counter[str] = Counter()
         self.marks: set[str] = set()
-        self.has_requests = False  # and has reported its first request
+        self.has_requests = False  # True once it has reported its first request
         self.is_alive = True
 
 
@@ -79,7 +79,7 @@ class Killed(RuleBasedStateMachine):
         self.table: SessionTable | None = None  # the running daemon's; None if no daemon runs
         self.members: dict[str, Member] = {}
         self.attached: set[str] = set()  # producers whose counter files the running daemon reads
-        self.writes_left: int | None = None  # until the daemon is killed; None if it is not killed
+        self.writes_left: int | None = None  # before the daemon is killed; None if it is not killed
 
     def teardown(self) -> None:
         self.few.stop()

@@ -15,20 +15,20 @@ def test_the_diagram_in_the_documentation_is_generated_from_the_table() -> None:
     assert shown == as_mermaid()
 
 
-def files_of_the_walk() -> list[str]:
+def files_of_a_request() -> list[str]:
     """Return the files that the page names where it follows one request through the code."""
     text = PAGE.read_text(encoding="utf-8")
     walk = text.partition("## One request")[2].partition("\n## ")[0]
     return [part for part in walk.split("`")[1::2] if "/" in part]
 
 
-def test_the_walk_names_each_file_once() -> None:
-    files = files_of_the_walk()
+def test_the_page_names_each_file_of_a_request_once() -> None:
+    files = files_of_a_request()
     assert len(files) > 20
     assert sorted(files) == sorted(set(files))
 
 
-def test_every_file_of_the_walk_exists() -> None:
+def test_every_file_that_the_page_names_exists() -> None:
     package = PAGE.parents[1] / "sidecar" / "brakit_sidecar"
-    missing = [file for file in files_of_the_walk() if not (package / f"{file}.py").exists()]
+    missing = [file for file in files_of_a_request() if not (package / f"{file}.py").exists()]
     assert missing in ([], ["client/link"])

@@ -1,4 +1,4 @@
-"""The batch: increments counted by distinct line, without parsing each of them."""
+"""The line batch: equal increment lines are counted and not parsed one by one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_line_is_flushed_once() -> None:
     assert flushed(batch) == {}
 
 
-def test_a_batch_counts_on_after_a_flush() -> None:
+def test_a_batch_counts_further_lines_after_a_flush() -> None:
     batch = LineBatch()
     batch.add([ONE])
     flushed(batch)

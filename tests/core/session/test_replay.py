@@ -1,4 +1,4 @@
-"""Sessions replayed from the records of a journal, without files and with time as a number."""
+"""Sessions that are replayed from the records of a journal, without files and with time as a number."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_worker_found_dead_does_not_become_the_last_one_to_leave(story: Story)
     assert found.last_left.id == "q"
 
 
-def test_a_session_crashes_at_the_time_of_its_last_record_after_a_power_cut(story: Story) -> None:
+def test_a_power_cut_is_a_crash_at_the_time_of_the_last_record(story: Story) -> None:
     found = recovered(story.owner().worker("p").at(42).send("p", set={"framework": "flask"}), boot=NEXT_BOOT)
     assert found.ending is not None
     assert found.ending.exit_reason == "crash"

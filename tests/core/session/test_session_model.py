@@ -137,7 +137,7 @@ class Model:
             self.sent.append({"event": name, **{field: known.get(field, value) for field, value in defaults.items()}})
 
     def time(self, field: str, elapsed_ms: int) -> int:
-        """Return the earliest time that was reported, or the present time if none was."""
+        """Return the earliest time that was reported, or the session's age if none was."""
         return min(self.values[field], default=elapsed_ms)
 
     def fields(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Producer:
         self.line, self.effects = {}, []
 
 
-# Two keys for the same value are not put into one line, because their order in it is not defined. An event has its own.
+# Two keys for the same value are not put into one line, because the order of keys is not defined.
 EXCLUDED = {"incr": "total", "total": "incr", "observe": "histogram", "histogram": "observe"}
 
 producers = st.integers(0, len(PRODUCERS) - 1)

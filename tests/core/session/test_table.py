@@ -66,7 +66,7 @@ def test_a_session_does_not_wait_for_a_worker_that_reported_its_end_before(story
     assert story.due(7) == [("clean", 7)]
 
 
-def test_a_stop_may_give_workers_less_time(story: Story) -> None:
+def test_a_stopping_daemon_may_give_workers_less_time(story: Story) -> None:
     story.worker("a").run(story.session.end("unknown", story.now, story.now, goodbye_s=0.1))
     assert story.due(0.09) == []
     story.session.stop_waiting()
@@ -87,7 +87,7 @@ def test_an_owner_that_lost_its_connection_has_the_grace_to_reconnect(story: Sto
     assert story.due(30) == [("sigterm", 30)]
 
 
-def test_a_session_crashes_at_the_disconnect_of_an_owner_that_does_not_reconnect(story: Story) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_does_not_reconnect(story: Story) -> None:
     story.owner().worker("a").end("a").at(10).close("owner")
     assert story.table.next_due() == 1010 + GRACE_S
     assert story.due(10 + GRACE_S) == [("crash", 10)]
@@ -105,12 +105,12 @@ def test_the_connection_of_an_owner_that_exited_is_first_read_to_eof(story: Stor
     assert story.due(10) == [("sigterm", 10)]
 
 
-def test_a_session_crashes_if_its_owner_exited_without_an_end(story: Story) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_exited_without_an_end(story: Story) -> None:
     story.owner().at(10).run(story.session.owner_exited(story.now)).close("owner")
     assert story.due(10) == [("crash", 10)]
 
 
-def test_one_of_two_connections_of_an_owner_is_enough(story: Story) -> None:
+def test_an_owner_with_two_connections_may_lose_one(story: Story) -> None:
     story.owner("first").owner("second").at(1).close("first")
     assert story.due(1 + 2 * GRACE_S) == []
 
@@ -163,7 +163,7 @@ def test_a_worker_that_connects_within_the_grace_continues_the_session(story: St
     assert story.due(100 + GRACE_S) == [("sighup", 100)]
 
 
-def test_a_session_crashes_if_its_last_worker_reported_no_end(story: Story) -> None:
+def test_the_exit_reason_is_crash_if_the_last_worker_reported_no_end(story: Story) -> None:
     story.worker("a").worker("b").at(5).end("a").close("a").at(6).close("b")
     assert story.due(6 + GRACE_S) == [("crash", 6)]
 

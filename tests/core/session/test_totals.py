@@ -118,7 +118,7 @@ def test_the_framework_is_the_first_value_that_is_not_unknown() -> None:
     assert session.send("p", set={"framework": "django"})["framework"] == "flask"
 
 
-def test_a_framework_outside_the_vocabulary_counts_as_the_first_one() -> None:
+def test_a_framework_outside_the_vocabulary_is_reported_as_other() -> None:
     assert (
         Conversation().send("p", set={"framework": "homemade"}).send("p", set={"framework": "flask"})["framework"]
         == "other"
@@ -246,7 +246,7 @@ def test_a_snapshot_of_the_counter_file_is_merged_like_totals_and_rows_of_a_line
     ) == (5, 1, 2, 1)
 
 
-def test_an_older_snapshot_of_the_counter_file_lowers_nothing() -> None:
+def test_an_older_snapshot_of_the_counter_file_lowers_no_reported_value() -> None:
     session = Conversation().send("p", total={"request_count": 5}, histogram={ID_A: [4_000_000, 2, 0, 0, 0, 0, 0]})
     session.state.producer("p").merge_snapshot(
         CounterSnapshot({"request_count": 4}, {ID_A: (1_000_000, 1, 0, 0, 0, 0, 0)})
@@ -361,7 +361,7 @@ def test_a_dashboard_view_holds_the_requests_of_all_workers_and_sets_dashboard_o
     assert (session["dashboard_opened"], session["time_to_dashboard_ms"]) == (True, 3)
 
 
-def test_a_dashboard_viewed_before_any_request_has_no_requests() -> None:
+def test_a_dashboard_view_before_any_request_holds_zero_requests() -> None:
     session = Conversation().send("p", event={"name": "dashboard_viewed"})
     assert session.sent[0].fields["request_count_at_open"] == 0
 

@@ -66,7 +66,7 @@ class PostHogSink:
                 auto_decompress=False,
                 skip_auto_headers=set(HEADERS),
                 timeout=aiohttp.ClientTimeout(),  # the caller sets the deadline, which covers name resolution
-                trust_env=False,  # aiohttp would also read .netrc
+                trust_env=False,  # if True, aiohttp would also read .netrc
             ) as session:
                 answer = await session.post(
                     self._url,
@@ -98,7 +98,10 @@ def _socket(address: AddrInfoType) -> socket:
 
 
 class _Resolver(AbstractResolver):
-    """Call getaddrinfo in a thread that the daemon does not wait for when it exits, as it would for asyncio's own."""
+    """A resolver that calls getaddrinfo in a thread.
+
+    The daemon's exit does not wait for this thread. It would wait for the thread of asyncio's own resolver.
+    """
 
     async def resolve(self, host: str, port: int = 0, family: AddressFamily = AF_INET) -> list[ResolveResult]:
         lookup = partial(getaddrinfo, host, port, family, SOCK_STREAM, 0, AI_ADDRCONFIG)
@@ -137,10 +140,8 @@ def _verdict_of(status: int) -> Verdict:
 _REASONS: tuple[tuple[Any, Reason], ...] = (
     ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), Reason.PROXY),
     ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
-    (
-        (aiohttp.ClientConnectorDNSError, gaierror, UnicodeError),
-        Reason.NAME_RESOLUTION,
-    ),  # UnicodeError: not a host name
+    # UnicodeError: the text is not a host name.
+    ((aiohttp.ClientConnectorDNSError, gaierror, UnicodeError), Reason.NAME_RESOLUTION),
     (ConnectionRefusedError, Reason.REFUSED),
     ((aiohttp.ServerDisconnectedError, ConnectionError), Reason.RESET),
     (aiohttp.ClientResponseError, Reason.BAD_ANSWER),
