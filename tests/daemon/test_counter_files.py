@@ -33,7 +33,7 @@ sees_descriptors = pytest.mark.skipif(sys.platform != "linux", reason="needs /pr
 
 
 class Daemon:
-    """The daemon that all tests of this file share. Each test has its own sessions, and compares counts of refusals."""
+    """The daemon that all tests of this file share. A test uses new sessions, and checks which refusals it added."""
 
     def __init__(self, endpoint: Endpoint | None, place: Place) -> None:
         self.endpoint = endpoint

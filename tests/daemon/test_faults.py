@@ -117,7 +117,9 @@ def test_the_event_has_its_receipt_and_is_counted_under_its_reason(outcomes: dic
 
 @pytest.mark.slow
 @each
-def test_there_is_one_connection_and_the_arrived_body_is_the_receipts(outcomes: dict[str, Outcome], fault: str) -> None:
+def test_a_fault_costs_one_connection_and_the_receipt_holds_the_body_that_arrived(
+    outcomes: dict[str, Outcome], fault: str
+) -> None:
     assert outcomes[fault].connections == (MEETINGS[fault].where != NOBODY)
     (receipt,) = outcomes[fault].receipts
     assert outcomes[fault].arrived == ([] if BEFORE_THE_REQUEST.search(fault) else [receipt["body"].encode()])
@@ -192,7 +194,7 @@ def emitting(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("reason", ["reset", "server_error"])
-def test_the_breaker_drops_events_untried_after_repeated_failures(reason: str) -> None:
+def test_the_breaker_drops_events_without_an_attempt_after_repeated_failures(reason: str) -> None:
     behave = {"reset": faults.resets, "server_error": faults.answers(500)}[reason]
     with FaultyEndpoint(behave) as faulty, Place(f"http://127.0.0.1:{faulty.port}") as place:
         place.serve()

@@ -430,7 +430,7 @@ def test_a_counter_file_whose_descriptor_was_released_is_opened_by_its_name(daem
 # --- the owner's process --------------------------------------------------------------------------------
 
 
-def test_the_exit_of_the_process_that_owns_a_session_ends_it(daemon: Daemon) -> None:
+def test_a_session_ends_when_the_process_that_owns_it_exits(daemon: Daemon) -> None:
     daemon.join()
     daemon.service.run(daemon.session.own_by_process(os.getpid()))
     assert daemon.watcher.is_alive[SESSION, None]()
@@ -594,7 +594,7 @@ def test_a_session_that_is_withdrawn_during_its_compaction_is_not_journaled(daem
     assert daemon.journaled() == []
 
 
-def test_the_watch_of_an_owner_ends_with_its_session(daemon: Daemon) -> None:
+def test_a_withdrawal_ends_the_watch_of_the_owners_process(daemon: Daemon) -> None:
     daemon.join()
     daemon.service.run([WatchOwner(SESSION, os.getpid())])
     daemon.service.withdraw()

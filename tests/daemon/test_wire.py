@@ -24,7 +24,7 @@ ROUTE, OTHER_ROUTE = "9f3a61c2d4e5b607", "00000000000000aa"
 
 
 class Daemon:
-    """The daemon that all tests of this file share. Each test has its own sessions, and compares counts of refusals."""
+    """The daemon that all tests of this file share. A test uses new sessions, and checks which refusals it added."""
 
     def __init__(self, endpoint: Endpoint, place: Place) -> None:
         self.endpoint = endpoint
@@ -682,7 +682,7 @@ def graced(daemon: Daemon) -> Graced:
 
 
 @pytest.mark.slow
-def test_the_exit_reason_is_crash_if_the_last_worker_crashes_without_an_owner(graced: Graced) -> None:
+def test_the_exit_reason_is_crash_if_the_last_worker_crashes_and_there_is_no_owner(graced: Graced) -> None:
     ended = graced["the last worker crashes"]
     assert (ended["exit_reason"], ended["request_count"]) == ("crash", 2)
 

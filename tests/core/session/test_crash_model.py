@@ -79,7 +79,7 @@ class Killed(RuleBasedStateMachine):
         self.table: SessionTable | None = None  # the running daemon's; None if no daemon runs
         self.members: dict[str, Member] = {}
         self.attached: set[str] = set()  # producers whose counter files the running daemon reads
-        self.writes_left: int | None = None  # before the daemon is killed; None if it is not killed
+        self.writes_left: int | None = None  # writes until the daemon is killed; None: it is not
 
     def teardown(self) -> None:
         self.few.stop()

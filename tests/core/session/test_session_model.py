@@ -417,7 +417,7 @@ TestInterleaved.settings = settings(max_examples=150, stateful_step_count=50)
 
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(PRODUCERS), strategies.lines), max_size=8))
-def test_every_event_is_in_the_pages_grammar_whatever_lines_arrive(lines: list[tuple[str, bytes]]) -> None:
+def test_every_event_matches_the_telemetry_page_whatever_lines_arrive(lines: list[tuple[str, bytes]]) -> None:
     session = SessionTotals()
     for when, (producer, line) in enumerate(lines):
         frame = parse(line)
