@@ -1,4 +1,4 @@
-"""What arrives at the remote endpoint, and what becomes of an event where nothing may."""
+"""The requests that arrive at the remote endpoint, and the outcome of events that must not be sent."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def say_a_session(place: Place, session: str) -> None:
-    """One whole session, each of its events once, over the wire."""
+def report_a_session(place: Place, session: str) -> None:
+    """Report a whole session over the wire, with each of its events once."""
     with Wire(place.socket_path).hello(session, role="owner") as owner:
         owner.sync()
         with Wire(place.socket_path).hello(session) as worker:
@@ -38,10 +38,12 @@ def say_a_session(place: Place, session: str) -> None:
         owner.say(end={"exit_reason": "clean"}).sync()
 
 
-# --- what arrives, exactly ----------------------------------------------------------------------------
+# --- the exact requests -------------------------------------------------------------------------------
 
 
 class Arrived(NamedTuple):
+    """All that arrived at an endpoint, and what it is compared with."""
+
     session: str
     anonymous_id: str
     requests: list[tuple[str, dict[str, str], bytes]]
@@ -55,12 +57,12 @@ class Arrived(NamedTuple):
 
 @pytest.fixture(scope="module")
 def arrived() -> Iterator[Arrived]:
-    """A session and the two events that need none, at a well-behaved endpoint."""
+    """Report a session, and the two events that need no session, to a healthy endpoint."""
     endpoint, session = Endpoint(), new_id()
     began = datetime.now(timezone.utc)
-    with Place(endpoint.url + "/") as place:  # the slash is one too many, and does not matter
+    with Place(endpoint.url + "/") as place:  # the slash at the end makes no difference
         place.start()
-        say_a_session(place, session)
+        report_a_session(place, session)
         with Wire(place.socket_path).hello() as wire:
             for _ in range(2):
                 wire.say(event={"name": "cli_invoked", "command": "install", "brakit_version": "0.10.2"})
@@ -76,7 +78,7 @@ def test_each_event_is_one_post_to_the_capture_path(arrived: Arrived) -> None:
     assert set(arrived.by_event()) == set(page.EVENTS)
 
 
-def test_a_request_has_these_headers_and_no_other(arrived: Arrived) -> None:
+def test_a_request_has_exactly_these_headers(arrived: Arrived) -> None:
     for _path, headers, raw in arrived.requests:
         assert set(headers) == {
             "host", "content-type", "content-length", "user-agent", "accept", "accept-encoding", "connection",
@@ -86,19 +88,19 @@ def test_a_request_has_these_headers_and_no_other(arrived: Arrived) -> None:
         assert headers["content-length"] == str(len(raw))
 
 
-def test_a_body_has_these_keys_and_no_other(arrived: Arrived) -> None:
+def test_a_body_has_exactly_these_keys(arrived: Arrived) -> None:
     for body in arrived.by_event().values():
         assert list(body) == ["api_key", "event", "distinct_id", "uuid", "timestamp", "properties"]
         assert body["api_key"] == "phc_test"
 
 
-def test_the_distinct_id_is_the_configs_anonymous_id(arrived: Arrived) -> None:
+def test_the_distinct_id_is_the_anonymous_id_of_the_config(arrived: Arrived) -> None:
     assert {body["distinct_id"] for body in arrived.by_event().values()} == {arrived.anonymous_id}
     assert str(uuid.UUID(arrived.anonymous_id)) == arrived.anonymous_id
 
 
 @pytest.mark.parametrize("event", page.EVENTS)
-def test_the_properties_are_what_the_page_promises(arrived: Arrived, event: str) -> None:
+def test_the_properties_are_those_of_the_telemetry_page(arrived: Arrived, event: str) -> None:
     properties = arrived.by_event()[event]["properties"]
     promised = {name: value for name, value in properties.items() if not name.startswith("$")}
     assert page.broken_promises(event, promised) == {}
@@ -106,11 +108,11 @@ def test_the_properties_are_what_the_page_promises(arrived: Arrived, event: str)
 
 
 @pytest.mark.parametrize("event", ["session", "setup_completed", "first_request", "dashboard_viewed"])
-def test_what_a_session_sends_once_has_a_uuid_of_session_and_event(arrived: Arrived, event: str) -> None:
+def test_the_uuid_of_a_once_only_event_is_made_of_session_and_event(arrived: Arrived, event: str) -> None:
     assert arrived.by_event()[event]["uuid"] == str(uuid.uuid5(uuid.UUID(arrived.session), event))
 
 
-def test_what_is_sent_each_time_has_a_random_uuid_each_time(arrived: Arrived) -> None:
+def test_an_event_that_may_be_repeated_has_a_random_uuid_each_time(arrived: Arrived) -> None:
     bodies = [json.loads(raw) for _path, _headers, raw in arrived.requests]
     uuids = [uuid.UUID(body["uuid"]) for body in bodies if body["event"] in ("cli_invoked", "cli_uninstall")]
     assert len(set(uuids)) == 3
@@ -124,7 +126,7 @@ def test_the_timestamp_is_the_time_in_utc_to_the_millisecond(arrived: Arrived) -
         assert arrived.began.replace(microsecond=0) <= at <= arrived.ended
 
 
-def test_what_was_said_once_is_known_in_every_event_after_it(arrived: Arrived) -> None:
+def test_a_value_reported_once_is_in_every_later_event_of_the_session(arrived: Arrived) -> None:
     for event in ("setup_completed", "first_request", "dashboard_viewed", "session"):
         properties = arrived.by_event()[event]["properties"]
         assert (properties["brakit_version"], properties["sdk"]) == ("0.1.7", "python")
@@ -132,7 +134,7 @@ def test_what_was_said_once_is_known_in_every_event_after_it(arrived: Arrived) -
     assert arrived.by_event()["cli_invoked"]["properties"]["brakit_version"] == "0.10.2"
 
 
-def test_each_receipts_body_is_the_bytes_that_arrived(arrived: Arrived) -> None:
+def test_the_body_of_each_receipt_is_the_bytes_that_arrived(arrived: Arrived) -> None:
     assert sorted(receipt["body"].encode() for receipt in arrived.receipts) == sorted(r[2] for r in arrived.requests)
     assert {(receipt["outcome"], receipt["reason"]) for receipt in arrived.receipts} == {("sent", "")}
 
@@ -152,43 +154,44 @@ def url_of(listener: socket.socket, host: str = "127.0.0.1") -> str:
     return f"http://{host}:{listener.getsockname()[1]}"
 
 
-def assert_nobody_connected(listener: socket.socket) -> None:
+def assert_not_connected(listener: socket.socket) -> None:
+    """Assert that no client has connected to the listener."""
     with pytest.raises(BlockingIOError):
         listener.accept()
 
 
-def test_without_a_key_everything_stays_local() -> None:
+def test_nothing_is_sent_without_a_key() -> None:
     with listening() as listener, Place(BRAKIT_TELEMETRY_ENDPOINT=url_of(listener)) as place:
         receipt = fate(place)
         assert (receipt["outcome"], receipt["reason"]) == ("local", "no_key")
         assert json.loads(receipt["body"])["event"] == "cli_invoked"
         delivery = place.status()["delivery"]
         assert (delivery["sent"], delivery["local"], delivery["dropped"]) == (0, 1, {})
-        assert_nobody_connected(listener)
+        assert_not_connected(listener)
 
 
 @pytest.mark.parametrize("key", ["phx_personal", "k" * 65, "a key\t"])
-def test_a_key_that_the_endpoint_would_refuse_costs_no_connection(key: str) -> None:
+def test_nothing_is_sent_with_a_key_that_the_endpoint_would_refuse(key: str) -> None:
     with listening() as listener, Place(url_of(listener), BRAKIT_TELEMETRY_KEY=key) as place:
         place.environ["BRAKIT_TELEMETRY_KEY"] = key
         receipt = fate(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_key")
-        assert_nobody_connected(listener)
+        assert_not_connected(listener)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # reaches this machine, but is no loopback
-def test_plain_http_to_elsewhere_is_never_connected(host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # reach this machine, but are not loopback addresses
+def test_nothing_is_sent_over_http_except_to_loopback(host: str) -> None:
     with listening() as listener, Place(url_of(listener, host)) as place:
         receipt = fate(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_endpoint")
-        assert_nobody_connected(listener)
+        assert_not_connected(listener)
 
 
-# --- the queue, and consent that is withdrawn ---------------------------------------------------------
+# --- the queue and the withdrawal of consent ----------------------------------------------------------
 
 
-def say_numbered(place: Place, count: int) -> None:
-    """That many events at once; the number of each is its brakit_version."""
+def report_numbered(place: Place, count: int) -> None:
+    """Report ``count`` events at once, with the number of each in its brakit_version."""
     with Wire(place.socket_path).hello() as wire:
         lines = [{"event": {"name": "cli_invoked", "brakit_version": f"0.0.{number}"}} for number in range(count)]
         wire.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines)).sync()
@@ -198,34 +201,34 @@ def number_of(body: dict[str, Any]) -> int:
     return int(body["properties"]["brakit_version"].rpartition(".")[2])
 
 
-def test_of_too_many_events_the_oldest_go(endpoint: Endpoint, place: Place) -> None:
+def test_the_oldest_events_are_dropped_if_there_are_too_many(endpoint: Endpoint, place: Place) -> None:
     endpoint.may_answer.clear()
     place.start()
-    say_numbered(place, 300)
+    report_numbered(place, 300)
     overflowed: set[int] = set()
 
-    def has_settled() -> bool:
+    def have_overflowed() -> bool:
         nonlocal overflowed
         receipts = [receipt for receipt in place.receipts() if receipt["reason"] == "overflow"]
         overflowed = {number_of(json.loads(receipt["body"])) for receipt in receipts}
         return len(overflowed) >= 300 - 256 - 4
 
-    wait_until(has_settled, "the overflow")
+    wait_until(have_overflowed, "the overflow")
     endpoint.may_answer.set()
     wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
     assert 299 not in overflowed
     assert overflowed <= set(range(44))
-    assert len(overflowed) in range(40, 45)  # up to four were under way before the others came
+    assert len(overflowed) in range(40, 45)  # up to four were being sent before the others were queued
     arrived = {number_of(body) for body in endpoint.bodies}
     assert not arrived & overflowed
-    assert len(arrived) == len(endpoint.requests)  # none came twice
+    assert len(arrived) == len(endpoint.requests)  # none arrived twice
 
 
-def test_nothing_arrives_after_telemetry_off_though_the_endpoint_is_slow(endpoint: Endpoint, place: Place) -> None:
+def test_no_queued_event_arrives_after_telemetry_off(endpoint: Endpoint, place: Place) -> None:
     endpoint.may_answer.clear()
     place.start()
-    say_numbered(place, 12)
-    wait_until(lambda: len(endpoint.requests) == 4, "the first four, which are under way")
+    report_numbered(place, 12)
+    wait_until(lambda: len(endpoint.requests) == 4, "the first four requests")
     switched = place.run("telemetry", "off")
     assert switched.returncode == 0, switched.stderr
     endpoint.may_answer.set()
@@ -238,12 +241,12 @@ def test_nothing_arrives_after_telemetry_off_though_the_endpoint_is_slow(endpoin
     assert reasons.count("consent") >= 8
 
 
-def test_consent_is_asked_again_right_before_each_request(endpoint: Endpoint, place: Place) -> None:
-    """Nobody tells the daemon, and what waits gets its turn in the moment in which it could know."""
+def test_consent_is_read_again_right_before_each_request(endpoint: Endpoint, place: Place) -> None:
+    """No command notifies the daemon of this opt-out, and the queued events are next to be sent."""
     endpoint.may_answer.clear()
     daemon = place.start()["pid"]
-    say_numbered(place, 12)
-    wait_until(lambda: len(endpoint.requests) == 4, "the first four, which are under way")
+    report_numbered(place, 12)
+    wait_until(lambda: len(endpoint.requests) == 4, "the first four requests")
     with stopped(daemon):
         assert place.run("run", "true", BRAKIT_TELEMETRY="off").returncode == 0
         endpoint.may_answer.set()
@@ -255,15 +258,15 @@ def test_consent_is_asked_again_right_before_each_request(endpoint: Endpoint, pl
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's table of connections")
-def test_nothing_arrives_after_telemetry_off_of_what_was_still_connecting() -> None:
-    """The endpoint's backlog is full: the kernel tries to connect again after a second, when consent is gone."""
+def test_no_event_arrives_after_telemetry_off_if_its_attempt_was_still_connecting() -> None:
+    """The endpoint's backlog is full. The kernel retries the connect after a second, when consent is withdrawn."""
     with (
         listening(0) as listener,
         socket.create_connection(listener.getsockname()),
         Place(url_of(listener)) as place,
     ):
         place.start()
-        say_numbered(place, 1)
+        report_numbered(place, 1)
         port = f":{listener.getsockname()[1]:04X}"
 
         def is_connecting() -> bool:
@@ -272,7 +275,7 @@ def test_nothing_arrives_after_telemetry_off_of_what_was_still_connecting() -> N
 
         wait_until(is_connecting, "a connect that hangs")
         place.run("telemetry", "off")
-        listener.accept()[0].close()  # room for whoever tries again
+        listener.accept()[0].close()  # makes room in the backlog for the retry
         wait_until(place.is_gone, "the daemon's end")
         received = b""
         with suppress(BlockingIOError):
@@ -284,23 +287,23 @@ def test_nothing_arrives_after_telemetry_off_of_what_was_still_connecting() -> N
         assert receipt["outcome"] == "dropped"
 
 
-def say_until_it_connects(place: Place, endpoint: FaultyEndpoint) -> None:
-    """On a slow machine an attempt's time may be over before it does."""
+def report_until_connected(place: Place, endpoint: FaultyEndpoint) -> None:
+    """Report an event, again and again until an attempt connects. A slow attempt may time out first."""
     already = len(place.receipts())
     place.start()
-    say_numbered(place, 1)
+    report_numbered(place, 1)
     wait_until(lambda: endpoint.callers or len(place.receipts()) > already, "the connection")
     if not endpoint.callers:
-        say_until_it_connects(place, endpoint)
+        report_until_connected(place, endpoint)
 
 
-@pytest.mark.parametrize("way", ["the handshake", "the proxy"])
-def test_nothing_arrives_after_telemetry_off_where_something_before_the_request_is_slow(
-    way: str, tmp_path: Path
+@pytest.mark.parametrize("slow_step", ["the handshake", "the proxy"])
+def test_no_event_arrives_after_telemetry_off_if_the_handshake_or_the_proxy_is_slow(
+    slow_step: str, tmp_path: Path
 ) -> None:
-    """It goes on once consent is gone, and would be fast enough."""
+    """Handshake or proxy continue after the opt-out, early enough for the attempt to succeed."""
     may_go_on = threading.Event()
-    by_proxy = way == "the proxy"
+    by_proxy = slow_step == "the proxy"
     answers = faults.under_tls(faults.answers(200), Certificate("telemetry.invalid" if by_proxy else "localhost"))
     behave = faults.waits_and(faults.tunnels_to(answers) if by_proxy else answers, may_go_on)
     faults.authority().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -309,31 +312,31 @@ def test_nothing_arrives_after_telemetry_off_where_something_before_the_request_
         if by_proxy:
             url, proxy = faults.ELSEWHERE, f"http://127.0.0.1:{slow.port}"
         with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=str(tmp_path / "ca.pem")) as place:
-            say_until_it_connects(place, slow)
+            report_until_connected(place, slow)
             assert place.run("telemetry", "off").returncode == 0
             may_go_on.set()
             wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
             place.run("stop")
             receipt = place.receipts()[-1]
-            assert receipt["reason"] in ("consent", "timeout")  # on a slow machine
+            assert receipt["reason"] in ("consent", "timeout")  # timeout on a slow machine
         assert b"POST" not in slow.callers[0].received
 
 
 def test_telemetry_off_replaces_the_id_before_anything_is_sent_again(endpoint: Endpoint, place: Place) -> None:
     place.start()
-    say_numbered(place, 1)
+    report_numbered(place, 1)
     endpoint.wait_for("cli_invoked", 1)
     place.run("telemetry", "off")
     place.run("telemetry", "on")
-    say_numbered(place, 1)
+    report_numbered(place, 1)
     first, second = endpoint.wait_for("cli_invoked", 2)
     assert first["distinct_id"] != second["distinct_id"] == place.config["anonymousId"]
 
 
-# --- a daemon that leaves -----------------------------------------------------------------------------
+# --- a daemon that exits ------------------------------------------------------------------------------
 
 
-def test_stop_sends_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) -> None:
+def test_stop_sends_the_events_of_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) -> None:
     place.start()
     with Wire(place.socket_path).hello(new_id()) as worker:
         worker.say(incr={"request_count": 3}).sync()
@@ -344,7 +347,7 @@ def test_stop_sends_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) 
 
 
 @pytest.mark.slow
-def test_what_cannot_be_sent_at_the_end_is_dropped_with_a_receipt() -> None:
+def test_an_event_that_cannot_be_sent_before_the_exit_is_dropped_with_a_receipt() -> None:
     with FaultyEndpoint(faults.is_silent) as silent, Place(f"http://127.0.0.1:{silent.port}") as place:
         place.start()
         with Wire(place.socket_path).hello(new_id()) as worker:

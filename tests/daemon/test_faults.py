@@ -1,5 +1,6 @@
-"""Every way in which a network fails, met by the real daemon under the real command: the event is dropped and counted
-by its reason, its receipt says so, and nobody notices anything.
+"""Every way in which a network fails, with the real daemon and the real command.
+
+The event is dropped and counted under its reason, its receipt holds the reason, and the command prints nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from brakit_sidecar import __version__
 from brakit_sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 
 from tests import faults
+from tests.daemon.processes import peak_kib
 from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, NOBODY, FaultyEndpoint, met
 from tests.harness import JOINS, PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
 
@@ -26,21 +28,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_GROWTH_KIB = 4 * 1024
-AT_A_TIME = 4  # as many as a small machine can serve; most of them only wait
+AT_A_TIME = 4  # as many as a small machine can run; most of them only wait for timeouts
 
 
 @pytest.fixture(scope="module")
 def trusted(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The private authority's certificate, in a file."""
+    """Write the certificate of the private authority to a file. Returns its path."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     faults.authority().cert_pem.write_to_path(str(path))
     return str(path)
 
 
-# --- each of them, once -------------------------------------------------------------------------------
+# --- each fault once ----------------------------------------------------------------------------------
 
 
 class Outcome(NamedTuple):
+    """All that one session and its event left behind after they met a fault."""
+
     run: subprocess.CompletedProcess[str]
     receipts: list[dict[str, Any]]
     delivery: dict[str, Any]
@@ -48,8 +52,8 @@ class Outcome(NamedTuple):
     connections: int
     was_led_elsewhere: bool
     peak_kib: int
-    said: bytes  # by the daemon, on stderr
-    exit_code: int
+    daemon_stderr: bytes
+    exit_code: int  # of the daemon
 
 
 @pytest.fixture(scope="module")
@@ -58,33 +62,33 @@ def outcomes() -> dict[str, Outcome]:
         return dict(zip(MEETINGS, several.map(_outcome, MEETINGS), strict=True))
 
 
-def _outcome(what: str) -> Outcome:
-    """One session, of the real command, and its one event."""
-    with met(what) as (faulty, place), open(os.path.join(place.root, "said"), "w+b") as said:
-        daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=said)
+def _outcome(fault: str) -> Outcome:
+    """Run the real command for one session, and so one event, at an endpoint with this fault."""
+    with met(fault) as (faulty, place), open(os.path.join(place.root, "stderr"), "w+b") as stderr:
+        daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=stderr)
         try:
             wait_until(place.accepts, "a daemon that accepts")
-            done = place.run("run", "--", *JOINS)
+            ran = place.run("run", "--", *JOINS)
             delivery = settled(place, 1)
-            peak_kib = _peak_kib(daemon.pid)
+            peak = peak_kib(daemon.pid)
         finally:
             exit_code = end_process(daemon)
-        said.seek(0)
+        stderr.seek(0)
         return Outcome(
-            done,
+            ran,
             place.receipts(),
             delivery,
             [body for body in faulty.bodies if body],
             len(faulty.callers),
             faulty.was_led_elsewhere(),
-            peak_kib,
-            said.read(),
+            peak,
+            stderr.read(),
             exit_code,
         )
 
 
 def settled(place: Place, count: int) -> dict[str, Any]:
-    """The daemon's account of its delivery, once it knows what became of that many events."""
+    """Wait until ``count`` events are sent or dropped. Returns the delivery part of the daemon's status."""
     delivery: dict[str, Any] = {}
 
     def is_settled() -> bool:
@@ -92,70 +96,62 @@ def settled(place: Place, count: int) -> dict[str, Any]:
         return bool(delivery["sent"] + sum(delivery["dropped"].values()) == count)
 
     with Wire(place.socket_path).hello() as wire:
-        wait_until(is_settled, "the fate of all events")
+        wait_until(is_settled, "the outcome of all events")
     return delivery
 
 
-def _peak_kib(pid: int) -> int:
-    """The most memory that it had until now; 0 where the system does not say."""
-    if sys.platform != "linux":
-        return 0
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-
-
-each = pytest.mark.parametrize("what", MEETINGS)
-# Where it ends before the request.
-UNHEARD = re.compile("at once|handshake|no TLS|certificate|^a proxy|^nobody")
+each = pytest.mark.parametrize("fault", MEETINGS)
+# The faults with which the connection ends before the request.
+BEFORE_THE_REQUEST = re.compile("at once|handshake|no TLS|certificate|^a proxy|^nobody")
 
 
 @pytest.mark.slow
 @each
-def test_the_event_has_its_receipt_and_is_counted_by_its_reason(outcomes: dict[str, Outcome], what: str) -> None:
-    reason = MEETINGS[what].reason
-    (receipt,) = outcomes[what].receipts
+def test_the_event_has_its_receipt_and_is_counted_under_its_reason(outcomes: dict[str, Outcome], fault: str) -> None:
+    reason = MEETINGS[fault].reason
+    (receipt,) = outcomes[fault].receipts
     assert (receipt["outcome"], receipt["reason"]) == ("dropped" if reason else "sent", reason)
-    delivery = outcomes[what].delivery
+    delivery = outcomes[fault].delivery
     assert (delivery["sent"], delivery["dropped"]) == ((0, {reason: 1}) if reason else (1, {}))
 
 
 @pytest.mark.slow
 @each
-def test_there_is_one_connection_and_what_arrived_is_what_the_receipt_says(
-    outcomes: dict[str, Outcome], what: str
+def test_a_fault_costs_one_connection_and_the_receipt_holds_the_body_that_arrived(
+    outcomes: dict[str, Outcome], fault: str
 ) -> None:
-    assert outcomes[what].connections == (MEETINGS[what].where != NOBODY)
-    (receipt,) = outcomes[what].receipts
-    assert outcomes[what].arrived == ([] if UNHEARD.search(what) else [receipt["body"].encode()])
+    assert outcomes[fault].connections == (MEETINGS[fault].where != NOBODY)
+    (receipt,) = outcomes[fault].receipts
+    assert outcomes[fault].arrived == ([] if BEFORE_THE_REQUEST.search(fault) else [receipt["body"].encode()])
 
 
 @pytest.mark.slow
 @each
-def test_the_command_and_the_daemon_end_well_without_a_word(outcomes: dict[str, Outcome], what: str) -> None:
-    run = outcomes[what].run
+def test_the_command_and_the_daemon_exit_with_0_and_print_nothing(outcomes: dict[str, Outcome], fault: str) -> None:
+    run = outcomes[fault].run
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    assert (outcomes[what].exit_code, outcomes[what].said) == (0, b"")
+    assert (outcomes[fault].exit_code, outcomes[fault].daemon_stderr) == (0, b"")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [what for what in MEETINGS if re.search("answers 30", what)])
-def test_a_redirects_target_sees_no_connection(outcomes: dict[str, Outcome], what: str) -> None:
-    assert not outcomes[what].was_led_elsewhere
+@pytest.mark.parametrize("fault", [fault for fault in MEETINGS if re.search("answers 30", fault)])
+def test_the_target_of_a_redirect_gets_no_connection(outcomes: dict[str, Outcome], fault: str) -> None:
+    assert not outcomes[fault].was_led_elsewhere
 
 
 @pytest.mark.slow
 @each
-def test_it_takes_no_memory_to_speak_of(outcomes: dict[str, Outcome], what: str) -> None:
-    healthy = outcomes[HEALTHY[MEETINGS[what].where]]
-    assert outcomes[what].peak_kib - healthy.peak_kib <= MAX_GROWTH_KIB
+def test_a_fault_costs_at_most_4_mib_of_memory(outcomes: dict[str, Outcome], fault: str) -> None:
+    healthy = outcomes[HEALTHY[MEETINGS[fault].where]]
+    assert outcomes[fault].peak_kib - healthy.peak_kib <= MAX_GROWTH_KIB
 
 
-# --- several at once, and daemons that leave ------------------------------------------------------------
+# --- several faults at once, and daemons that exit ------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_no_fault_keeps_the_daemon_from_leaving() -> None:
-    """Each has more events than are sent at once: when the daemon leaves, it has not waited for all of them."""
+def test_no_fault_keeps_the_daemon_from_exiting() -> None:
+    """Each daemon has more events than it sends at once. It exits before all of them have been tried."""
     hanging = [
         "an endpoint that is silent",
         "an endpoint that drips its head",
@@ -165,7 +161,7 @@ def test_no_fault_keeps_the_daemon_from_leaving() -> None:
     ]
     reasons: list[str] = []
     with ExitStack() as stack:
-        meetings = [stack.enter_context(met(what)) for what in hanging]
+        meetings = [stack.enter_context(met(fault)) for fault in hanging]
         for _, place in meetings:
             assert place.run("run", "--", *emitting(11)).returncode == 0
         for faulty, place in meetings:
@@ -180,25 +176,25 @@ def test_no_fault_keeps_the_daemon_from_leaving() -> None:
 
 @pytest.mark.slow
 def test_the_command_does_not_wait_for_the_endpoint(endpoint: Endpoint, place: Place) -> None:
-    """When it ends nobody knows yet what becomes of its event. A machine that stands still may hide that, once."""
+    """The event is still queued when the command exits. The test retries, because the attempt may time out first."""
     endpoint.may_answer.clear()
     place.serve()
 
-    def is_first() -> bool:
+    def exits_before_the_outcome() -> bool:
         assert place.run("run", "--", *JOINS).returncode == 0
         return bool(place.status()["delivery"]["queued"])
 
-    assert any(is_first() for _ in range(4))
+    assert any(exits_before_the_outcome() for _ in range(4))
 
 
 def emitting(count: int) -> list[str]:
-    """A command that says that many events."""
+    """Return a command that reports ``count`` events."""
     events = "".join("t.event('cli_invoked', command='run');" for _ in range(count))
     return [sys.executable, "-c", f"import brakit_sidecar; t = brakit_sidecar.connect(); {events} t.close()"]
 
 
 @pytest.mark.parametrize("reason", ["reset", "server_error"])
-def test_after_repeated_failures_the_breaker_spares_the_attempts(reason: str) -> None:
+def test_the_breaker_drops_events_without_an_attempt_after_repeated_failures(reason: str) -> None:
     behave = {"reset": faults.resets, "server_error": faults.answers(500)}[reason]
     with FaultyEndpoint(behave) as faulty, Place(f"http://127.0.0.1:{faulty.port}") as place:
         place.serve()
@@ -208,12 +204,14 @@ def test_after_repeated_failures_the_breaker_spares_the_attempts(reason: str) ->
             wire.sync()
         dropped = settled(place, 20)["dropped"]
         assert set(dropped) == {reason, "breaker"}
-        assert BREAKER_FAILURES <= dropped[reason] < BREAKER_FAILURES + AT_ONCE  # some were under way with the last
+        assert (
+            BREAKER_FAILURES <= dropped[reason] < BREAKER_FAILURES + AT_ONCE
+        )  # some attempts had begun before the last failure
         assert len(faulty.callers) == dropped[reason]
         assert {receipt["reason"] for receipt in place.receipts()} == {reason, "breaker"}
 
 
-# The clock by which deliveries are made is a file.
+# Lets the delivery read its clock from a file.
 CLOCK = """
 from pathlib import Path
 from brakit_sidecar.daemon import delivery
@@ -221,15 +219,15 @@ delivery.monotonic = lambda: float(Path({path!r}).read_text())
 """
 
 
-def test_after_its_rest_the_breaker_lets_attempts_through_again(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_the_breaker_allows_attempts_again_after_its_rest(endpoint: Endpoint, tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     (tmp_path / "sitecustomize.py").write_text(CLOCK.format(path=str(clock)))
 
-    def it_is(now: float) -> None:
+    def set_clock(now: float) -> None:
         (tmp_path / "next").write_text(str(now))
         (tmp_path / "next").rename(clock)
 
-    it_is(1000)
+    set_clock(1000)
     endpoint.status = 500
     with Place(endpoint.url, PYTHONPATH=str(tmp_path)) as place:
         place.serve()
@@ -238,11 +236,11 @@ def test_after_its_rest_the_breaker_lets_attempts_through_again(endpoint: Endpoi
                 wire.say(event={"name": "cli_invoked"})
                 settled(place, count)
             endpoint.status = 200
-            it_is(1000 + BREAKER_REST_S - 0.1)
+            set_clock(1000 + BREAKER_REST_S - 0.1)
             wire.say(event={"name": "cli_invoked"})
             assert settled(place, BREAKER_FAILURES + 1)["dropped"] == {"server_error": BREAKER_FAILURES, "breaker": 1}
             assert len(endpoint.requests) == BREAKER_FAILURES
-            it_is(1000 + BREAKER_REST_S)
+            set_clock(1000 + BREAKER_REST_S)
             wire.say(event={"name": "cli_invoked"})
             assert settled(place, BREAKER_FAILURES + 2)["sent"] == 1
             assert len(endpoint.requests) == BREAKER_FAILURES + 1
@@ -258,23 +256,23 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
         try:
             resolver.bind(("127.53.0.1", 53))
         except OSError as error:
-            pytest.skip(f"cannot stand in for the system's resolver: {error.strerror}")
+            pytest.skip(f"cannot bind the address of a resolver: {error.strerror}")
         place = stack.enter_context(Place(ELSEWHERE))
         settings = os.path.join(place.root, "resolv.conf")
         with open(settings, "w", encoding="ascii") as file:
-            file.write("nameserver 127.53.0.1\noptions timeout:30 attempts:5\n")  # longer than anybody here waits
+            file.write("nameserver 127.53.0.1\noptions timeout:30 attempts:5\n")  # longer than the daemon waits
         with_settings = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
-        in_private = ["unshare", "--mount", "sh", "-c", with_settings, settings]
-        if subprocess.run([*in_private, "true"], capture_output=True, check=False).returncode:
-            pytest.skip("cannot exchange the resolver's settings in a namespace of mounts")
-        done = subprocess.run(
-            [*in_private, sys.executable, "-m", "brakit_sidecar", "run", "--", *JOINS],
+        in_namespace = ["unshare", "--mount", "sh", "-c", with_settings, settings]
+        if subprocess.run([*in_namespace, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("cannot replace resolv.conf in a mount namespace")
+        ran = subprocess.run(
+            [*in_namespace, sys.executable, "-m", "brakit_sidecar", "run", "--", *JOINS],
             env=place.environ,
             capture_output=True,
             timeout=PATIENCE_S,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (ran.returncode, ran.stderr) == (0, b"")
         wait_until(place.is_gone, "the daemon's end")
         (receipt,) = place.receipts()
         assert receipt["reason"] in ("timeout", "shutdown")
@@ -286,7 +284,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_https_goes_by_the_proxy(variable: str, scheme: str) -> None:
+def test_https_goes_through_the_proxy(variable: str, scheme: str) -> None:
     with FaultyEndpoint(faults.as_a_proxy_says(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
         with Place(ELSEWHERE, **{variable: f"{scheme}127.0.0.1:{proxy.port}"}) as place:
             assert fate(place)["reason"] == "proxy"
@@ -308,7 +306,7 @@ def test_no_proxy_is_honoured(variable: str) -> None:
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://", "http://[", "http://127.0.0.1:99999"])
-def test_a_proxy_that_cannot_be_spoken_to_is_not_gone_past(trusted: str, proxy: str) -> None:
+def test_an_unusable_proxy_is_not_bypassed(trusted: str, proxy: str) -> None:
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         url = f"https://localhost:{endpoint.port}"
         with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=trusted) as place:
@@ -316,7 +314,7 @@ def test_a_proxy_that_cannot_be_spoken_to_is_not_gone_past(trusted: str, proxy: 
         assert not endpoint.callers
 
 
-def test_an_authority_that_is_not_there_is_no_reason_to_trust_anybody() -> None:
+def test_no_certificate_is_trusted_if_the_authoritys_file_is_missing() -> None:
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         with Place(f"https://localhost:{endpoint.port}", SSL_CERT_FILE="/nowhere") as place:
             assert fate(place)["reason"] == "tls"
@@ -324,9 +322,9 @@ def test_an_authority_that_is_not_there_is_no_reason_to_trust_anybody() -> None:
 
 
 @pytest.mark.slow
-def test_by_a_real_proxy_the_request_is_the_same_bytes(trusted: str, tmp_path: Path) -> None:
+def test_the_request_through_a_real_proxy_is_the_same_bytes(trusted: str, tmp_path: Path) -> None:
     port_file, log = tmp_path / "port", tmp_path / "log"
-    said: dict[str, bytes] = {}
+    received: dict[str, bytes] = {}
     with ExitStack() as stack:
         proxy = subprocess.Popen(
             [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", "0", "--port-file", str(port_file),
@@ -341,30 +339,30 @@ def test_by_a_real_proxy_the_request_is_the_same_bytes(trusted: str, tmp_path: P
             url = f"https://localhost:{endpoint.port}"
             with Place(url, HTTPS_PROXY=named, NO_PROXY=bypassed, SSL_CERT_FILE=trusted) as place:
                 assert fate(place)["reason"] == ""
-            said[bypassed] = without_ids(endpoint.callers[number].received)
-        wait_until(lambda: "CONNECT" in log.read_text(), "the proxy's own record")
-    assert said[""] == said["localhost"]
+            received[bypassed] = without_ids(endpoint.callers[number].received)
+        wait_until(lambda: "CONNECT" in log.read_text(), "the proxy's log")
+    assert received[""] == received["localhost"]
     assert log.read_text().count(f"CONNECT localhost:{endpoint.port}") == 1
 
 
-# --- the same bytes, whatever the environment -----------------------------------------------------------
+# --- the request does not depend on the environment -----------------------------------------------------
 
 NOWHERE = "http://127.0.0.1:9"
 ENVIRONMENTS: dict[str, dict[str, str]] = {
-    "nothing": {},
+    "no variables": {},
     "proxies": dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"), NOWHERE),
-    "somebody": {"HOSTNAME": "a-host", "HOST": "a-host", "USER": "somebody", "LOGNAME": "somebody", "EMAIL": "a@b"},
+    "a user": {"HOSTNAME": "a-host", "HOST": "a-host", "USER": "somebody", "LOGNAME": "somebody", "EMAIL": "a@b"},
     "a language": {"LANG": "tr_TR.UTF-8", "LC_ALL": "tr_TR.UTF-8", "LANGUAGE": "tr", "TZ": "Asia/Kathmandu"},
-    "Python's": {"PYTHONHTTPSVERIFY": "0", "PYTHONHASHSEED": "7", "PYTHONDEVMODE": "1", "PYTHONOPTIMIZE": "2"},
-    "aiohttp's": {"AIOHTTP_NO_EXTENSIONS": "1"},
-    "TLS's": {"SSL_CERT_FILE": "/nowhere", "SSL_CERT_DIR": "/nowhere", "REQUESTS_CA_BUNDLE": "/nowhere"},
-    "a gateway's": {"REQUEST_METHOD": "POST", "HTTP_HOST": "elsewhere", "HTTP_COOKIE": "a=b", "HTTP_USER_AGENT": "c"},
+    "Python": {"PYTHONHTTPSVERIFY": "0", "PYTHONHASHSEED": "7", "PYTHONDEVMODE": "1", "PYTHONOPTIMIZE": "2"},
+    "aiohttp": {"AIOHTTP_NO_EXTENSIONS": "1"},
+    "TLS": {"SSL_CERT_FILE": "/nowhere", "SSL_CERT_DIR": "/nowhere", "REQUESTS_CA_BUNDLE": "/nowhere"},
+    "a CGI gateway": {"REQUEST_METHOD": "POST", "HTTP_HOST": "elsewhere", "HTTP_COOKIE": "a=b", "HTTP_USER_AGENT": "c"},
 }
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_request_is_the_same_bytes_in_the_environment_of(endpoints: FaultyEndpoint, name: str) -> None:
-    """Twice each: what the first answer sets and asks for is not in the second request."""
+def test_the_request_is_the_same_bytes_in_every_environment(endpoints: FaultyEndpoint, name: str) -> None:
+    """Two events are sent. The second request holds nothing that the first answer has set or asked for."""
     already = len(endpoints.callers)
     with Place(f"http://127.0.0.1:{endpoints.port}", **ENVIRONMENTS[name]) as place:
         with open(os.path.join(place.home, ".netrc"), "w", encoding="ascii") as file:
@@ -393,12 +391,12 @@ def test_the_request_is_the_same_bytes_in_the_environment_of(endpoints: FaultyEn
 
 @pytest.fixture(scope="module")
 def endpoints() -> Iterator[FaultyEndpoint]:
-    """One for all environments; it answers with whatever may make a client say more next time."""
+    """Serve one endpoint for all environments, with response headers that could make a client send more next time."""
     headers = (b"Set-Cookie: a=b; Path=/", b"WWW-Authenticate: Basic realm=x", b"Accept-CH: Sec-CH-UA", b'ETag: "a"')
     with FaultyEndpoint(faults.answers(200, *headers)) as endpoint:
         yield endpoint
 
 
 def without_ids(request: bytes) -> bytes:
-    """Without what is another in each event: uuid and timestamp, and the anonymous id of each place."""
+    """Return the request without the values that differ in each event: uuid, timestamp and anonymous id."""
     return re.sub(rb'("(?:uuid|timestamp|distinct_id)"):"[^"]*"', rb"\1", request)

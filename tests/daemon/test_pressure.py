@@ -1,13 +1,11 @@
-"""Too many, too slow, too much, and nowhere to write: the sessions of the others stay exact."""
+"""Floods, slow producers, garbage and failing disks: the counts of all other sessions stay exact."""
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +14,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
 
+from tests.daemon.counting import CountingWorker, fd_of, make_counter_file
+from tests.daemon.processes import peak_kib
 from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, join_once, new_id, stopped, wait_until
 
 if TYPE_CHECKING:
@@ -28,20 +27,20 @@ pytestmark = pytest.mark.slow
 
 DESCRIPTORS = 64
 MIB = 1024 * 1024
-PROCESSES, PRODUCERS = 4, 25  # in each
+PROCESSES, PRODUCERS = 4, 25  # producers in each process
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds workers by /proc")
 
 
 @pytest.fixture
-def short(place: Place) -> Iterator[Place]:
-    """A place whose daemon has few descriptors."""
-    with served_short(place):
+def few_descriptors(place: Place) -> Iterator[Place]:
+    """Serve a place with a daemon that has few descriptors."""
+    with served_with_few_descriptors(place):
         yield place
 
 
 @contextmanager
-def served_short(place: Place) -> Iterator[int]:
-    """A daemon with few descriptors; its process."""
+def served_with_few_descriptors(place: Place) -> Iterator[int]:
+    """Run a daemon with few descriptors. Yields its pid."""
     command = f'ulimit -n {DESCRIPTORS}; exec "$0" -m brakit_sidecar serve'
     with place.popen("sh", "-c", command, sys.executable) as served:
         try:
@@ -51,31 +50,31 @@ def served_short(place: Place) -> Iterator[int]:
             end_process(served)
 
 
-# --- descriptors -----------------------------------------------------------------------------------------------------
+# --- few descriptors -------------------------------------------------------------------------------------------------
 
-CROWD = """
+WORKERS = """
 import os, sys, brakit_sidecar
-crowd = [brakit_sidecar.connect() for _ in range(int(sys.argv[1]))]
-for t in crowd:
+workers = [brakit_sidecar.connect() for _ in range(int(sys.argv[1]))]
+for t in workers:
     t.request("GET /", 3)
     t.set(framework="flask")
-print("here", flush=True)
-for how in sys.stdin:
-    for t in crowd:
+print("connected", flush=True)
+for command in sys.stdin:
+    for t in workers:
         t.counter("request_count").inc()
-    if how == "die\\n":
+    if command == "count and die\\n":
         os.kill(os.getpid(), 9)
     print("counted", flush=True)
 """
 
 
-class Crowd:
-    """A hundred workers of one session, in a few processes."""
+class Workers:
+    """A hundred workers of one session, in a few processes that count on command."""
 
     def __init__(self, place: Place, session: str) -> None:
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-c", CROWD, str(PRODUCERS)],
+                [sys.executable, "-c", WORKERS, str(PRODUCERS)],
                 env={**place.environ, "BRAKIT_SESSION_ID": session},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -83,78 +82,83 @@ class Crowd:
             )
             for _ in range(PROCESSES)
         ]
-        self._hear("here")
+        self._expect("connected")
 
     def count(self) -> None:
-        self._tell("count")
-        self._hear("counted")
+        self._command("count")
+        self._expect("counted")
 
-    def die(self) -> None:
-        self._tell("die")
-        self.leave()
+    def count_and_die(self) -> None:
+        self._command("count and die")
+        self.exit()
 
-    def leave(self) -> None:
+    def exit(self) -> None:
         for process in self._processes:
             process.communicate(timeout=PATIENCE_S)
 
-    def _tell(self, what: str) -> None:
+    def _command(self, line: str) -> None:
         for process in self._processes:
             assert process.stdin is not None
-            process.stdin.write(what + "\n")
+            process.stdin.write(line + "\n")
             process.stdin.flush()
 
-    def _hear(self, what: str) -> None:
+    def _expect(self, line: str) -> None:
         for process in self._processes:
             assert process.stdout is not None
-            assert process.stdout.readline() == what + "\n"
+            assert process.stdout.readline() == line + "\n"
 
 
 @needs_proc
-@pytest.mark.parametrize("they", ["leave", "die", "live on"])
-def test_a_hundred_workers_are_exact_where_the_daemon_has_64_descriptors(
-    short: Place, endpoint: Endpoint, they: str
+@pytest.mark.parametrize("end", ["they exit", "they are killed", "they live on"])
+def test_the_counts_of_a_hundred_workers_are_exact_with_64_descriptors(
+    few_descriptors: Place, endpoint: Endpoint, end: str
 ) -> None:
     session = new_id()
-    with Wire(short.socket_path).hello(session, role="owner") as owner:
+    with Wire(few_descriptors.socket_path).hello(session, role="owner") as owner:
         owner.sync()
-        crowd = Crowd(short, session)
-        crowd.count()
-        wait_until(lambda: owner.ask()[0]["sessions"][0]["producers"]["live"] == PROCESSES * PRODUCERS, "their coming")
-        if they == "die":
-            crowd.die()
+        workers = Workers(few_descriptors, session)
+        workers.count()
+        wait_until(
+            lambda: owner.ask()[0]["sessions"][0]["producers"]["live"] == PROCESSES * PRODUCERS,
+            "the workers' connections",
+        )
+        if end == "they are killed":
+            workers.count_and_die()
         else:
-            crowd.count()
-        if they == "leave":
-            crowd.leave()
+            workers.count()
+        if end == "they exit":
+            workers.exit()
         owner.say(end={"exit_reason": "clean"})
         found = endpoint.end_of(session)
         assert owner.ask()[0]["refused"] == {}
-    if they == "live on":
-        crowd.leave()
+    if end == "they live on":
+        workers.exit()
     assert found["request_count"] == 3 * PROCESSES * PRODUCERS
     assert (found["framework"], found["exit_reason"], found["avg_duration_ms"]) == ("flask", "clean", 3)
-    assert sorted(os.listdir(os.path.dirname(short.socket_path))) == ["sidecar-1.lock", "sidecar-1.sock"]
+    assert sorted(os.listdir(os.path.dirname(few_descriptors.socket_path))) == ["sidecar-1.lock", "sidecar-1.sock"]
 
 
 @needs_proc
-def test_a_next_daemon_with_64_descriptors_finds_all_hundred_again(place: Place, endpoint: Endpoint) -> None:
+def test_the_next_daemon_recovers_a_hundred_workers_with_64_descriptors(place: Place, endpoint: Endpoint) -> None:
     session = new_id()
     served = place.serve()
-    crowd = Crowd(place, session)
-    wait_until(lambda: place.status()["sessions"][0]["producers"]["live"] == PROCESSES * PRODUCERS, "their coming")
+    workers = Workers(place, session)
+    wait_until(
+        lambda: place.status()["sessions"][0]["producers"]["live"] == PROCESSES * PRODUCERS, "the workers' connections"
+    )
     served.kill()
     served.wait(PATIENCE_S)
-    crowd.die()
-    with served_short(place):
+    workers.count_and_die()
+    with served_with_few_descriptors(place):
         assert endpoint.end_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
 
 
-def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, endpoint: Endpoint) -> None:
+def test_connections_that_send_nothing_do_not_block_other_workers(few_descriptors: Place, endpoint: Endpoint) -> None:
     session = new_id()
     with ExitStack() as stack:
         for _ in range(2 * DESCRIPTORS):
-            stack.enter_context(Wire(short.socket_path))
-        ran = short.run(
+            stack.enter_context(Wire(few_descriptors.socket_path))
+        ran = few_descriptors.run(
             "run",
             "--",
             sys.executable,
@@ -162,36 +166,24 @@ def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, e
             "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)",
         )
         assert (ran.returncode, ran.stderr) == (0, "")
-        with Wire(short.socket_path).hello(session) as worker:
+        with Wire(few_descriptors.socket_path).hello(session) as worker:
             worker.say(incr={"request_count": 4}).sync()
     assert sorted(body["properties"]["request_count"] for body in endpoint.wait_for("session", 2)) == [3, 4]
 
 
 @needs_proc
-def test_all_memories_that_wait_with_their_hellos_are_taken_where_descriptors_are_short(
-    place: Place, endpoint: Endpoint
-) -> None:
-    """Also by a seal, which takes in all at once."""
+def test_all_counter_files_of_pending_hellos_are_read_with_64_descriptors(place: Place, endpoint: Endpoint) -> None:
+    """The seal drains all pending connections at once."""
     session, many = new_id(), DESCRIPTORS
-    with served_short(place) as daemon, Wire(place.socket_path).hello(session, role="owner") as owner:
+    with served_with_few_descriptors(place) as daemon, Wire(place.socket_path).hello(session, role="owner") as owner:
         owner.sync()
         with stopped(daemon), ExitStack() as stack:
             for _ in range(many):
-                made = counter_file.shared(os.path.dirname(place.socket_path))
-                assert made is not None
+                made = make_counter_file(os.path.dirname(place.socket_path))
                 stack.callback(made.close)
                 made.cells[counter_layout.COUNTER_CELLS["request_count"]] = 3
-                worker = stack.enter_context(Wire(place.socket_path))
-                hello = {
-                    "protocol": 1,
-                    "session": session,
-                    "producer": new_id(),
-                    "sdk": "python",
-                    "counter_file": counter_layout.VERSION,
-                }
-                assert made.fd is not None
-                socket.send_fds(worker.stream, [json.dumps({"hello": hello}).encode() + b"\n"], [made.fd])
-                worker.say(end={"exit_reason": "clean"})
+                worker = stack.enter_context(CountingWorker(place.socket_path))
+                worker.send_hello(session, fd_of(made)).say(end={"exit_reason": "clean"})
             owner.say(end={"exit_reason": "clean"})
         assert endpoint.end_of(session)["request_count"] == 3 * many
 
@@ -208,7 +200,7 @@ while True:
 """
 
 
-def test_a_flood_of_connections_without_an_end_holds_up_no_seal(place: Place, endpoint: Endpoint) -> None:
+def test_an_endless_flood_of_connections_does_not_block_a_seal(place: Place, endpoint: Endpoint) -> None:
     place.serve()
     session = new_id()
     with ExitStack() as stack:
@@ -218,21 +210,21 @@ def test_a_flood_of_connections_without_an_end_holds_up_no_seal(place: Place, en
         for _ in range(3):
             flood = stack.enter_context(place.popen(sys.executable, "-c", FLOOD, place.socket_path))
             stack.callback(end_process, flood, signal.SIGKILL)
-        time.sleep(0.5)  # it is under way
+        time.sleep(0.5)  # the flood has begun by now
         owner.say(end={"exit_reason": "clean"})
         assert endpoint.only_session()["request_count"] == 4
 
 
 @contextmanager
 def accepts_fail(pid: int, log: str, error: str) -> Iterator[None]:
-    """Each accept of the process fails, in here."""
-    how = ["-e", "trace=accept4", "-e", f"inject=accept4:error={error}"]
-    tracing = subprocess.Popen(["strace", "-f", "-o", log, "-p", str(pid), *how], stderr=subprocess.PIPE, text=True)
+    """Let each accept of the process fail inside the context."""
+    faults = ["-e", "trace=accept4", "-e", f"inject=accept4:error={error}"]
+    tracing = subprocess.Popen(["strace", "-f", "-o", log, "-p", str(pid), *faults], stderr=subprocess.PIPE, text=True)
     assert tracing.stderr is not None
-    said = tracing.stderr.readline()
-    if "attached" not in said:
+    line = tracing.stderr.readline()
+    if "attached" not in line:
         tracing.wait(PATIENCE_S)
-        pytest.skip(f"strace may not attach here: {said.strip()}")
+        pytest.skip(f"strace may not attach here: {line.strip()}")
     yield
     end_process(tracing)
     tracing.stderr.close()
@@ -240,25 +232,25 @@ def accepts_fail(pid: int, log: str, error: str) -> Iterator[None]:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("error", ["ENFILE", "ENOBUFS"])
-def test_a_machine_without_files_keeps_who_waits_waiting_and_holds_up_nobody_else(
+def test_pending_connections_wait_while_accept_fails_and_others_are_served(
     place: Place, endpoint: Endpoint, error: str
 ) -> None:
     daemon, log = place.serve(), os.path.join(place.root, "strace")
     ending, lasting = new_id(), new_id()
-    with Wire(place.socket_path).hello(ending, role="owner") as owner, ExitStack() as waiting:
+    with Wire(place.socket_path).hello(ending, role="owner") as owner, ExitStack() as pending:
         owner.sync()
         join_once(place.socket_path, ending)
         began = time.monotonic()
         with accepts_fail(daemon.pid, log, error):
-            worker = waiting.enter_context(Wire(place.socket_path)).hello(lasting).say(incr={"request_count": 3})
+            worker = pending.enter_context(Wire(place.socket_path)).hello(lasting).say(incr={"request_count": 3})
             owner.say(end={"exit_reason": "clean"})
             endpoint.end_of(ending)
             owner.sync()
-            wait_until(lambda: len(lines_of(log)) >= 5, "another try")
-            tries, took_s = len(lines_of(log)), time.monotonic() - began
+            wait_until(lambda: len(lines_of(log)) >= 5, "another attempt")
+            attempts, took_s = len(lines_of(log)), time.monotonic() - began
         worker.sync()
         assert owner.ask()[0]["sessions"][0]["fields"]["request_count"] == 3
-    assert tries <= 10 + 10 * took_s  # a pause behind each; a loop without would make thousands
+    assert attempts <= 10 + 10 * took_s  # a pause follows each attempt; without it there would be thousands
 
 
 def lines_of(path: str) -> list[str]:
@@ -266,11 +258,12 @@ def lines_of(path: str) -> list[str]:
         return file.readlines()
 
 
-# --- many, slow and loud ---------------------------------------------------------------------------------------------
+# --- many producers, slow ones and garbage ----------------------------------------------------------------------------
 
 
 @contextmanager
 def many_descriptors() -> Iterator[None]:
+    """Let this process have 4096 descriptors. Skips the test if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip(f"no more than {hard} descriptors here")
@@ -279,7 +272,7 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_thousand_producers_of_a_hundred_sessions_at_once(place: Place, endpoint: Endpoint) -> None:
+def test_a_thousand_producers_of_a_hundred_sessions_are_counted_at_once(place: Place, endpoint: Endpoint) -> None:
     place.serve()
     with many_descriptors(), ExitStack() as stack:
         owners = {
@@ -292,7 +285,7 @@ def test_a_thousand_producers_of_a_hundred_sessions_at_once(place: Place, endpoi
             if number % 3:
                 worker.say(end={"exit_reason": "clean"}).close()
             if number % 100 == 99:
-                owners[session].sync()  # who connects to a full backlog is turned away
+                owners[session].sync()  # a connect to a full backlog fails, so let the daemon accept
         for owner in owners.values():
             owner.say(end={"exit_reason": "clean"})
         bodies = endpoint.wait_for("session", 100)
@@ -301,35 +294,35 @@ def test_a_thousand_producers_of_a_hundred_sessions_at_once(place: Place, endpoi
     assert {body["properties"]["endpoint_count"] for body in bodies} == {1}
 
 
-def test_who_drips_who_never_reads_and_who_says_garbage_cost_nobody_a_count(place: Place, endpoint: Endpoint) -> None:
+def test_no_count_is_lost_beside_slow_producers_unread_answers_and_garbage(place: Place, endpoint: Endpoint) -> None:
     daemon = place.serve()
     session = new_id()
     garbage = [b"\0" * 65_535 + b"\n", b'{"x":1}\n' * 8192, b"[" * 65_535 + b"\n", os.urandom(65_536)]
 
-    def shout(what: bytes) -> None:
+    def send_often(data: bytes) -> None:
         for _ in range(64):
             with suppress(OSError), Wire(place.socket_path).hello(session=new_id()) as wire:
-                wire.write(what)  # and is hung up on
+                wire.write(data)  # the daemon closes the connection after a part of it
 
-    shouting = [threading.Thread(target=shout, args=(what,)) for what in garbage]
+    senders = [threading.Thread(target=send_often, args=(data,)) for data in garbage]
     with ExitStack() as stack:
-        dripping = stack.enter_context(Wire(place.socket_path)).hello(session)
-        deaf = stack.enter_context(Wire(place.socket_path)).hello(session)
+        slow = stack.enter_context(Wire(place.socket_path)).hello(session)
+        not_reading = stack.enter_context(Wire(place.socket_path)).hello(session)
         owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
         owner.sync()
-        before_mib = peak_mib(daemon.pid)
-        for thread in shouting:
+        before_kib = peak_kib(daemon.pid)
+        for thread in senders:
             thread.start()
         for byte in b'{"incr":{"request_count":5}}\n':
-            dripping.write(bytes([byte]))
-            deaf.say(ask="status")
-            deaf.say(incr={"request_count": 1}, junk=1)
-        for thread in shouting:
+            slow.write(bytes([byte]))
+            not_reading.say(ask="status")
+            not_reading.say(incr={"request_count": 1}, junk=1)
+        for thread in senders:
             thread.join()
         owner.say(end={"exit_reason": "clean"})
         found = endpoint.end_of(session)
     assert found["request_count"] == 5 + 29
-    assert peak_mib(daemon.pid) - before_mib < 64
+    assert peak_kib(daemon.pid) - before_kib < 64 * 1024
 
 
 EMPTY_LINES = """
@@ -343,35 +336,36 @@ with socket.socket(socket.AF_UNIX) as stream:
 
 
 def refused_lines(wire: Wire) -> int:
+    """Return how many lines the daemon has refused because they were not JSON."""
     status, _ = wire.ask()
     return int(status["refused"].get("bad_json", 0))
 
 
-def test_others_have_their_turn_amid_the_lines_that_one_has_written(place: Place) -> None:
+def test_another_connection_is_served_between_the_lines_of_a_flood(place: Place) -> None:
     daemon, many = place.serve(), 100_000
-    with Wire(place.socket_path).hello() as loud, Wire(place.socket_path).hello() as other:
-        loud.sync()
+    with Wire(place.socket_path).hello() as flooding, Wire(place.socket_path).hello() as other:
+        flooding.sync()
         other.sync()
         with stopped(daemon.pid):
-            loud.write(b"\n" * many)
+            flooding.write(b"\n" * many)
             other.say(ask="status")
         answer = next(line["answer"] for line in other.lines() if "answer" in line)
         assert answer["refused"].get("bad_json", 0) < many / 2
-        loud.sync()
+        flooding.sync()
         assert refused_lines(other) == many
 
 
-def test_an_unfinished_line_that_is_too_long_is_refused_after_all_that_came_before_it(place: Place) -> None:
+def test_an_unfinished_line_that_is_too_long_is_refused_after_the_lines_before_it(place: Place) -> None:
     daemon, many = place.serve(), 10_000
-    with Wire(place.socket_path).hello() as loud:
-        loud.sync()
+    with Wire(place.socket_path).hello() as flooding:
+        flooding.sync()
         with stopped(daemon.pid):
-            loud.write(b"\n" * many + b"x" * 65_536)
-        refusals = [(said["refused"]["reason"], said["refused"]["line"]) for said in loud.lines()]
+            flooding.write(b"\n" * many + b"x" * 65_536)
+        refusals = [(line["refused"]["reason"], line["refused"]["line"]) for line in flooding.lines()]
     assert refusals == [("bad_json", 3), ("oversize", 3 + many)]
 
 
-def test_a_seal_takes_in_what_a_flood_had_written_and_not_what_it_goes_on_to_write(place: Place) -> None:
+def test_a_seal_reads_what_a_flood_has_written_and_not_what_it_writes_later(place: Place) -> None:
     place.serve()
     session = new_id()
     with ExitStack() as stack:
@@ -384,10 +378,10 @@ def test_a_seal_takes_in_what_a_flood_had_written_and_not_what_it_goes_on_to_wri
         before = refused_lines(other)
         owner.say(end={"exit_reason": "clean"})
         wait_until(lambda: not other.ask()[0]["sessions"], "the seal")
-        assert refused_lines(other) - before < MIB  # each a byte; a socket holds a fifth of it
+        assert refused_lines(other) - before < MIB  # one byte a line; a socket buffer holds about a fifth of that
 
 
-# So much of each that it would be seen, were it kept. Of short lines less: each of them is a refusal.
+# Enough of each that a leak would show. Fewer MiB of short lines, because each line takes time to be refused.
 GARBAGE = {
     "no newline": (64, b"x" * MIB),
     "long lines": (64, b'{"' + b"k" * 65_000 + b'":1}\n'),
@@ -396,50 +390,42 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("what", GARBAGE)
-def test_garbage_by_the_megabyte_costs_no_count_and_no_memory(place: Place, endpoint: Endpoint, what: str) -> None:
-    mib, chunk = GARBAGE[what]
-    daemon, session, loud = place.serve(), new_id(), new_id()
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_megabytes_of_garbage_cost_no_count_and_no_memory(place: Place, endpoint: Endpoint, kind: str) -> None:
+    mib, chunk = GARBAGE[kind]
+    daemon, session, flooding = place.serve(), new_id(), new_id()
     left = iter(range(mib * MIB // len(chunk)))
 
-    def shout() -> None:
-        for _ in left:  # where it is hung up on it comes again
-            with suppress(OSError), Wire(place.socket_path).hello(loud) as wire:
+    def send_all() -> None:
+        for _ in left:  # if the daemon closes the connection, connect again
+            with suppress(OSError), Wire(place.socket_path).hello(flooding) as wire:
                 for _ in left:
                     wire.write(chunk)
 
-    shouting = threading.Thread(target=shout)
+    sender = threading.Thread(target=send_all)
     with Wire(place.socket_path).hello(session) as worker:
         worker.sync()
-        before_mib = peak_mib(daemon.pid)
-        shouting.start()
+        before_kib = peak_kib(daemon.pid)
+        sender.start()
         counts = 0
-        while shouting.is_alive():
+        while sender.is_alive():
             worker.say(incr={"request_count": 1}).sync()
             counts += 1
-        shouting.join()
-        assert peak_mib(daemon.pid) - before_mib < 20
+        sender.join()
+        assert peak_kib(daemon.pid) - before_kib < 20 * 1024
         with Wire(place.socket_path).hello(session, role="owner") as owner:
             owner.say(end={"exit_reason": "clean"})
             assert endpoint.end_of(session)["request_count"] == counts
 
 
-def peak_mib(pid: int) -> float:
-    """0 where the system does not say."""
-    if sys.platform != "linux":
-        return 0
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
-
-
-# --- nowhere to write ------------------------------------------------------------------------------------------------
+# --- disks and threads that fail -------------------------------------------------------------------------------------
 
 WORKER = (sys.executable, "-c", "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)")
 
 
 @contextmanager
 def mounted(path: str, options: str) -> Iterator[None]:
-    """A file system of its own there; skipped where only root of the machine may mount one."""
+    """Mount a file system at the path. Skips the test if this user may not mount one."""
     os.makedirs(path, mode=0o700, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none", path]
     mounting = subprocess.run(command, capture_output=True, text=True, check=False) if os.getuid() == 0 else None
@@ -451,7 +437,7 @@ def mounted(path: str, options: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", path], check=True)
 
 
-def test_a_full_disk_costs_the_receipt_and_nothing_else(place: Place, endpoint: Endpoint) -> None:
+def test_a_full_disk_costs_only_the_receipt(place: Place, endpoint: Endpoint) -> None:
     state = os.path.join(place.home, ".local", "state")
     with mounted(state, "size=64k"):
         with open(os.path.join(state, "full"), "wb", buffering=0) as file:
@@ -463,14 +449,14 @@ def test_a_full_disk_costs_the_receipt_and_nothing_else(place: Place, endpoint: 
         assert place.run("stop").returncode == 0
 
 
-# A daemon that takes a snapshot at once, and has its disk, or its threads, from the test.
-WITHOUT = """
+# Runs a daemon with frequent snapshots, whose fsync hangs or whose threads cannot start. Logs each attempt in a file.
+FAILING = """
 import os, sys, threading, time
 from brakit_sidecar.daemon import start
 from brakit_sidecar.daemon.config import USUAL
 
 def hang(fd):
-    if threading.current_thread() is threading.main_thread():  # the config's
+    if threading.current_thread() is threading.main_thread():  # a write of the config
         return
     with open(sys.argv[1], "a") as file:
         file.write("fsync\\n")
@@ -490,10 +476,10 @@ start.foreground(USUAL._replace(snapshot_s=0.05))
 
 
 @contextmanager
-def served_without(what: str, place: Place) -> Iterator[str]:
-    """Such a daemon; where it writes down each try."""
-    log = os.path.join(place.root, "tries")
-    served = place.popen(sys.executable, "-c", WITHOUT, log, what)
+def served_failing(part: str, place: Place) -> Iterator[str]:
+    """Run such a daemon. Yields the path of its log."""
+    log = os.path.join(place.root, "attempts")
+    served = place.popen(sys.executable, "-c", FAILING, log, part)
     try:
         wait_until(place.accepts, "a daemon that accepts")
         yield log
@@ -501,24 +487,24 @@ def served_without(what: str, place: Place) -> Iterator[str]:
         assert end_process(served) == 0
 
 
-def test_a_disk_that_hangs_is_not_asked_again_and_keeps_no_daemon(place: Place) -> None:
-    with served_without("disk", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
-        wait_until(lambda: os.path.exists(log), "the first try")
-        for _ in range(5):  # of them several are in snapshots of their own
+def test_a_hanging_fsync_is_not_repeated_and_does_not_block_the_exit(place: Place) -> None:
+    with served_failing("disk", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
+        wait_until(lambda: os.path.exists(log), "the first attempt")
+        for _ in range(5):  # enough time for several snapshots
             worker.say(incr={"request_count": 1}).sync()
             time.sleep(0.1)
         assert lines_of(log) == ["fsync\n"]
 
 
-def test_where_no_thread_can_be_started_the_daemon_goes_on(place: Place) -> None:
-    with served_without("threads", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
-        wait_until(lambda: os.path.exists(log), "the first try")
+def test_the_daemon_works_if_no_thread_can_be_started(place: Place) -> None:
+    with served_failing("threads", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
+        wait_until(lambda: os.path.exists(log), "the first attempt")
         worker.say(incr={"request_count": 5}).sync()
-        wait_until(lambda: len(lines_of(log)) >= 2, "another try")
+        wait_until(lambda: len(lines_of(log)) >= 2, "another attempt")
         assert worker.ask()[0]["sessions"][0]["fields"]["request_count"] == 5
 
 
-def test_a_full_runtime_directory_costs_no_more_than_the_memory(place: Place, endpoint: Endpoint) -> None:
+def test_a_full_runtime_directory_costs_only_the_counter_file(place: Place, endpoint: Endpoint) -> None:
     with mounted(os.path.join(place.runtime, "brakit"), "size=12k"):
         ran = place.run("run", "--", *WORKER)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -526,7 +512,7 @@ def test_a_full_runtime_directory_costs_no_more_than_the_memory(place: Place, en
         assert place.run("stop").returncode == 0
 
 
-def test_in_a_home_that_cannot_be_written_the_command_just_runs(place: Place, endpoint: Endpoint) -> None:
+def test_the_command_runs_without_telemetry_in_a_read_only_home(place: Place, endpoint: Endpoint) -> None:
     with mounted(place.home, "ro"):
         ran = place.run("run", "--", *WORKER)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -535,13 +521,13 @@ def test_in_a_home_that_cannot_be_written_the_command_just_runs(place: Place, en
 
 
 @pytest.mark.parametrize("home", [None, "", "not/absolute"])
-def test_a_user_without_a_home_gets_no_file_in_the_working_directory(place: Place, home: str | None) -> None:
+def test_no_file_is_made_in_the_working_directory_for_a_user_without_a_home(place: Place, home: str | None) -> None:
     unshared = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
     if (
         shutil.which("unshare") is None
         or subprocess.run([*unshared, "true"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("cannot become a user whom nobody knows")
+        pytest.skip("cannot become a user without an account")
     environ: dict[str, Any] = {name: value for name, value in place.environ.items() if name != "HOME"}
     environ |= {} if home is None else {"HOME": home}
     directory = os.path.join(place.root, "project")
@@ -554,7 +540,7 @@ def test_a_user_without_a_home_gets_no_file_in_the_working_directory(place: Plac
     assert os.listdir(directory) == []
 
 
-def test_without_a_runtime_directory_a_short_one_serves(place: Place, endpoint: Endpoint) -> None:
+def test_a_short_directory_is_used_if_there_is_no_runtime_directory(place: Place, endpoint: Endpoint) -> None:
     ran = place.run("run", "--", *WORKER, XDG_RUNTIME_DIR="")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert endpoint.only_session()["request_count"] == 3

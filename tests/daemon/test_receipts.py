@@ -1,4 +1,4 @@
-"""The receipts: bounded, private, whole lines, oldest first."""
+"""The receipts: bounded in size, private, in whole lines, oldest first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BYTES = 4 * 1024 * 1024
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The state directory, before there is one."""
+    """Return the path of the state directory, which does not exist yet."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path / "state" / "brakit"
@@ -28,7 +28,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(number: int, verdict: Verdict = SENT, padding: int = 0) -> None:
     body = json.dumps({"number": number, "padding": "x" * padding}).encode()
-    receipts.write(QueuedEvent("cli_invoked", f"uuid-{number}", "somebody", body), verdict)
+    receipts.write(QueuedEvent("cli_invoked", f"uuid-{number}", "an-anonymous-id", body), verdict)
 
 
 def numbers() -> list[int]:
@@ -39,7 +39,7 @@ def size_of(state: Path) -> int:
     return sum(file.stat().st_size for file in state.iterdir())
 
 
-def test_a_receipt_says_what_when_and_what_became_of_it(state: Path) -> None:
+def test_a_receipt_holds_the_event_its_time_its_outcome_and_its_body(state: Path) -> None:
     write(7, Verdict.dropped(Reason.TIMEOUT))
     (receipt,) = receipts.read()
     assert receipt.pop("at").endswith("Z")
@@ -52,7 +52,7 @@ def test_a_receipt_says_what_when_and_what_became_of_it(state: Path) -> None:
     }
 
 
-def test_where_nothing_was_written_there_is_nothing(state: Path) -> None:
+def test_reading_before_the_first_write_finds_no_receipt_and_makes_no_directory(state: Path) -> None:
     assert list(receipts.read()) == []
     assert not state.exists()
 
@@ -63,7 +63,7 @@ def test_receipts_are_read_in_the_order_in_which_they_were_written(state: Path) 
     assert numbers() == list(range(20))
 
 
-def test_files_are_0600_in_a_directory_of_0700(state: Path) -> None:
+def test_files_have_mode_0600_in_a_directory_of_mode_0700(state: Path) -> None:
     before = os.umask(0)
     try:
         write(1)
@@ -73,17 +73,17 @@ def test_files_are_0600_in_a_directory_of_0700(state: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in state.iterdir()} == {0o600}
 
 
-def test_together_they_are_never_more_than_4_mib_and_the_oldest_go_first(state: Path) -> None:
+def test_receipts_never_take_more_than_4_mib_and_the_oldest_are_removed_first(state: Path) -> None:
     for number in range(4000):
         write(number, padding=1900)
         assert size_of(state) <= MAX_BYTES
     kept = numbers()
     assert kept == list(range(kept[0], 4000))
     assert kept[0] > 0
-    assert size_of(state) > MAX_BYTES // 2 - 4096  # half goes at once, and no more
+    assert size_of(state) > MAX_BYTES // 2 - 4096  # at most half of them is removed at once
 
 
-def test_a_link_in_the_files_place_is_not_followed(state: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_in_place_of_the_file_is_not_followed(state: Path, tmp_path: Path) -> None:
     write(1)
     target = tmp_path / "target"
     target.write_text("mine")
@@ -94,7 +94,7 @@ def test_a_link_in_the_files_place_is_not_followed(state: Path, tmp_path: Path) 
     assert target.read_text() == "mine"
 
 
-def test_a_full_disk_leaves_whole_lines(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_only_whole_lines(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(1)
     really_write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: really_write(fd, data[: len(data) // 2]))
@@ -105,27 +105,27 @@ def test_a_full_disk_leaves_whole_lines(state: Path, monkeypatch: pytest.MonkeyP
     assert numbers() == [1, 3]
 
 
-def test_a_full_disk_when_the_files_are_exchanged_costs_one_receipt(
+def test_a_full_disk_costs_one_receipt_when_the_newer_file_replaces_the_older(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(1)
     os.truncate(state / "receipts.jsonl", receipts.MAX_BYTES // 2)
     really_open = os.open
 
-    def has_no_room(path: str, flags: int, *mode: int) -> int:
+    def open_on_a_full_disk(path: str, flags: int, *mode: int) -> int:
         if flags & os.O_CREAT and not os.path.exists(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         return really_open(path, flags, *mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", has_no_room)
-        with pytest.raises(OSError, match="No space"):  # and not that a descriptor was closed twice
+        patch.setattr(os, "open", open_on_a_full_disk)
+        with pytest.raises(OSError, match="No space"):  # not EBADF from a descriptor that is closed twice
             write(2)
     write(3)
     assert numbers() == [1, 3]
 
 
-def test_half_a_line_from_a_power_cut_costs_no_other(state: Path) -> None:
+def test_half_a_line_from_a_power_cut_costs_no_other_line(state: Path) -> None:
     write(1)
     with (state / "receipts.jsonl").open("ab") as file:
         file.write(b'{"at": "2026-\0\0\xff')
@@ -133,7 +133,7 @@ def test_half_a_line_from_a_power_cut_costs_no_other(state: Path) -> None:
     assert numbers() == [1, 2]
 
 
-def test_a_reader_that_takes_its_time_misses_nothing_of_what_there_was(
+def test_a_slow_reader_misses_no_receipt_that_existed_when_it_began(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receipts, "MAX_BYTES", 4000)
@@ -141,7 +141,7 @@ def test_a_reader_that_takes_its_time_misses_nothing_of_what_there_was(
         write(number)
     reading = receipts.read()
     found = _numbers(reading, 1)
-    for number in range(30, 45):  # the files are exchanged meanwhile
+    for number in range(30, 45):  # meanwhile the newer file replaces the older one
         write(number)
     assert numbers()[0] > found[0]
     found += [json.loads(receipt["body"])["number"] for receipt in reading]
@@ -149,7 +149,7 @@ def test_a_reader_that_takes_its_time_misses_nothing_of_what_there_was(
     assert found[-1] >= 29
 
 
-def test_following_does_not_take_half_a_line_for_one(state: Path) -> None:
+def test_following_waits_for_the_rest_of_half_a_line(state: Path) -> None:
     write(1)
     following = receipts.follow()
     assert _numbers(following, 1) == [1]
@@ -161,7 +161,7 @@ def test_following_does_not_take_half_a_line_for_one(state: Path) -> None:
     assert _numbers(following, 1) == [2]
 
 
-def test_following_gives_what_there_is_and_then_what_comes(state: Path) -> None:
+def test_following_yields_existing_receipts_and_then_new_ones(state: Path) -> None:
     write(1)
     following = receipts.follow()
     assert _numbers(following, 1) == [1]
@@ -173,14 +173,14 @@ def test_following_gives_what_there_is_and_then_what_comes(state: Path) -> None:
     assert next(following) is None
 
 
-def test_following_begins_before_there_is_a_file(state: Path) -> None:
+def test_following_may_begin_before_the_file_exists(state: Path) -> None:
     following = receipts.follow()
     assert next(following) is None
     write(1)
     assert _numbers(following, 1) == [1]
 
 
-def test_following_misses_nothing_when_the_oldest_go(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_misses_no_receipt_when_the_oldest_are_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "MAX_BYTES", 4000)
     write(0)
     following = receipts.follow()

@@ -1,4 +1,4 @@
-"""What a dead daemon left behind may be anything by now: what of it is spoilt costs itself, and nothing else."""
+"""Recovery from spoilt files: what cannot be read is lost, and everything else is recovered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.harness import Endpoint, Place, Wire, end_process, new_id, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A daemon that cannot recover what has this in its name.
+# Runs a daemon that fails to recover the session or the counter file that its argument names.
 FAILING = """
 import sys
 from brakit_sidecar.daemon import start
@@ -44,7 +44,7 @@ time.sleep(600)
 
 
 class Killed:
-    """A place whose daemon was killed amid a session, in which three requests had been counted."""
+    """A place whose daemon was killed during a session of three requests."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -57,13 +57,13 @@ class Killed:
         (journal,) = [name for name in os.listdir(self.state) if name.startswith("journal")]
         self.journal = os.path.join(self.state, journal)
 
-    def beside(self, session: str) -> str:
-        """The path of another session's journal: below all others, and so read first."""
+    def journal_of(self, session: str) -> str:
+        """Return the path of a session's journal."""
         return os.path.join(self.journal, session + ".jsonl")
 
 
-def counted(place: Place) -> dict[str, int]:
-    """The requests of each open session."""
+def request_counts(place: Place) -> dict[str, int]:
+    """Return the number of requests of each open session."""
     return {session["id"]: session["fields"]["request_count"] for session in place.status()["sessions"]}
 
 
@@ -72,49 +72,45 @@ def killed(place: Place) -> Killed:
     return Killed(place)
 
 
-FIRST = "00000000-0000-4000-8000-000000000000"
+FIRST = "00000000-0000-4000-8000-000000000000"  # below all other session ids, so its journal is read first
 
 
-def a_directory(path: str) -> None:
+def make_directory(path: str) -> None:
     os.mkdir(path, 0o700)
 
 
-def a_loop(path: str) -> None:
+def make_link_to_itself(path: str) -> None:
     os.symlink(path, path)
 
 
-def a_pipe(path: str) -> None:
+def make_pipe(path: str) -> None:
     os.mkfifo(path, 0o600)
 
 
-def deeply_nested(path: str) -> None:
+def make_deeply_nested_json(path: str) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.write("[" * 100_000 + "\n")
 
 
-SPOILT = [a_directory, a_loop, a_pipe, deeply_nested]
+SPOILT = [make_directory, make_link_to_itself, make_pipe, make_deeply_nested_json]
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_a_journal_that_cannot_be_read_is_no_other_sessions_loss(killed: Killed, spoil: Callable[[str], None]) -> None:
-    spoil(killed.beside(FIRST))
+def test_a_journal_that_cannot_be_read_costs_no_other_session(killed: Killed, spoil: Callable[[str], None]) -> None:
+    spoil(killed.journal_of(FIRST))
     killed.place.serve()
-    assert counted(killed.place)[killed.session] == 3
+    assert request_counts(killed.place)[killed.session] == 3
 
 
 @pytest.mark.parametrize("name", ["receipts.jsonl", "receipts.old.jsonl"])
-@pytest.mark.parametrize("spoil", [a_directory, a_loop, deeply_nested])
-def test_receipts_that_cannot_be_read_are_no_sessions_loss(
-    killed: Killed, name: str, spoil: Callable[[str], None]
-) -> None:
+@pytest.mark.parametrize("spoil", [make_directory, make_link_to_itself, make_deeply_nested_json])
+def test_receipts_that_cannot_be_read_cost_no_session(killed: Killed, name: str, spoil: Callable[[str], None]) -> None:
     spoil(os.path.join(killed.state, name))
     killed.place.serve()
-    assert counted(killed.place)[killed.session] == 3
+    assert request_counts(killed.place)[killed.session] == 3
 
 
-def test_what_was_under_way_is_sent_again_also_where_nobody_can_say_whether_it_was(
-    place: Place, endpoint: Endpoint
-) -> None:
+def test_an_unfinished_attempt_is_repeated_if_the_receipts_cannot_be_read(place: Place, endpoint: Endpoint) -> None:
     endpoint.may_answer.clear()
     killed = Killed(place)
     os.mkdir(os.path.join(killed.state, "receipts.jsonl"), 0o700)
@@ -127,11 +123,11 @@ def test_what_was_under_way_is_sent_again_also_where_nobody_can_say_whether_it_w
     assert bodies[0] == bodies[1]
 
 
-def test_behind_a_link_nothing_is_ours_to_remove(killed: Killed) -> None:
+def test_nothing_behind_a_link_is_removed(killed: Killed) -> None:
     elsewhere = os.path.join(killed.place.root, "elsewhere")
     os.rename(killed.journal, elsewhere)
     os.symlink(elsewhere, killed.journal)
-    kept = os.path.join(elsewhere, "somebody's")
+    kept = os.path.join(elsewhere, "a-foreign-file")
     with open(kept, "w", encoding="ascii") as file:
         file.write("precious")
     served = killed.place.serve()
@@ -142,43 +138,45 @@ def test_behind_a_link_nothing_is_ours_to_remove(killed: Killed) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"owner_pid": "1"}, {"owner_pid": [1]}], ids=str)
-def test_a_beginning_that_is_none_of_ours_is_no_other_sessions_loss(killed: Killed, wrong: dict[str, object]) -> None:
-    with open(killed.beside(killed.session), encoding="ascii") as file:
+def test_a_journal_that_begins_with_a_foreign_record_costs_no_other_session(
+    killed: Killed, wrong: dict[str, object]
+) -> None:
+    with open(killed.journal_of(killed.session), encoding="ascii") as file:
         first, opened, *rest = [json.loads(line) for line in file]
     assert "opened" in opened
-    with open(killed.beside(FIRST), "w", encoding="ascii") as file:
+    with open(killed.journal_of(FIRST), "w", encoding="ascii") as file:
         file.writelines(json.dumps(line) + "\n" for line in [{**first, "of": FIRST}, {**opened, **wrong}, *rest])
     killed.place.serve()
-    assert counted(killed.place)[killed.session] == 3
+    assert request_counts(killed.place)[killed.session] == 3
 
 
-def test_a_session_that_cannot_be_recovered_is_no_other_ones_loss(killed: Killed) -> None:
-    with open(killed.beside(killed.session), encoding="ascii") as file:
+def test_a_session_that_cannot_be_recovered_costs_no_other_session(killed: Killed) -> None:
+    with open(killed.journal_of(killed.session), encoding="ascii") as file:
         lines = file.read()
-    with open(killed.beside(FIRST), "w", encoding="ascii") as file:
+    with open(killed.journal_of(FIRST), "w", encoding="ascii") as file:
         file.write(lines.replace(killed.session, FIRST))
     served = killed.place.popen(sys.executable, "-c", FAILING, FIRST)
     try:
         wait_until(killed.place.accepts, "a daemon that accepts")
-        assert counted(killed.place) == {killed.session: 3}
+        assert request_counts(killed.place) == {killed.session: 3}
     finally:
         end_process(served)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a memory has no name")
-def test_a_memory_that_cannot_be_taken_in_is_no_other_ones_loss(place: Place) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="a counter file has a name only on Linux")
+def test_a_counter_file_that_cannot_be_recovered_costs_no_other_one(place: Place) -> None:
     served, sessions = place.serve(), (new_id(), new_id())
     workers = [place.popen(sys.executable, "-c", COUNTS, BRAKIT_SESSION_ID=session) for session in sessions]
-    wait_until(lambda: counted(place) == dict.fromkeys(sessions, 3), "the workers' counts")
+    wait_until(lambda: request_counts(place) == dict.fromkeys(sessions, 3), "the workers' counts")
     end_process(served, signal.SIGKILL)
     for worker in workers:
         end_process(worker, signal.SIGKILL)
     shutil.rmtree(os.path.join(place.home, ".local", "state", "brakit"))
-    failing, memory = next(left_behind(place.socket_path, {}))
-    lost = memory.origin.session
+    failing, left = next(left_behind(place.socket_path, {}))
+    lost = left.origin.session
     served = place.popen(sys.executable, "-c", FAILING, failing)
     try:
         wait_until(place.accepts, "a daemon that accepts")
-        assert counted(place) == {session: 3 for session in sessions if session != lost}
+        assert request_counts(place) == {session: 3 for session in sessions if session != lost}
     finally:
         end_process(served)

@@ -1,4 +1,4 @@
-"""The sessions' book over real files, with an intake and a delivery that note what they are asked."""
+"""The service over real files, with an intake, a delivery and a process watcher that record their calls."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 SESSION = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
 
 
-class NotedIntake:
-    """An intake whose drains do what the test says."""
+class RecordingIntake:
+    """An intake whose drains have the results and the side effect that the test sets."""
 
     def __init__(self) -> None:
         self.is_short = False
         self.while_draining: Callable[[], object] = lambda: None
-        self.drained: list[bool] = []  # what each drain returns, the last for all further ones
+        self.drained: list[bool] = []  # the results of the next drains, then True
         self.expendable: list[Callable[[Member], bool]] = []
 
     def drain(self, expendable: Callable[[Member], bool] = lambda _member: False) -> bool:
@@ -60,8 +60,8 @@ class NotedIntake:
         return self.is_short
 
 
-class NotedDelivery:
-    """A delivery that keeps what it is given."""
+class RecordingDelivery:
+    """A delivery that keeps each event instead of sending it."""
 
     def __init__(self) -> None:
         self.queued: list[QueuedEvent] = []
@@ -78,8 +78,8 @@ class NotedDelivery:
         self.is_withdrawn = True
 
 
-class NotedWatcher:
-    """A watcher of processes that exit when the test says."""
+class RecordingWatcher:
+    """A watcher of processes, which exit when the test calls ``exit``."""
 
     def __init__(self) -> None:
         self.watched: dict[tuple[str, str | None], tuple[int, Callable[[], object], bool]] = {}
@@ -105,12 +105,12 @@ class NotedWatcher:
             del self.watched[name]
 
     def exit(self, session_id: str, producer: str | None = None) -> None:
-        """Let the process exit."""
+        """Let a watched process exit."""
         self.watched.pop((session_id, producer))[1]()
 
 
 class Daemon:
-    """A service with its neighbours."""
+    """A service with real files, and with recording parts around it."""
 
     def __init__(self, root: Path) -> None:
         self.config = root / ".brakit" / "config.json"
@@ -119,7 +119,7 @@ class Daemon:
         self.consent = ConsentGate({"HOME": str(root)})
         self.runtime = root / "r"
         self.runtime.mkdir(mode=0o700)
-        self.intake, self.delivery, self.watcher = NotedIntake(), NotedDelivery(), NotedWatcher()
+        self.intake, self.delivery, self.watcher = RecordingIntake(), RecordingDelivery(), RecordingWatcher()
         self.table = SessionTable("this boot")
         self.journal = Journal(str(root / "journal"), self.consent)
         self.counter_files = CounterFiles(str(self.runtime / "sidecar-1.sock"), ServiceManager({}))
@@ -173,7 +173,7 @@ class Daemon:
         return self.table.open[SESSION]
 
     def seal(self) -> None:
-        """Seal the session as the main loop does when it is over."""
+        """Seal the session, as the main loop does when the session is over."""
         self.service.run(self.session.end("clean", 0.0, 0.0, goodbye_s=0.0))
         self.service.seal(self.session)
 
@@ -181,7 +181,7 @@ class Daemon:
         return [json.loads(event.body) for event in self.delivery.queued]
 
     def journaled(self) -> list[dict[str, Any]]:
-        """Return the records that a next daemon finds."""
+        """Return the journaled records that the next daemon would find."""
         return [
             record
             for _session, records in Journal(self.journal.directory, self.consent).left_behind()
@@ -217,7 +217,7 @@ def test_a_counter_file_of_a_connection_without_a_session_is_closed(daemon: Daem
     assert not made.is_retired
 
 
-def test_an_accepted_counter_file_is_read_for_the_session(daemon: Daemon) -> None:
+def test_an_accepted_counter_file_counts_for_the_session(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
     member = daemon.join(counter_fd=made.fd)
     made.cells[COUNTER_CELLS["request_count"]] = 7
@@ -226,7 +226,7 @@ def test_an_accepted_counter_file_is_read_for_the_session(daemon: Daemon) -> Non
     assert daemon.service.may_evict(member)
 
 
-def test_a_second_counter_file_of_a_producer_adds_to_what_the_first_one_held(daemon: Daemon) -> None:
+def test_the_counts_of_a_producers_first_counter_file_survive_its_second(daemon: Daemon) -> None:
     first, second, producer = daemon.make_counter_file(), daemon.make_counter_file(), new_id()
     daemon.join(producer, first.fd)
     first.cells[COUNTER_CELLS["request_count"]] = 7
@@ -234,7 +234,7 @@ def test_a_second_counter_file_of_a_producer_adds_to_what_the_first_one_held(dae
     assert daemon.session.totals.total("request_count") == 7
 
 
-def test_a_descriptor_that_is_not_a_counter_file_is_refused_and_the_hello_stands(daemon: Daemon) -> None:
+def test_a_hello_is_accepted_even_if_its_descriptor_is_not_a_counter_file(daemon: Daemon) -> None:
     with open(os.devnull, "rb") as null:
         outcome = daemon.hello(counter_fd=null.fileno())
     assert isinstance(outcome, Joined)
@@ -242,7 +242,7 @@ def test_a_descriptor_that_is_not_a_counter_file_is_refused_and_the_hello_stands
     assert (outcome.takes_counter_file, outcome.refused) == (False, Refusal.BAD_COUNTER_FILE)
 
 
-def test_a_session_that_is_over_cannot_be_joined_and_the_counter_file_is_retired(daemon: Daemon) -> None:
+def test_the_counter_file_of_a_worker_that_joins_an_ended_session_is_retired(daemon: Daemon) -> None:
     daemon.join()
     daemon.seal()
     made = daemon.make_counter_file()
@@ -250,7 +250,7 @@ def test_a_session_that_is_over_cannot_be_joined_and_the_counter_file_is_retired
     assert made.is_retired
 
 
-def test_a_worker_whose_counter_file_was_retired_joins_nothing(daemon: Daemon) -> None:
+def test_a_worker_whose_counter_file_was_retired_joins_no_session(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
     made.retire()
     assert daemon.hello(counter_fd=made.fd) == Ended()
@@ -271,7 +271,7 @@ def test_a_client_tries_later_if_the_config_cannot_be_read(daemon: Daemon) -> No
     assert daemon.service.ask(None, {"open": {"session": SESSION}}) == TryLater()
 
 
-def test_a_stopping_daemon_opens_no_session_and_accepts_hellos_to_open_ones(daemon: Daemon) -> None:
+def test_a_stopping_daemon_accepts_hellos_only_to_open_sessions(daemon: Daemon) -> None:
     daemon.join()
     daemon.service.is_stopping = True
     assert isinstance(daemon.hello(), Joined)
@@ -282,13 +282,13 @@ def test_a_stopping_daemon_opens_no_session_and_accepts_hellos_to_open_ones(daem
 # --- lines --------------------------------------------------------------------------------------------
 
 
-def test_a_frame_applies_to_the_members_session(daemon: Daemon) -> None:
+def test_a_line_applies_to_the_session_of_its_connection(daemon: Daemon) -> None:
     member = daemon.join()
     assert daemon.send(member, incr={"request_count": 3}) == []
     assert daemon.session.totals.total("request_count") == 3
 
 
-def test_increments_are_counted_at_once_while_the_session_is_open(daemon: Daemon) -> None:
+def test_increments_are_counted_only_while_the_session_is_open(daemon: Daemon) -> None:
     member = daemon.join()
     lines = [b'{"incr":{"request_count":1}}'] * 5
     assert daemon.service.receive_increments(member, lines)
@@ -298,20 +298,20 @@ def test_increments_are_counted_at_once_while_the_session_is_open(daemon: Daemon
 
 
 @pytest.mark.parametrize("keys", [{"incr": {"request_count": 1}}, {"event": {"name": "first_request"}}], ids=str)
-def test_a_frame_for_a_sealed_session_is_refused(daemon: Daemon, keys: dict[str, Any]) -> None:
+def test_a_line_for_a_sealed_session_is_refused(daemon: Daemon, keys: dict[str, Any]) -> None:
     member = daemon.join()
     daemon.seal()
     assert daemon.send(member, **keys) == [Refusal.SESSION_ENDED]
     assert daemon.send(member) == []
 
 
-def test_an_event_without_a_session_is_queued_and_counts_are_refused(daemon: Daemon) -> None:
+def test_an_event_is_queued_and_counts_are_refused_without_a_session(daemon: Daemon) -> None:
     refused = daemon.send(None, event={"name": "cli_invoked"}, incr={"request_count": 1})
     assert refused == [Refusal.NO_SESSION]
     assert [body["event"] for body in daemon.sent()] == ["cli_invoked"]
 
 
-def test_an_event_that_holds_the_requests_of_all_workers_reads_their_counter_files(daemon: Daemon) -> None:
+def test_a_dashboard_view_reads_the_counter_files_of_all_workers(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
     daemon.join(counter_fd=made.fd)
     made.cells[COUNTER_CELLS["request_count"]] = 7
@@ -327,7 +327,7 @@ def test_an_end_wakes_the_main_loop(daemon: Daemon) -> None:
     assert daemon.session.workers[member.producer].phase is Phase.FINISHED
 
 
-def test_what_an_answer_acknowledges_is_journaled_before_it(daemon: Daemon) -> None:
+def test_the_lines_that_an_answer_acknowledges_are_journaled_before_it(daemon: Daemon) -> None:
     member = daemon.join()
     daemon.send(member, incr={"request_count": 3})
     totals: list[Any] = []
@@ -347,7 +347,7 @@ def test_a_question_of_a_connection_without_a_session_is_answered(daemon: Daemon
     assert daemon.service.ask(None, {"open": {}}) == {"open": {}}
 
 
-def test_a_question_for_a_session_that_was_sealed_is_answered(daemon: Daemon) -> None:
+def test_a_question_for_a_sealed_session_is_answered(daemon: Daemon) -> None:
     member = daemon.join()
     daemon.seal()
     assert daemon.service.ask(member, "status") is Refusal.UNKNOWN_ASK
@@ -373,7 +373,7 @@ def test_a_workers_counter_file_is_read_when_its_connection_closes(daemon: Daemo
     assert daemon.session.totals.total("request_count") == 7
 
 
-def test_a_connection_of_a_sealed_session_may_close(daemon: Daemon) -> None:
+def test_a_connection_of_a_sealed_session_may_be_closed(daemon: Daemon) -> None:
     member = daemon.join()
     daemon.seal()
     daemon.service.closed(member)
@@ -381,12 +381,12 @@ def test_a_connection_of_a_sealed_session_may_close(daemon: Daemon) -> None:
 
 
 def test_only_a_worker_with_a_named_counter_file_may_be_evicted_from_an_open_session(daemon: Daemon) -> None:
-    owner, raw = daemon.join(is_owner=True), daemon.join()
+    owner, plain = daemon.join(is_owner=True), daemon.join()
     made = daemon.make_counter_file()
     counting = daemon.join(counter_fd=made.fd)
-    assert [daemon.service.may_evict(member) for member in (owner, raw, counting)] == [False, False, True]
+    assert [daemon.service.may_evict(member) for member in (owner, plain, counting)] == [False, False, True]
     daemon.seal()
-    assert [daemon.service.may_evict(member) for member in (owner, raw, counting)] == [True, True, True]
+    assert [daemon.service.may_evict(member) for member in (owner, plain, counting)] == [True, True, True]
 
 
 def test_an_evicted_worker_is_watched_until_it_reconnects(daemon: Daemon) -> None:
@@ -409,14 +409,14 @@ def test_the_counter_file_of_an_evicted_worker_is_read_when_its_process_exits(da
 
 
 @pytest.mark.parametrize("is_short", [True, False])
-def test_a_worker_that_was_found_is_watched_by_a_descriptor_if_one_can_be_had(daemon: Daemon, is_short: bool) -> None:
+def test_a_worker_is_watched_by_a_descriptor_unless_descriptors_are_short(daemon: Daemon, is_short: bool) -> None:
     daemon.join()
     daemon.intake.is_short = is_short
     daemon.service.run([WatchWorker(SESSION, "p", os.getpid())])
     assert daemon.watcher.watched[SESSION, "p"][2] == (not is_short)
 
 
-def test_released_descriptors_are_opened_by_name(daemon: Daemon) -> None:
+def test_a_counter_file_whose_descriptor_was_released_is_opened_by_its_name(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
     daemon.join(counter_fd=made.fd)
     made.cells[COUNTER_CELLS["request_count"]] = 7
@@ -430,7 +430,7 @@ def test_released_descriptors_are_opened_by_name(daemon: Daemon) -> None:
 # --- the owner's process --------------------------------------------------------------------------------
 
 
-def test_the_exit_of_the_process_that_owns_a_session_ends_it(daemon: Daemon) -> None:
+def test_a_session_ends_when_the_process_that_owns_it_exits(daemon: Daemon) -> None:
     daemon.join()
     daemon.service.run(daemon.session.own_by_process(os.getpid()))
     assert daemon.watcher.is_alive[SESSION, None]()
@@ -439,19 +439,19 @@ def test_the_exit_of_the_process_that_owns_a_session_ends_it(daemon: Daemon) -> 
     assert daemon.session.ending.exit_reason == "crash"
 
 
-def test_a_process_of_a_session_that_is_over_is_not_watched(daemon: Daemon) -> None:
+def test_the_owners_process_is_not_watched_after_the_session(daemon: Daemon) -> None:
     daemon.join(is_owner=True)
     watched = dict(daemon.watcher.watched)
     daemon.seal()
     assert not daemon.watcher.watched
-    watched[SESSION, None][1]()  # an exit that was reported at the same moment
+    watched[SESSION, None][1]()  # an exit that was reported at the same time
     assert not daemon.table.open
 
 
 # --- sealing --------------------------------------------------------------------------------------------
 
 
-def test_a_session_that_a_worker_joined_is_one_event(daemon: Daemon) -> None:
+def test_a_session_that_a_worker_joined_becomes_one_event(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
     daemon.join(counter_fd=made.fd)
     made.cells[COUNTER_CELLS["request_count"]] = 7
@@ -462,7 +462,7 @@ def test_a_session_that_a_worker_joined_is_one_event(daemon: Daemon) -> None:
     assert made.is_retired
 
 
-def test_a_session_that_nobody_joined_is_dropped(daemon: Daemon) -> None:
+def test_the_event_of_a_session_without_workers_is_dropped(daemon: Daemon) -> None:
     daemon.join(is_owner=True)
     daemon.seal()
     assert daemon.sent() == []
@@ -470,14 +470,14 @@ def test_a_session_that_nobody_joined_is_dropped(daemon: Daemon) -> None:
     assert (event.name, reason) == ("session", Reason.NOBODY_JOINED)
 
 
-def test_what_was_written_before_the_end_is_in_the_event(daemon: Daemon) -> None:
+def test_lines_that_are_read_by_the_drain_are_in_the_event(daemon: Daemon) -> None:
     member = daemon.join()
     daemon.intake.while_draining = lambda: daemon.send(member, incr={"request_count": 3})
     daemon.seal()
     assert daemon.sent()[0]["properties"]["request_count"] == 3
 
 
-def test_a_live_worker_that_is_found_while_draining_may_report_its_end(daemon: Daemon) -> None:
+def test_the_seal_is_put_off_if_the_drain_accepts_a_live_worker(daemon: Daemon) -> None:
     daemon.join(is_owner=True)
     daemon.service.run(daemon.session.end("clean", 0.0, 10.0**12))
     daemon.intake.while_draining = daemon.join
@@ -486,7 +486,7 @@ def test_a_live_worker_that_is_found_while_draining_may_report_its_end(daemon: D
     assert daemon.sent() == []
 
 
-def test_connections_of_the_sealed_session_make_room_for_those_that_wait(daemon: Daemon) -> None:
+def test_a_second_drain_may_close_the_workers_of_the_sealed_session(daemon: Daemon) -> None:
     owner, worker = daemon.join(is_owner=True), daemon.join()
     other = daemon.hello(session=new_id())
     assert isinstance(other, Joined)
@@ -500,7 +500,7 @@ def test_connections_of_the_sealed_session_make_room_for_those_that_wait(daemon:
 
 
 @pytest.mark.parametrize("drain", [1, 2])
-def test_nothing_is_sent_if_consent_is_withdrawn_while_draining(daemon: Daemon, drain: int) -> None:
+def test_nothing_is_sent_if_consent_is_withdrawn_during_a_drain(daemon: Daemon, drain: int) -> None:
     daemon.join()
     daemon.intake.drained = [False, True]
 
@@ -514,7 +514,7 @@ def test_nothing_is_sent_if_consent_is_withdrawn_while_draining(daemon: Daemon, 
     assert daemon.delivery.is_withdrawn
 
 
-def test_an_event_of_a_session_is_withheld_if_its_id_was_replaced(daemon: Daemon) -> None:
+def test_a_sessions_event_is_withheld_if_the_anonymous_id_was_replaced(daemon: Daemon) -> None:
     daemon.join()
     daemon.anonymous_id = new_id()
     daemon.opt(in_=True)
@@ -544,8 +544,8 @@ def test_a_long_journal_is_rewritten(daemon: Daemon, monkeypatch: pytest.MonkeyP
 # --- compaction -----------------------------------------------------------------------------------------
 
 
-def leave(daemon: Daemon, made: counter_file.CounterFile) -> None:
-    """Let many workers leave, one of them with a counter file."""
+def disconnect_many(daemon: Daemon, made: counter_file.CounterFile) -> None:
+    """Let many workers connect and disconnect, one of them with a counter file."""
     for number in range(COMPACT_AFTER):
         daemon.service.closed(daemon.join(counter_fd=made.fd if number == 0 else None))
 
@@ -557,51 +557,53 @@ def compact(daemon: Daemon) -> None:
 
 def test_workers_whose_processes_have_exited_are_compacted(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
-    leave(daemon, made)
-    made.cells[counter_layout.PID] = 0  # not a process
+    disconnect_many(daemon, made)
+    made.cells[counter_layout.PID] = 0  # no process has this pid
     made.cells[COUNTER_CELLS["request_count"]] = 7
     compact(daemon)
     phases = [worker.phase for worker in daemon.session.workers.values()]
-    assert phases.count(Phase.COMPACTED) == 1  # the others' process is this one
+    assert phases.count(Phase.COMPACTED) == 1  # the process of the other workers is this test, which lives
     assert daemon.session.totals.total("request_count") == 7
     assert made.is_retired
 
 
-def test_workers_whose_processes_live_are_not_compacted(daemon: Daemon) -> None:
+def test_workers_whose_processes_are_alive_are_not_compacted(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
-    leave(daemon, made)
+    disconnect_many(daemon, made)
     compact(daemon)
     assert {worker.phase for worker in daemon.session.workers.values()} == {Phase.GONE}
     assert daemon.intake.expendable == []
     assert not made.is_retired
 
 
-def test_nothing_is_compacted_if_not_all_can_be_read(daemon: Daemon) -> None:
+def test_nothing_is_compacted_if_the_drain_was_incomplete(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
-    leave(daemon, made)
+    disconnect_many(daemon, made)
     made.cells[counter_layout.PID] = 0
     daemon.intake.drained = [False]
     compact(daemon)
     assert Phase.COMPACTED not in {worker.phase for worker in daemon.session.workers.values()}
 
 
-def test_nothing_is_journaled_of_a_session_that_is_withdrawn_before_its_compaction(daemon: Daemon) -> None:
+def test_a_session_that_is_withdrawn_during_its_compaction_is_not_journaled(daemon: Daemon) -> None:
     made = daemon.make_counter_file()
-    leave(daemon, made)
+    disconnect_many(daemon, made)
     made.cells[counter_layout.PID] = 0
     daemon.intake.while_draining = daemon.service.withdraw
     compact(daemon)
     assert daemon.journaled() == []
 
 
-def test_the_watch_of_an_owner_ends_with_its_session(daemon: Daemon) -> None:
+def test_a_withdrawal_ends_the_watch_of_the_owners_process(daemon: Daemon) -> None:
     daemon.join()
     daemon.service.run([WatchOwner(SESSION, os.getpid())])
     daemon.service.withdraw()
     assert not daemon.watcher.watched
 
 
-def test_a_journal_of_a_session_that_is_over_is_not_rewritten(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_of_a_session_that_is_over_is_not_rewritten(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     member = daemon.join()
     session = daemon.session
     daemon.service.withdraw()

@@ -1,4 +1,4 @@
-"""Calls that are due at a time."""
+"""The timers: calls that are due at a given time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_call_is_made_once_at_its_time() -> None:
     assert calls == ["ten"]
 
 
-def test_calls_are_made_in_the_order_of_their_times_and_then_of_their_making() -> None:
+def test_calls_are_made_by_due_time_and_then_in_the_order_in_which_they_were_scheduled() -> None:
     timers, calls = Timers(), list[str]()
     for when, name in ((2.0, "b"), (1.0, "a"), (2.0, "c")):
         timers.call_at(when, lambda name=name: calls.append(name))  # type: ignore[misc]
@@ -35,13 +35,13 @@ def test_the_next_due_time_is_the_earliest() -> None:
     assert timers.next_due == NEVER
 
 
-def test_a_call_may_make_the_next_one() -> None:
+def test_a_call_may_schedule_another_one() -> None:
     timers, calls = Timers(), list[float]()
 
-    def again() -> None:
+    def schedule_another() -> None:
         calls.append(1.0)
         timers.call_at(2.0, lambda: calls.append(2.0))
 
-    timers.call_at(1.0, again)
+    timers.call_at(1.0, schedule_another)
     timers.run(3.0)
     assert calls == [1.0, 2.0]

@@ -1,4 +1,4 @@
-"""The wall clock only stamps events: it may be set back and forward while a session runs."""
+"""Only the timestamps of events come from the wall clock, which may be set back or forward while a session runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.harness import Endpoint, Place, Wire, end_process, new_id, wait_until
 if TYPE_CHECKING:
     import subprocess
 
-# A daemon whose wall clock is off by as many seconds as a file says.
+# Runs a daemon whose wall clock is off by the number of seconds in the file that OFF names.
 SERVE = """
 import datetime, os, sys, time
 def off(): return float(open(os.environ["OFF"]).read())
@@ -30,6 +30,8 @@ DAY_S = 86_400
 
 
 class Clock:
+    """The wall clock of daemons in a place."""
+
     def __init__(self, place: Place) -> None:
         self._place = place
         self._path = os.path.join(place.root, "off")
@@ -52,7 +54,7 @@ def clock(place: Place) -> Clock:
 
 
 @pytest.mark.parametrize("off_s", [-400 * DAY_S, 400 * DAY_S], ids=["back", "forward"])
-def test_a_clock_that_is_set_amid_a_session_and_its_daemons_changes_no_number(
+def test_a_clock_that_is_set_during_a_session_and_before_its_next_daemon_changes_no_number(
     place: Place, endpoint: Endpoint, clock: Clock, off_s: float
 ) -> None:
     session, producer = new_id(), new_id()
@@ -62,7 +64,7 @@ def test_a_clock_that_is_set_amid_a_session_and_its_daemons_changes_no_number(
         worker.say(event={"name": "first_request", "port": 1}, total={"request_count": 3}).sync()
         clock.set(off_s)
         worker.say(total={"request_count": 4}).sync()
-        served.kill()  # the next one goes on by the journal
+        served.kill()  # the next daemon recovers the session from the journal
         served.wait()
     served = clock.serve()
     with Wire(place.socket_path).hello(session, role="owner") as owner:

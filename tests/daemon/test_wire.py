@@ -1,4 +1,4 @@
-"""The wire, spoken by hand to a real daemon: what counts, what is refused, and what ends a session."""
+"""The wire of a real daemon, with hand-written lines: what counts, what is refused, and what ends a session."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ROUTE, OTHER_ROUTE = "9f3a61c2d4e5b607", "00000000000000aa"
 
 
 class Daemon:
-    """The daemon that this file's tests share: each test has sessions of its own, and counts what it added."""
+    """The daemon that all tests of this file share. A test uses new sessions, and checks which refusals it added."""
 
     def __init__(self, endpoint: Endpoint, place: Place) -> None:
         self.endpoint = endpoint
         self.place = place
         self.pid = place.serve().pid
-        self.wires: list[Wire] = []  # all are closed in the end, whatever a test left open
+        self.wires: list[Wire] = []  # the fixture closes them all, even if a test fails
 
     def wire(self) -> Wire:
         self.wires.append(Wire(self.place.socket_path))
@@ -40,13 +40,13 @@ class Daemon:
         return self.wire().hello(session, **more)
 
     def owner(self, session: str) -> Wire:
-        """The owner of the session, which is open when this returns."""
+        """Connect the owner of a session. Returns when the session is open."""
         owner = self.wire().hello(session, role="owner")
         owner.sync()
         return owner
 
     def join_once(self, session: str) -> str:
-        """A worker joins the session and leaves it. Returns the session."""
+        """Let a worker join the session, report its end and disconnect. Returns the session's id."""
         join_once(self.place.socket_path, session)
         return session
 
@@ -55,23 +55,23 @@ class Daemon:
             return Counter(wire.ask()[0]["refused"])
 
     def sessions(self) -> dict[str, Any]:
-        """The open sessions by id, as ``status`` has them."""
+        """Return the open sessions by id, as ``status`` shows them."""
         with self.wire().hello() as wire:
             return {session["id"]: session for session in wire.ask()[0]["sessions"]}
 
     def events_of(self, session: str, name: str = "session") -> list[dict[str, Any]]:
-        """What arrived of what a session sends once: known by its uuid."""
+        """Return the properties of each arrived event with the uuid that a session's once-only event has."""
         expected = str(uuid.uuid5(uuid.UUID(session), name))
         return [body["properties"] for body in self.endpoint.bodies if body["uuid"] == expected]
 
     def end_of(self, session: str) -> dict[str, Any]:
-        """The properties of the session's one event, once it has arrived."""
+        """Wait for the session's one event. Returns its properties."""
         wait_until(lambda: self.events_of(session), "the arrival of the session event")
         (properties,) = self.events_of(session)
         return properties
 
     def finish(self, session: str, exit_reason: str = "clean") -> dict[str, Any]:
-        """Ends the session as an owner does."""
+        """End the session as its owner. Returns the properties of its event."""
         with self.owner(session) as owner:
             owner.say(end={"exit_reason": exit_reason})
             return self.end_of(session)
@@ -88,12 +88,12 @@ def daemon() -> Iterator[Daemon]:
     endpoint.close()
 
 
-def reads_to_the_end(wire: Wire) -> list[dict[str, Any]]:
-    """What the daemon still says before it hangs up."""
-    return [said["refused"] for said in wire.lines()]
+def read_to_eof(wire: Wire) -> list[dict[str, Any]]:
+    """Return the refusals that the daemon still sends before it closes the connection."""
+    return [line["refused"] for line in wire.lines()]
 
 
-# --- what is wrong is refused, and costs nothing else -------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------------------
 
 BAD_LINES: dict[bytes, list[str]] = {
     b"{": ["bad_json"],
@@ -112,7 +112,7 @@ BAD_LINES: dict[bytes, list[str]] = {
     b'{"set":{"framework":["flask"]}}': ["bad_value"],
     b'{"observe":{"9f3a61c2d4e5b607":[-1,86400001,"1"]}}': ["bad_value"] * 3,
     b'{"observe":{"GET /users":[1]}}': ["bad_id"],
-    b'{"mark":{"insight_count":["the text itself","9F3A61C2D4E5B607"]}}': ["bad_id"] * 2,
+    b'{"mark":{"insight_count":["a text, not an id","9F3A61C2D4E5B607"]}}': ["bad_id"] * 2,
     b'{"event":{"name":"session"}}': ["unknown_event"],
     b'{"event":{"name":"first_request","port":8000,"path":"/home"}}': ["unknown_field"],
     b'{"ask":"the time"}': ["unknown_ask"],
@@ -120,7 +120,7 @@ BAD_LINES: dict[bytes, list[str]] = {
 }
 
 
-def test_bad_lines_between_good_ones_cost_nothing_but_themselves(daemon: Daemon) -> None:
+def test_bad_lines_do_not_affect_the_good_lines_between_them(daemon: Daemon) -> None:
     sessions = [new_id(), new_id()]
     producers = [daemon.worker(session) for session in sessions for _ in range(2)]
     before = daemon.refused()
@@ -128,13 +128,13 @@ def test_bad_lines_between_good_ones_cost_nothing_but_themselves(daemon: Daemon)
         for producer in producers:
             producer.write(line + b"\n")
             producer.say(incr={"request_count": 1}, total={"query_count": 3 * round_number})
-            producer.say(total={"query_count": 3 * round_number})  # said again
+            producer.say(total={"query_count": 3 * round_number})  # repeated
             producer.say(incr={"query_count": 2}, total={"error_count": round_number})
     for producer in producers:
         producer.say(end={"exit_reason": "clean"}).close()
     ended = [daemon.finish(session) for session in sessions]
 
-    # Each round's total is past what the increments had made of the last one, so the last round is the sum.
+    # Each round's total is higher than the count so far, so only the last total and the last increment are visible.
     rounds = len(BAD_LINES)
     for properties in ended:
         assert properties["request_count"] == 2 * rounds
@@ -144,7 +144,7 @@ def test_bad_lines_between_good_ones_cost_nothing_but_themselves(daemon: Daemon)
     assert daemon.refused() - before == Counter({reason: 4 * count for reason, count in expected.items()})
 
 
-def test_the_good_part_of_a_line_applies(daemon: Daemon) -> None:
+def test_the_good_part_of_a_bad_line_applies(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.write(b'{"incr":{"request_count":2,"nonsense":1},"set":{"framework":"flask","os":"mine"},"what":0}\n')
@@ -153,9 +153,9 @@ def test_the_good_part_of_a_line_applies(daemon: Daemon) -> None:
     assert (ended["request_count"], ended["framework"]) == (2, "flask")
 
 
-def test_each_reason_is_answered_once_a_connection_with_its_line(daemon: Daemon) -> None:
+def test_each_reason_is_answered_once_per_connection_with_its_line_number(daemon: Daemon) -> None:
     session = new_id()
-    for _ in range(2):  # the second connection is answered as the first one was
+    for _ in range(2):  # the second connection gets the same answers
         with daemon.worker(session) as worker:  # line 1
             worker.say(incr={"request_count": 1})
             worker.write(b"{\n")  # line 3
@@ -170,21 +170,21 @@ def test_each_reason_is_answered_once_a_connection_with_its_line(daemon: Daemon)
             assert worker.write(b"{\n").sync() == []
 
 
-def test_a_bad_word_in_the_hello_is_refused_and_the_connection_goes_on(daemon: Daemon) -> None:
+def test_a_bad_value_in_the_hello_is_refused_and_the_connection_stays_open(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session, role="king") as worker:
         assert worker.say(incr={"request_count": 1}).sync() == [{"reason": "bad_value", "line": 1}]
     assert daemon.finish(session)["request_count"] == 1
 
 
-def test_what_was_refused_is_never_echoed(daemon: Daemon) -> None:
+def test_the_text_of_a_refused_line_is_never_sent_back(daemon: Daemon) -> None:
     with daemon.worker(new_id()) as worker:
         worker.write(b'{"incr":{"tell-tale":1},"tell-tale":1}\n{"tell-tale\n').write(b'{"ask":"tell-tale"}\n')
         answer, refused = worker.ask()
         assert "tell-tale" not in json.dumps([answer, refused])
 
 
-def test_a_word_outside_the_vocabulary_is_no_refusal(daemon: Daemon) -> None:
+def test_a_value_outside_the_vocabulary_is_not_refused(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session, sdk="cobol") as worker:
         worker.say(set={"framework": "cobol-on-cogs"}, add={"insight_types": ["n1", "new-kind"]})
@@ -194,7 +194,7 @@ def test_a_word_outside_the_vocabulary_is_no_refusal(daemon: Daemon) -> None:
     assert (ended["sdk"], ended["exit_reason"]) == ("unknown", "unknown")
 
 
-# --- what closes the connection -----------------------------------------------------------------------
+# --- refusals that close the connection ---------------------------------------------------------------
 
 GOOD_HELLO = {"protocol": 1, "session": new_id(), "producer": new_id(), "sdk": "python", "role": "worker"}
 
@@ -204,67 +204,69 @@ def hello_but(**wrong: object) -> bytes:
 
 
 CLOSING: dict[str, tuple[bytes, str]] = {
-    "a first line that is no hello": (b'{"incr":{"request_count":1}}\n', "no_hello"),
-    "a first line that is no JSON": (b"hello\n", "no_hello"),
+    "a first line that is not a hello": (b'{"incr":{"request_count":1}}\n', "no_hello"),
+    "a first line that is not JSON": (b"hello\n", "no_hello"),
     "an empty first line": (b"\n", "no_hello"),
-    "a session that is no UUID": (hello_but(session="7"), "bad_hello"),
-    "a producer that is no UUID": (hello_but(producer=7), "bad_hello"),
-    "a group that is no UUID": (hello_but(group="g"), "bad_hello"),
+    "a session that is not a UUID": (hello_but(session="7"), "bad_hello"),
+    "a producer that is not a UUID": (hello_but(producer=7), "bad_hello"),
+    "a group that is not a UUID": (hello_but(group="g"), "bad_hello"),
     "an unknown protocol": (hello_but(protocol=2), "bad_hello"),
-    "a protocol that is no number": (hello_but(protocol="1"), "bad_hello"),
-    "a hello that is no object": (b'{"hello":1}\n', "bad_hello"),
+    "a protocol that is not a number": (hello_but(protocol="1"), "bad_hello"),
+    "a hello that is not an object": (b'{"hello":1}\n', "bad_hello"),
     "a first line that is too long": (b"x" * MAX_LINE + b"\n", "oversize"),
 }
 
 
-@pytest.mark.parametrize(("said", "reason"), CLOSING.values(), ids=CLOSING)
-def test_it_is_answered_counted_and_closed(daemon: Daemon, said: bytes, reason: str) -> None:
+@pytest.mark.parametrize(("line", "reason"), CLOSING.values(), ids=CLOSING)
+def test_a_bad_first_line_is_answered_and_counted_and_closes_the_connection(
+    daemon: Daemon, line: bytes, reason: str
+) -> None:
     before = daemon.refused()
     with daemon.wire() as wire:
-        wire.write(said)
-        assert reads_to_the_end(wire) == [{"reason": reason, "line": 1}]
+        wire.write(line)
+        assert read_to_eof(wire) == [{"reason": reason, "line": 1}]
     assert daemon.refused() - before == Counter({reason: 1})
 
 
-def test_nothing_behind_a_closing_refusal_applies(daemon: Daemon) -> None:
+def test_no_line_after_a_closing_refusal_applies(daemon: Daemon) -> None:
     session = new_id()
     with daemon.wire() as wire:
         good = json.dumps({"hello": {**GOOD_HELLO, "session": session}}).encode() + b'\n{"incr":{"request_count":1}}\n'
         wire.write(b"{}\n" + good)
-        assert reads_to_the_end(wire) == [{"reason": "no_hello", "line": 1}]
+        assert read_to_eof(wire) == [{"reason": "no_hello", "line": 1}]
     assert session not in daemon.sessions()
 
 
 def padded(length: int) -> bytes:
-    """A good line that counts one request, of just so many bytes with its newline."""
+    """Return a good line that counts one request. Its length in bytes includes the newline."""
     line = b'{"incr":{"request_count":1}'
     return line + b" " * (length - len(line) - 2) + b"}\n"
 
 
-def test_a_line_of_exactly_65536_bytes_with_its_newline_is_fine(daemon: Daemon) -> None:
+def test_a_line_of_65536_bytes_with_its_newline_is_accepted(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         assert worker.write(padded(MAX_LINE)).write(padded(MAX_LINE)).sync() == []
     assert daemon.finish(session)["request_count"] == 2
 
 
-def test_one_byte_more_is_oversize_and_good_lines_before_it_count(daemon: Daemon) -> None:
+def test_a_line_of_65537_bytes_is_oversize_and_the_lines_before_it_count(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.write(padded(40) + padded(50) + padded(MAX_LINE + 1) + padded(40))
-        assert reads_to_the_end(worker) == [{"reason": "oversize", "line": 4}]
+        assert read_to_eof(worker) == [{"reason": "oversize", "line": 4}]
     assert daemon.finish(session)["request_count"] == 2
 
 
-def test_a_line_without_an_end_is_oversize_as_soon_as_it_is_too_long(daemon: Daemon) -> None:
+def test_a_line_without_a_newline_is_oversize_as_soon_as_it_is_too_long(daemon: Daemon) -> None:
     with daemon.worker(new_id()) as worker:
         worker.write(b"x" * MAX_LINE)
-        assert reads_to_the_end(worker) == [{"reason": "oversize", "line": 2}]
+        assert read_to_eof(worker) == [{"reason": "oversize", "line": 2}]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_another_user_is_refused_and_closed() -> None:
-    """The file's mode keeps others out already; here it is opened for them, as root needs no opening."""
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_connection_of_another_user_is_refused_and_closed() -> None:
+    """The modes of socket and directories already exclude other users, so the test first opens them to all users."""
     with Place() as place:
         place.start()
         directories = (place.root, place.runtime, os.path.dirname(place.socket_path))
@@ -284,7 +286,7 @@ def test_another_user_is_refused_and_closed() -> None:
         assert place.status()["refused"] == {"foreign_user": 1}
 
 
-# Becomes nobody that anybody knows, connects, speaks, and prints what comes until the daemon hangs up.
+# Becomes a user without an account, connects, sends two lines, and prints what it receives until EOF.
 _FOREIGNER = """
 import os, socket, sys
 os.setgid(54321); os.setuid(54321)
@@ -294,40 +296,40 @@ try:
     stream.sendall(b'{"hello":{"protocol":1}}\\n{"ask":"stop"}\\n')
 except BrokenPipeError:
     pass
-said = b""
+received = b""
 try:
     while chunk := stream.recv(65536):
-        said += chunk
+        received += chunk
 except ConnectionResetError:
     pass
-print(said.decode(), end="")
+print(received.decode(), end="")
 """
 
 
-# --- how the bytes come -------------------------------------------------------------------------------
+# --- partial lines and order --------------------------------------------------------------------------
 
 
 def test_a_frame_may_be_split_anywhere(daemon: Daemon) -> None:
     session = new_id()
 
-    def speech() -> bytes:
+    def stream() -> bytes:
         hello = {"protocol": 1, "session": session, "producer": new_id(), "sdk": "python"}
-        said = [{"hello": hello}, {"incr": {"request_count": 1}}, {"set": {"framework": "flask"}}]
-        return b"".join(json.dumps(frame).encode() + b"\n" for frame in said)
+        frames = [{"hello": hello}, {"incr": {"request_count": 1}}, {"set": {"framework": "flask"}}]
+        return b"".join(json.dumps(frame).encode() + b"\n" for frame in frames)
 
-    splits = range(1, len(speech()))
+    splits = range(1, len(stream()))
     with daemon.wire().hello() as other:
         for at in splits:
             with daemon.wire() as wire:
-                whole = speech()
+                whole = stream()
                 wire.write(whole[:at])
-                other.sync()  # the daemon had a turn, and most likely read the first piece
+                other.sync()  # by now the daemon has most likely read the first piece
                 wire.write(whole[at:])
                 assert wire.sync() == []
     assert daemon.finish(session)["request_count"] == len(splits)
 
 
-def test_a_frame_may_drip_in_byte_by_byte(daemon: Daemon) -> None:
+def test_a_frame_may_arrive_byte_by_byte(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker, daemon.wire().hello() as other:
         for byte in b'{"incr":{"request_count":7}}\n':
@@ -337,14 +339,14 @@ def test_a_frame_may_drip_in_byte_by_byte(daemon: Daemon) -> None:
     assert daemon.finish(session)["request_count"] == 7
 
 
-def test_the_last_line_needs_its_newline(daemon: Daemon) -> None:
+def test_a_last_line_without_a_newline_does_not_count(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.say(incr={"request_count": 1}).write(b'{"incr":{"request_count":1}}')
     assert daemon.finish(session)["request_count"] == 1
 
 
-def test_an_ask_is_answered_after_all_before_it(daemon: Daemon) -> None:
+def test_a_question_is_answered_after_all_lines_before_it(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.write(b'{"incr":{"request_count":1}}\n' * 5000)
@@ -354,7 +356,7 @@ def test_an_ask_is_answered_after_all_before_it(daemon: Daemon) -> None:
     daemon.finish(session)
 
 
-def test_an_ask_in_a_line_is_answered_after_the_rest_of_the_line(daemon: Daemon) -> None:
+def test_a_question_is_answered_after_the_other_keys_of_its_line(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.write(b'{"ask":"status","incr":{"request_count":3}}\n')
@@ -364,16 +366,16 @@ def test_an_ask_in_a_line_is_answered_after_the_rest_of_the_line(daemon: Daemon)
     daemon.finish(session)
 
 
-def test_an_unknown_ask_gets_an_empty_answer_and_a_refusal(daemon: Daemon) -> None:
+def test_an_unknown_question_gets_an_empty_answer_and_a_refusal(daemon: Daemon) -> None:
     with daemon.wire().hello() as wire:
         assert wire.ask("the time") == (None, [{"reason": "unknown_ask", "line": 2}])
 
 
-def test_a_producer_that_never_reads_is_not_waited_for(daemon: Daemon) -> None:
+def test_the_daemon_does_not_wait_for_a_producer_that_never_reads(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    with daemon.worker(session) as deaf:
-        deaf.write(b'{\n[]\n{"incr":{"nonsense":1}}\n{"incr":{"request_count":5}}\n' * 2000)
+    with daemon.worker(session) as not_reading:
+        not_reading.write(b'{\n[]\n{"incr":{"nonsense":1}}\n{"incr":{"request_count":5}}\n' * 2000)
         with daemon.worker(session) as other:
             other.say(incr={"request_count": 1}).sync()
         owner.say(end={"exit_reason": "clean"})
@@ -381,36 +383,36 @@ def test_a_producer_that_never_reads_is_not_waited_for(daemon: Daemon) -> None:
     owner.close()
 
 
-def test_what_was_written_behind_a_question_counts_though_its_answer_is_never_read(daemon: Daemon) -> None:
+def test_lines_after_a_question_count_even_if_the_answer_is_never_read(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    with daemon.worker(session) as deaf:
-        deaf.write(b'{"ask":"status"}\n' * 500)  # more answers than its socket holds
-        deaf.write(b'{"incr":{"request_count":5}}\n' * 100)
+    with daemon.worker(session) as not_reading:
+        not_reading.write(b'{"ask":"status"}\n' * 500)  # more answers than its socket holds
+        not_reading.write(b'{"incr":{"request_count":5}}\n' * 100)
         owner.say(end={"exit_reason": "clean"})
         assert daemon.end_of(session)["request_count"] == 500
     owner.close()
 
 
-def test_questions_amid_which_a_session_is_sealed_all_get_their_answers(daemon: Daemon) -> None:
+def test_all_questions_are_answered_if_the_session_is_sealed_between_them(daemon: Daemon) -> None:
     session = new_id()
     with daemon.owner(session) as owner:
         daemon.join_once(session)
         owner.write(b'{"end":{"exit_reason":"clean"}}\n' + b'{"ask":"identity"}\n' * 5)
         assert daemon.end_of(session)["exit_reason"] == "clean"
-        assert [list(said) for said in islice(owner.lines(), 5)] == [["answer"]] * 5
+        assert [list(line) for line in islice(owner.lines(), 5)] == [["answer"]] * 5
 
 
-def test_a_producer_that_says_nothing_at_all_holds_up_nobody(daemon: Daemon) -> None:
+def test_a_connection_that_sends_nothing_delays_no_session(daemon: Daemon) -> None:
     session = new_id()
     with daemon.wire():
         assert daemon.finish(daemon.join_once(session))["request_count"] == 0
 
 
-# --- sessionless connections --------------------------------------------------------------------------
+# --- connections without a session --------------------------------------------------------------------
 
 
-def test_without_a_session_only_event_and_ask_lines_count(daemon: Daemon) -> None:
+def test_only_event_and_ask_are_accepted_without_a_session(daemon: Daemon) -> None:
     before = daemon.refused()
     with daemon.wire().hello() as wire:
         wire.say(incr={"request_count": 1}).say(set={"framework": "flask"}).say(end={"exit_reason": "clean"})
@@ -432,7 +434,7 @@ def test_a_journey_event_needs_no_session(daemon: Daemon) -> None:
 # --- events of a session ------------------------------------------------------------------------------
 
 
-def test_an_event_once_a_session_is_sent_once_and_still_teaches(daemon: Daemon) -> None:
+def test_a_once_only_event_is_sent_once_and_its_repetition_still_merges_its_fields(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
         first.say(event={"name": "setup_completed", "framework": "flask", "adapters_detected": ["pg"]}).sync()
@@ -444,7 +446,7 @@ def test_an_event_once_a_session_is_sent_once_and_still_teaches(daemon: Daemon) 
     assert ended["framework"] == "flask"
 
 
-def test_the_dashboards_view_has_the_requests_of_all_workers(daemon: Daemon) -> None:
+def test_a_dashboard_view_holds_the_requests_of_all_workers(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
         first.say(incr={"request_count": 40}).sync()
@@ -459,7 +461,7 @@ def test_the_dashboards_view_has_the_requests_of_all_workers(daemon: Daemon) -> 
 # --- producers ----------------------------------------------------------------------------------------
 
 
-def test_a_producer_that_reconnects_goes_on(daemon: Daemon) -> None:
+def test_a_producer_that_reconnects_keeps_its_totals(daemon: Daemon) -> None:
     session, producer = new_id(), new_id()
     for total in (5, 5, 9):
         with daemon.worker(session, producer=producer) as worker:
@@ -468,7 +470,7 @@ def test_a_producer_that_reconnects_goes_on(daemon: Daemon) -> None:
     assert (ended["request_count"], ended["query_count"]) == (9, 3)
 
 
-def test_ids_and_routes_count_once_across_workers(daemon: Daemon) -> None:
+def test_ids_and_routes_of_several_workers_count_once(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
         for worker in (first, second):
@@ -479,13 +481,13 @@ def test_ids_and_routes_count_once_across_workers(daemon: Daemon) -> None:
     assert (ended["avg_duration_ms"], ended["slowest_endpoint_bucket"]) == (1160, ">5000ms")
 
 
-def test_status_knows_living_producers_and_those_that_are_gone(daemon: Daemon) -> None:
+def test_status_shows_how_many_producers_are_connected_and_disconnected(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    with daemon.worker(session) as staying:
-        with daemon.worker(session) as leaving:
-            leaving.sync()
-        staying.sync()
+    with daemon.worker(session) as connected:
+        with daemon.worker(session) as disconnecting:
+            disconnecting.sync()
+        connected.sync()
         wait_until(lambda: daemon.sessions()[session]["producers"] == {"live": 1, "gone": 1})
     owner.say(end={"exit_reason": "clean"})
     daemon.end_of(session)
@@ -495,11 +497,11 @@ def test_status_knows_living_producers_and_those_that_are_gone(daemon: Daemon) -
 # --- the end of a session, by its owner ---------------------------------------------------------------
 
 
-def test_the_owners_word_is_the_exit_reason(daemon: Daemon) -> None:
+def test_the_exit_reason_is_the_owners(daemon: Daemon) -> None:
     assert daemon.finish(daemon.join_once(new_id()), "sighup")["exit_reason"] == "sighup"
 
 
-def test_sdk_is_the_workers_never_the_owners(daemon: Daemon) -> None:
+def test_the_sdk_is_the_workers_and_never_the_owners(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.wire().hello(session, role="owner", sdk="node")
     owner.sync()
@@ -510,30 +512,33 @@ def test_sdk_is_the_workers_never_the_owners(daemon: Daemon) -> None:
     owner.close()
 
 
-def test_what_was_written_before_the_owners_end_counts_also_where_nobody_has_been_accepted(daemon: Daemon) -> None:
+def count_600_requests(daemon: Daemon, session: str) -> None:
+    """Let 200 workers connect, count three requests each and disconnect."""
+    for _ in range(200):
+        with daemon.worker(session) as worker:
+            worker.say(incr={"request_count": 3})
+
+
+def test_lines_written_before_the_owners_end_count_even_if_no_connection_was_accepted(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
     with stopped(daemon.pid):
-        for _ in range(200):
-            with daemon.worker(session) as worker:
-                worker.say(incr={"request_count": 3})
+        count_600_requests(daemon, session)
         owner.say(end={"exit_reason": "clean"})
     assert daemon.end_of(session)["request_count"] == 600
     owner.close()
 
 
-def test_producers_that_come_and_go_until_the_owner_ends_are_counted(daemon: Daemon) -> None:
+def test_workers_that_disconnect_before_the_owners_end_are_counted(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    for _ in range(200):
-        with daemon.worker(session) as worker:
-            worker.say(incr={"request_count": 3})
+    count_600_requests(daemon, session)
     owner.say(end={"exit_reason": "clean"})
     assert daemon.end_of(session)["request_count"] == 600
     owner.close()
 
 
-def test_a_living_worker_may_say_goodbye_after_the_owners_end(daemon: Daemon) -> None:
+def test_a_live_worker_may_report_its_end_after_the_owners_end(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
     with daemon.worker(session) as worker:
@@ -544,28 +549,28 @@ def test_a_living_worker_may_say_goodbye_after_the_owners_end(daemon: Daemon) ->
         assert daemon.end_of(session)["request_count"] == 2
 
 
-def test_a_worker_that_had_not_been_accepted_is_waited_for_too(daemon: Daemon) -> None:
-    """Its hello waits when the owner's end is read: the daemon takes it in first, and then hears it out."""
+def test_a_worker_that_was_not_yet_accepted_may_report_its_end_after_the_owners(daemon: Daemon) -> None:
+    """The worker's hello is still pending when the owner's end is read. The daemon accepts it and waits for its end."""
     session = new_id()
     owner = daemon.owner(session)
     with stopped(daemon.pid):
         worker = daemon.worker(session)
         owner.say(end={"exit_reason": "clean"})
     with worker:
-        worker.sync()  # it has been accepted by now; half a second is a long time for the next line
+        worker.sync()  # accepted by now; the goodbye of 0.5 s is enough for the next line
         worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"})
         assert daemon.end_of(session)["request_count"] == 1
     owner.close()
 
 
-def test_a_worker_that_never_says_goodbye_is_not_waited_for_long(daemon: Daemon) -> None:
+def test_a_session_is_sealed_even_if_a_live_worker_never_reports_its_end(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
         worker.say(incr={"request_count": 1}).sync()
-        assert daemon.finish(session)["request_count"] == 1  # while the worker stays
+        assert daemon.finish(session)["request_count"] == 1  # the worker is still connected
 
 
-def test_a_killed_owner_is_a_crash(daemon: Daemon) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_is_killed(daemon: Daemon) -> None:
     session = new_id()
     owner = subprocess.Popen([sys.executable, "-c", _OWNER, daemon.place.socket_path, session], stdout=subprocess.PIPE)
     assert owner.stdout is not None
@@ -623,39 +628,38 @@ def test_a_worker_that_outlives_its_session_is_refused(daemon: Daemon) -> None:
         assert worker.say(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 4}]
 
 
-# --- the ends that wait for the grace time: all of them wait at once ----------------------------------
+# --- ends after the grace: one fixture lets all these sessions wait at the same time -------------------
 
 
 class Graced(dict[str, dict[str, Any]]):
-    """The session events by what happened."""
+    """The properties of session events, by the name of what happened in the session."""
 
 
 @pytest.fixture(scope="module")
 def graced(daemon: Daemon) -> Graced:
     ids: dict[str, str] = {}
 
-    def session(what: str) -> str:
-        ids[what] = new_id()
-        return ids[what]
+    def session(case: str) -> str:
+        ids[case] = new_id()
+        return ids[case]
 
-    def group(what: str) -> str:
-        """A group, and one worker that stays until all have joined."""
+    def group(case: str) -> None:
+        """Let two workers of a group join. The first one stays connected until the second one has joined."""
         group = new_id()
         before = daemon.sessions().keys()
         with daemon.wire().hello(group=group) as first:
             first.say(incr={"request_count": 1}).sync()
-            (ids[what],) = daemon.sessions().keys() - before
+            (ids[case],) = daemon.sessions().keys() - before
             with daemon.wire().hello(group=group) as second:
                 second.say(incr={"request_count": 10}, end={"exit_reason": "clean"}).sync()
-        return group
 
-    with daemon.worker(session("the last producer crashes")) as worker:
-        with daemon.worker(ids["the last producer crashes"]) as earlier:
+    with daemon.worker(session("the last worker crashes")) as worker:
+        with daemon.worker(ids["the last worker crashes"]) as earlier:
             earlier.say(end={"exit_reason": "clean"}).sync()
         worker.say(incr={"request_count": 2}).sync()
 
-    with daemon.worker(session("the last producer says sigterm")) as worker:
-        with daemon.worker(ids["the last producer says sigterm"]) as earlier:
+    with daemon.worker(session("the last worker reports sigterm")) as worker:
+        with daemon.worker(ids["the last worker reports sigterm"]) as earlier:
             earlier.say(incr={"request_count": 2}).sync()
         worker.say(end={"exit_reason": "sigterm"}).sync()
 
@@ -663,34 +667,34 @@ def graced(daemon: Daemon) -> Graced:
         worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
 
     group("a group")
-    for what in ("the owner loses its connection", "the owner comes back"):
-        owner = daemon.owner(session(what))
-        daemon.join_once(ids[what])
+    for case in ("the owner loses its connection", "the owner reconnects"):
+        owner = daemon.owner(session(case))
+        daemon.join_once(ids[case])
         owner.close()
 
-    # Within the grace of those above: each of these goes on.
+    # Reconnect within the grace of two of these sessions, so that both of them continue.
     with daemon.worker(ids["a reload"]) as worker:
         worker.say(incr={"request_count": 1}, end={"exit_reason": "sigint"}).sync()
-    with daemon.owner(ids["the owner comes back"]) as owner:
+    with daemon.owner(ids["the owner reconnects"]) as owner:
         wait_until(lambda: daemon.events_of(ids["the owner loses its connection"]), "the end of the grace")
         owner.say(end={"exit_reason": "sigint"}).sync()
-    return Graced({what: daemon.end_of(session_id) for what, session_id in ids.items()})
+    return Graced({case: daemon.end_of(session_id) for case, session_id in ids.items()})
 
 
 @pytest.mark.slow
-def test_without_an_owner_the_last_producers_crash_is_the_sessions(graced: Graced) -> None:
-    ended = graced["the last producer crashes"]
+def test_the_exit_reason_is_crash_if_the_last_worker_crashes_and_there_is_no_owner(graced: Graced) -> None:
+    ended = graced["the last worker crashes"]
     assert (ended["exit_reason"], ended["request_count"]) == ("crash", 2)
 
 
 @pytest.mark.slow
-def test_without_an_owner_the_last_producers_word_is_the_sessions(graced: Graced) -> None:
-    ended = graced["the last producer says sigterm"]
+def test_a_session_without_an_owner_has_its_last_workers_exit_reason(graced: Graced) -> None:
+    ended = graced["the last worker reports sigterm"]
     assert (ended["exit_reason"], ended["request_count"]) == ("sigterm", 2)
 
 
 @pytest.mark.slow
-def test_a_worker_that_comes_within_the_grace_continues_the_session(graced: Graced) -> None:
+def test_a_worker_that_connects_within_the_grace_continues_the_session(graced: Graced) -> None:
     ended = graced["a reload"]
     assert (ended["exit_reason"], ended["request_count"]) == ("sigint", 2)
 
@@ -701,24 +705,24 @@ def test_the_workers_of_a_group_are_one_session(graced: Graced) -> None:
 
 
 @pytest.mark.slow
-def test_an_owner_that_lost_its_connection_and_stays_away_is_a_crash(graced: Graced) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_does_not_reconnect(graced: Graced) -> None:
     assert graced["the owner loses its connection"]["exit_reason"] == "crash"
 
 
 @pytest.mark.slow
-def test_an_owner_that_comes_back_within_the_grace_goes_on(graced: Graced) -> None:
-    assert graced["the owner comes back"]["exit_reason"] == "sigint"
+def test_a_session_continues_if_its_owner_reconnects_within_the_grace(graced: Graced) -> None:
+    assert graced["the owner reconnects"]["exit_reason"] == "sigint"
 
 
 def test_two_groups_are_two_sessions(daemon: Daemon) -> None:
     before = daemon.sessions().keys()
-    with daemon.wire().hello(group=new_id()) as one, daemon.wire().hello(group=new_id()) as another:
-        one.sync()
-        another.sync()
+    with daemon.wire().hello(group=new_id()) as first, daemon.wire().hello(group=new_id()) as second:
+        first.sync()
+        second.sync()
         assert len(daemon.sessions().keys() - before) == 2
 
 
-def test_many_connections_at_once_are_all_served(daemon: Daemon) -> None:
+def test_300_connections_at_once_are_all_served(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
     wires = [daemon.worker(session).say(incr={"request_count": 1}) for _ in range(300)]

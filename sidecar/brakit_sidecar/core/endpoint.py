@@ -1,4 +1,4 @@
-"""Which endpoint an event may be sent to."""
+"""The endpoints to which an event may be sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ DEFAULT_ENDPOINT = "https://us.i.posthog.com"
 
 
 def is_acceptable_endpoint(endpoint: str) -> bool:
-    """Whether it is https, or plain http on loopback, because the network could read plain http."""
+    """Return True for https, and for http on loopback.
+
+    Other http endpoints are not acceptable, because the network could read the events.
+    """
     try:
         url = urlsplit(endpoint)
         port = url.port

@@ -1,5 +1,7 @@
-"""The local record of every event: its exact bytes, when, and what became of it. Bounded, private, readable by anyone
-who owns the file. The daemon writes; ``brakit-sidecar log`` reads.
+"""The receipts: for each event its exact bytes, the time, and whether it was sent or why not.
+
+The daemon writes them; ``brakit-sidecar log`` reads them. Their size is bounded. Only the user that owns them can read
+them.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Two files of half the bound: the older one goes as a whole, so writing never rewrites.
+# Two files of half the bound each. The older file is dropped as a whole, so a write never rewrites older receipts.
 MAX_BYTES = 4 * 1024 * 1024
 _NEWER, _OLDER = "receipts.jsonl", "receipts.old.jsonl"
 _KEYS = {"at", "event", "uuid", "outcome", "reason", "body"}
 
 
 def write(event: QueuedEvent, verdict: Verdict) -> None:
-    """Appends one receipt. Raises OSError, after which the log still holds whole lines only."""
+    """Append one receipt. Raises OSError if that fails; the files then still hold only whole lines."""
     directory = paths.state_dir()
     secure_files.ensure_directory(directory)
     newer = os.path.join(directory, _NEWER)
@@ -50,7 +52,7 @@ def write(event: QueuedEvent, verdict: Verdict) -> None:
             secure_files.replace(os.path.join(directory, _OLDER), by=newer)
             full, fd, before = fd, _open(newer), 0
             os.close(full)
-        if before and os.pread(fd, 1, before - 1) != b"\n":  # half a line, from a power cut: it must not spoil this one
+        if before and os.pread(fd, 1, before - 1) != b"\n":  # a power cut left half a line: keep it apart
             data = b"\n" + data
         if os.write(fd, data) < len(data):  # the disk is full
             os.ftruncate(fd, before)
@@ -63,7 +65,7 @@ def _open(path: str) -> int:
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """Every receipt, oldest first. Raises UnsafePathError."""
+    """Yield every receipt, oldest first. Raises UnsafePathError."""
     for file in _open_both():
         if file is not None:
             with file:
@@ -71,7 +73,7 @@ def read() -> Iterator[dict[str, Any]]:
 
 
 def written() -> dict[str, str]:
-    """The events that have receipts, as far as these can be read: their names by uuid."""
+    """Return the names of the events that have receipts, by uuid. Skips receipts that cannot be read."""
     return {**_written(_OLDER), **_written(_NEWER)}
 
 
@@ -81,14 +83,14 @@ def _written(name: str) -> dict[str, str]:
         if file is None:
             return {}
         with file:
-            return {one["uuid"]: one["event"] for one in _whole(file) if UUID.fullmatch(str(one["uuid"]))}
+            return {found["uuid"]: found["event"] for found in _whole(file) if UUID.fullmatch(str(found["uuid"]))}
     except OSError as error:
         _log.warning("receipts cannot be read: %s", os.strerror(error.errno or 0))
         return {}
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
-    """Every receipt, oldest first, then each new one as it comes; None where the caller has to wait for one."""
+    """Yield every receipt, oldest first, then each new one. Yields None when the caller has to wait for the next."""
     path = os.path.join(paths.state_dir(), _NEWER)
     older, newer = _open_both()
     if older is not None:
@@ -99,9 +101,11 @@ def follow() -> Iterator[dict[str, Any] | None]:
             yield None
         else:
             with newer:
+                # Race: the daemon may append to the file and rename it after the comparison. That is harmless, because
+                # the next comparison finds the rename, and the file is then read once more. A renamed file never grows.
                 is_newer = True
                 while is_newer:
-                    is_newer = _is_at(path, newer)  # asked before reading on: nothing more comes to the older one
+                    is_newer = _is_at(path, newer)
                     yield from _whole(newer)
                     if is_newer:
                         yield None
@@ -109,10 +113,10 @@ def follow() -> Iterator[dict[str, Any] | None]:
 
 
 def _open_both() -> tuple[BinaryIO | None, BinaryIO | None]:
-    """The older and the newer file, before anything is read: a reader may take its time, and miss nothing meanwhile."""
+    """Open both files before either is read, so that a slow reader misses nothing. Returns the older and the newer."""
     newer = _open_to_read(_NEWER)
     older = _open_to_read(_OLDER)
-    if newer and older and os.path.sameopenfile(newer.fileno(), older.fileno()):  # it was renamed just now
+    if newer and older and os.path.sameopenfile(newer.fileno(), older.fileno()):  # the daemon renamed it just now
         older.close()
         return None, newer
     return older, newer
@@ -133,7 +137,10 @@ def _is_at(path: str, file: BinaryIO) -> bool:
 
 
 def _whole(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """From where it stands, without a last line that is still being written, and without what a power cut spoilt."""
+    """Yield the receipts from the file's position on.
+
+    Stops before a last line that is still being written. Skips a line that a power cut has spoilt.
+    """
     while line := file.readline():
         if not line.endswith(b"\n"):
             file.seek(-len(line), os.SEEK_CUR)

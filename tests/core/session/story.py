@@ -1,4 +1,4 @@
-"""A table of sessions, driven by what happens at which second. A connection is named by its producer."""
+"""A table of sessions, driven by stimuli at given seconds. A connection is named after its producer."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Story:
 
     @property
     def opening(self) -> Opening:
-        """What a session that opens now is made with."""
+        """Return the values with which a session opens now."""
         return Opening(self.now, ANONYMOUS_ID, next(self.fresh_ids))
 
     def run(self, effects: list[Effect]) -> Story:
-        """Note the effects of a stimulus."""
+        """Record the effects of a stimulus."""
         self.effects += effects
         return self
 
@@ -66,13 +66,13 @@ class Story:
         self.run(effects)
         return session
 
-    def connect(self, who: Hello, connection: str | None = None, pid: int = 0) -> Member | None:
-        """Say hello on a connection, which is named after its producer if it has no other name."""
-        member, effects = self.table.hello(who, self.opening, pid)
+    def connect(self, greeting: Hello, connection: str | None = None, pid: int = 0) -> Member | None:
+        """Send a hello on a connection, which is named after its producer if no other name is given."""
+        member, effects = self.table.hello(greeting, self.opening, pid)
         self.run(effects)
         if member is not None:
-            assert who.producer is not None
-            self.members[connection or who.producer] = member
+            assert greeting.producer is not None
+            self.members[connection or greeting.producer] = member
         return member
 
     def worker(self, producer: str, connection: str | None = None, pid: int = 0) -> Story:
@@ -110,13 +110,13 @@ class Story:
         return self
 
     def counted(self, producer: str, snapshot: CounterSnapshot) -> Story:
-        """Read a producer's counter file."""
+        """Report a snapshot of a producer's counter file."""
         self.session.counted(producer, snapshot)
         return self
 
     @property
     def session(self) -> Session:
-        """The one open session."""
+        """Return the one open session."""
         (session,) = self.table.open.values()
         return session
 
@@ -138,7 +138,7 @@ class Story:
         return [effect.event.name for effect in self.effects if isinstance(effect, Emit)]
 
     def journal(self) -> list[dict[str, Any]]:
-        """Return the records so far, as a file would give them back."""
+        """Return the records so far, as they would be read from a file."""
         records = [record for effect in self.effects if isinstance(effect, Journal) for record in effect.records]
         return [json.loads(json.dumps(record)) for record in records]
 

@@ -1,8 +1,8 @@
 """A session against a plain model of workers and killed daemons.
 
-Workers connect, count, report, leave and die. Daemons are killed amid a write and followed by others, which rewrite
-their journals and compact workers. Whatever happens, nothing is lost and nothing counts twice, and an event that occurs
-once is one body, whichever worker reports it again.
+Workers connect, count, report, disconnect and die. Daemons are killed between two writes. The next daemon rewrites the
+journal and compacts workers. In any order of these steps, no count is lost and none counts twice. A once-only event has
+one body, even if several workers report it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from brakit_sidecar.core.session.session import Session
 
 BOOT = "this boot"
-COMPACT_AFTER = 2  # so that few workers are many
+COMPACT_AFTER = 2  # so that few workers are enough for a compaction
 ROUTES = ["a" * 16, "b" * 16]
 
 
 class DaemonKilled(Exception):
-    """Amid a write."""
+    """The daemon was killed between two writes."""
 
 
 class File:
-    """A worker's counter file, which lives as long as it has a name."""
+    """A worker's counter file. The next daemon can find it as long as it has a name."""
 
     def __init__(self) -> None:
         self.has_name = True
@@ -54,7 +54,7 @@ class File:
 
 
 class Worker:
-    """What it has reported and counted in all its life. A raw worker sends lines, another counts in its file."""
+    """All that a worker has reported and counted so far. A worker without a file sends increments as lines."""
 
     def __init__(self, pid: int, file: File | None) -> None:
         self.pid = pid
@@ -62,7 +62,7 @@ class Worker:
         self.totals: Counter[str] = Counter()
         self.durations: Counter[str] = Counter()
         self.marks: set[str] = set()
-        self.has_requests = False  # and has reported the first one
+        self.has_requests = False  # True once it has reported its first request
         self.is_alive = True
 
 
@@ -75,11 +75,11 @@ class Killed(RuleBasedStateMachine):
         self.now = 100.0
         self.journal: list[dict[str, Any]] = []
         self.workers: dict[str, Worker] = {}
-        self.first_requests: set[str] = set()  # the bodies that a daemon was about to send
-        self.table: SessionTable | None = None  # of the running daemon
+        self.first_requests: set[str] = set()  # the bodies of the event that daemons were about to send
+        self.table: SessionTable | None = None  # the running daemon's; None if no daemon runs
         self.members: dict[str, Member] = {}
-        self.attached: set[str] = set()  # the producers whose files the running daemon reads
-        self.writes_left: int | None = None  # until it is killed; None if it lives on
+        self.attached: set[str] = set()  # producers whose counter files the running daemon reads
+        self.writes_left: int | None = None  # writes until the daemon is killed; None: it is not
 
     def teardown(self) -> None:
         self.few.stop()
@@ -159,10 +159,10 @@ class Killed(RuleBasedStateMachine):
     @precondition(lambda self: self._living())
     @rule(data=st.data(), count=st.integers(1, 9), field=st.sampled_from(["request_count", "insight_count"]))
     def a_worker_counts(self, data: st.DataObject, count: int, field: str) -> None:
-        """Count in the file, or send a line that is answered, so that it is journaled."""
-        self._counts(self._one_of(data)[0], field, count)
+        """Count in the counter file, or send a line that the daemon journals before its answer."""
+        self._count(self._one_of(data)[0], field, count)
 
-    def _counts(self, producer: str, field: str, count: int) -> None:
+    def _count(self, producer: str, field: str, count: int) -> None:
         worker = self.workers[producer]
         if worker.file is None and self.table is None:
             return
@@ -195,7 +195,7 @@ class Killed(RuleBasedStateMachine):
     @precondition(lambda self: self._living())
     @rule(data=st.data(), writes=st.none() | st.integers(0, 3))
     def a_worker_has_its_first_request(self, data: st.DataObject, writes: int | None) -> None:
-        """The daemon may be killed before the report, or amid it."""
+        """Let a worker report its first request. The daemon may be killed before any of its writes."""
         producer, worker = self._one_of(data)
         worker.has_requests = True
         self.now += 1
@@ -210,17 +210,17 @@ class Killed(RuleBasedStateMachine):
     @precondition(lambda self: self._living())
     @rule(data=st.data(), reports_end=st.booleans(), writes=st.none() | st.integers(0, 8))
     def a_worker_exits(self, data: st.DataObject, reports_end: bool, writes: int | None) -> None:
-        """The daemon may be killed at the same time, after so many writes."""
+        """Let a worker exit. The daemon may be killed meanwhile, after so many writes."""
         self._exit(self._one_of(data)[0], reports_end=reports_end, writes=writes)
 
     @precondition(lambda self: self.table)
     @rule(number=st.integers(1, 4), has_file=st.booleans(), writes=st.none() | st.integers(0, 12))
     def workers_start_count_and_exit(self, number: int, has_file: bool, writes: int | None) -> None:
-        """A server replaces its workers after so many requests."""
+        """Let workers start, count and exit, as in a server that replaces its workers after so many requests."""
         for left in reversed(range(number)):
             self.a_worker_starts(has_file)
             producer = [*self.workers][-1]
-            self._counts(producer, "request_count", 1)
+            self._count(producer, "request_count", 1)
             self._exit(producer, reports_end=True, writes=None if left else writes)
 
     def _exit(self, producer: str, *, reports_end: bool, writes: int | None) -> None:
@@ -228,7 +228,7 @@ class Killed(RuleBasedStateMachine):
         if self.table is not None:
             self._leave(producer, reports_end=reports_end, writes=writes)
         if worker.file is not None:
-            self._counts(producer, "request_count", 1)  # handlers that run at its exit after ours may count
+            self._count(producer, "request_count", 1)  # exit handlers that run after ours may still count
         worker.is_alive = False
         if self.table is not None:
             self.writes_left = writes
@@ -264,7 +264,7 @@ class Killed(RuleBasedStateMachine):
             assert self.session.workers[producer].phase is Phase.RECONNECTING
             self._connect(producer)
 
-    # --- what must hold ----------------------------------------------------------------------------------------------
+    # --- invariants --------------------------------------------------------------------------------------------------
 
     @invariant()
     def the_session_is_the_sum_of_all_its_workers(self) -> None:
@@ -293,7 +293,7 @@ class Killed(RuleBasedStateMachine):
             live = {worker.id for worker in self.session.workers.values() if worker.is_live}
             assert live == {*self._living()}
 
-    # --- how ---------------------------------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------------------------------
 
     @property
     def session(self) -> Session:
@@ -328,7 +328,7 @@ class Killed(RuleBasedStateMachine):
             assert not isinstance(effect, Close)
 
     def _step(self) -> None:
-        """Be killed before a change of a file."""
+        """Kill the daemon before it changes a file, if it has no writes left."""
         if self.writes_left == 0:
             raise DaemonKilled
         if self.writes_left is not None:
@@ -387,7 +387,7 @@ class Killed(RuleBasedStateMachine):
         self._run(self.session.journal_member(member))
 
     def _freeze(self, uuid: str, distinct_id: str, body: str) -> None:
-        """Journal a body. Whether it arrives and has its receipt is not known."""
+        """Journal the body of an event, which may or may not have been sent before the daemon is killed."""
         self.journal.append({"frozen": ["first_request", uuid, distinct_id, body]})
         self.first_requests.add(body)
 

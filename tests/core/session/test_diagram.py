@@ -1,4 +1,4 @@
-"""The documentation's diagram of a worker's phases is the table of transitions."""
+"""The documentation of the architecture matches the code: its diagram of phases, and the files that it names."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ def test_the_diagram_in_the_documentation_is_generated_from_the_table() -> None:
     assert shown == as_mermaid()
 
 
-def test_the_walk_names_each_file_once() -> None:
+def files_of_a_request() -> list[str]:
+    """Return the files that the page names where it follows one request through the code."""
     text = PAGE.read_text(encoding="utf-8")
     walk = text.partition("## One request")[2].partition("\n## ")[0]
-    files = [part for part in walk.split("`")[1::2] if "/" in part]
+    return [part for part in walk.split("`")[1::2] if "/" in part]
+
+
+def test_the_page_names_each_file_of_a_request_once() -> None:
+    files = files_of_a_request()
     assert len(files) > 20
     assert sorted(files) == sorted(set(files))
 
 
-def test_every_file_of_the_walk_exists() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    walk = text.partition("## One request")[2].partition("\n## ")[0]
+def test_every_file_that_the_page_names_exists() -> None:
     package = PAGE.parents[1] / "sidecar" / "brakit_sidecar"
-    missing = [part for part in walk.split("`")[1::2] if "/" in part and not (package / f"{part}.py").exists()]
+    missing = [file for file in files_of_a_request() if not (package / f"{file}.py").exists()]
     assert missing in ([], ["client/link"])

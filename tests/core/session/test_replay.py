@@ -1,4 +1,4 @@
-"""What a session's journal holds, replayed: from records alone, with time as numbers."""
+"""Sessions that are replayed from the records of a journal, without files and with time as a number."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def replayed(
     return replay(Session(session_id, None, 0.0, ""), records, now, boot, KEY)
 
 
-def again(story: Story, after_s: float = 10.0, boot: str = BOOT) -> Session:
-    """Return the story's session as the next daemon finds it."""
+def recovered(story: Story, after_s: float = 10.0, boot: str = BOOT) -> Session:
+    """Return the story's session as the next daemon recovers it from the journal."""
     found = replayed(story.journal(), story.now + after_s, boot, story.session.id).session
     assert found is not None
     return found
@@ -55,7 +55,7 @@ def summary(session: Session) -> dict[str, Any]:
 
 
 def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
-    """Return the record of an event that was about to be sent."""
+    """Return the record of an event that the daemon was about to send."""
     event, uuid, distinct_id = EVENTS[name], uuid or new_id(), new_id()
     body = payload.body(
         event,
@@ -68,24 +68,31 @@ def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
     return {"frozen": [name, uuid, distinct_id, body.decode()]}
 
 
-def test_a_journal_restores_what_was_reported(story: Story) -> None:
+def frozen_with_text(name: str) -> dict[str, Any]:
+    """Return the record of an event whose body holds a text that is not in the schema."""
+    record = frozen(name)
+    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
+    return record
+
+
+def test_a_journal_restores_the_reported_values(story: Story) -> None:
     story.worker("p").send("p", **LINES).send("p", incr={"request_count": 3}, observe={"b" * 16: [700]}).close("p")
-    found = again(story)
+    found = recovered(story)
     assert summary(found) == summary(story.session)
     assert found.opened_at == story.session.opened_at
 
 
 def test_counts_are_journaled_with_a_snapshot(story: Story) -> None:
     story.worker("p").send("p", incr={"request_count": 3})
-    assert summary(again(story))["request_count"] == 0
+    assert summary(recovered(story))["request_count"] == 0
     story.run(story.session.journal_changes())
-    assert summary(again(story))["request_count"] == 3
+    assert summary(recovered(story))["request_count"] == 3
 
 
-def test_what_an_answer_acknowledges_is_journaled_before(story: Story) -> None:
+def test_the_lines_that_an_answer_acknowledges_are_journaled_before_it(story: Story) -> None:
     story.worker("p").send("p", incr={"request_count": 3})
     story.run(story.session.journal_member(story.members["p"]))
-    assert summary(again(story))["request_count"] == 3
+    assert summary(recovered(story))["request_count"] == 3
 
 
 def test_an_unchanged_session_writes_nothing(story: Story) -> None:
@@ -96,10 +103,10 @@ def test_an_unchanged_session_writes_nothing(story: Story) -> None:
     assert story.journal() == before
 
 
-def test_a_rewritten_journal_restores_the_same(story: Story) -> None:
+def test_a_rewritten_journal_restores_the_same_session(story: Story) -> None:
     story.owner().worker("p").worker("q").worker("r").send("p", **LINES).close("r")
     story.at(1).end("p", "sigterm").close("p").send("q", incr={"query_count": 2})
-    appended = again(story)
+    appended = recovered(story)
     whole = json.loads(json.dumps(story.session.whole(story.now)))
     rewritten = replayed(whole, story.now + 10, BOOT).session
     assert rewritten is not None
@@ -122,7 +129,7 @@ def test_a_rewritten_journal_restores_the_last_worker_that_left(story: Story) ->
     assert (rewritten.last_left.id, rewritten.last_left.left_at) == ("q", story.now)
 
 
-def test_a_rewritten_journal_restores_an_end_that_had_begun(story: Story) -> None:
+def test_a_rewritten_journal_restores_an_end_in_progress(story: Story) -> None:
     story.worker("p").at(4).run(story.session.end("sigint", story.now, story.now))
     rewritten = replayed(story.session.whole(story.now), story.now + 1, BOOT).session
     assert rewritten is not None
@@ -143,24 +150,24 @@ def test_compacted_workers_stay_compacted(story: Story, is_rewritten: bool) -> N
     assert found.hello(hello("p0"), story.now) == (None, [])
 
 
-def test_an_owner_has_the_grace_to_reconnect_from_the_recovery_on(story: Story) -> None:
-    assert again(story.owner(), after_s=30.0).owner.lost_at == 1030.0
+def test_the_owners_grace_begins_with_the_recovery(story: Story) -> None:
+    assert recovered(story.owner(), after_s=30.0).owner.lost_at == 1030.0
 
 
-def test_an_end_that_had_begun_goes_on(story: Story) -> None:
-    found = again(story.owner().worker("p").at(4).end("owner", "sigint"), after_s=6.0)
+def test_an_end_in_progress_continues_after_the_recovery(story: Story) -> None:
+    found = recovered(story.owner().worker("p").at(4).end("owner", "sigint"), after_s=6.0)
     assert found.ending == ("sigint", 1004.0, 1010.0 + USUAL.goodbye_s)
 
 
-def test_a_connected_worker_is_gone_with_its_daemon(story: Story) -> None:
-    found = again(story.worker("p").worker("q").end("q", "clean").close("q"), after_s=3.0)
+def test_a_worker_that_was_connected_counts_as_disconnected_after_the_recovery(story: Story) -> None:
+    found = recovered(story.worker("p").worker("q").end("q", "clean").close("q"), after_s=3.0)
     assert found.last_left is not None
     assert (found.last_left.id, found.last_left.left_at) == ("p", 1003.0)
     assert not found.has_live_workers
 
 
-def test_a_worker_that_left_last_has_the_last_exit_reason_still(story: Story) -> None:
-    found = again(story.worker("p").close("p").at(1).worker("q").end("q", "clean").close("q"))
+def test_the_last_worker_that_left_keeps_its_exit_reason(story: Story) -> None:
+    found = recovered(story.worker("p").close("p").at(1).worker("q").end("q", "clean").close("q"))
     assert found.last_left is not None
     assert (found.last_left.id, found.last_left.left_at, found.last_left.exit_reason) == ("q", 1001.0, "clean")
 
@@ -169,20 +176,20 @@ def test_a_worker_found_dead_does_not_become_the_last_one_to_leave(story: Story)
     story.worker("p").worker("q").at(1).close("p").at(2).end("q").close("q")
     story.at(3).run(story.session.found("p", CounterSnapshot({}, {}), story.now, 0, is_alive=False))
     story.run(story.session.found("r", CounterSnapshot({}, {}), story.now, 0, is_alive=False))
-    found = again(story)
+    found = recovered(story)
     assert found.last_left is not None
     assert found.last_left.id == "q"
 
 
-def test_a_session_is_a_crash_as_old_as_its_last_record_after_a_power_cut(story: Story) -> None:
-    found = again(story.owner().worker("p").at(42).send("p", set={"framework": "flask"}), boot=NEXT_BOOT)
+def test_a_power_cut_is_a_crash_at_the_time_of_the_last_record(story: Story) -> None:
+    found = recovered(story.owner().worker("p").at(42).send("p", set={"framework": "flask"}), boot=NEXT_BOOT)
     assert found.ending is not None
     assert found.ending.exit_reason == "crash"
     assert found.age_s(0.0) == pytest.approx(42.0)
 
 
 def test_the_owners_end_before_a_power_cut_is_the_sessions_end(story: Story) -> None:
-    found = again(story.owner().end("owner", "clean"), boot=NEXT_BOOT)
+    found = recovered(story.owner().end("owner", "clean"), boot=NEXT_BOOT)
     assert found.ending is not None
     assert found.ending.exit_reason == "clean"
 
@@ -190,23 +197,23 @@ def test_the_owners_end_before_a_power_cut_is_the_sessions_end(story: Story) -> 
 def test_a_session_of_a_group_is_found_by_the_group_again(story: Story) -> None:
     group = new_id()
     story.group("p", group)
-    assert again(story).group == group
+    assert recovered(story).group == group
 
 
 def test_a_process_that_owns_the_session_is_restored(story: Story) -> None:
     story.worker("p").run(story.session.own_by_process(4711))
-    assert again(story).owner.pid == 4711
+    assert recovered(story).owner.pid == 4711
 
 
-def test_a_frozen_event_without_a_receipt_is_still_to_be_sent() -> None:
+def test_a_frozen_event_without_a_receipt_will_be_sent() -> None:
     session_id = new_id()
-    one, two = new_id(), new_id()
-    records = [frozen("first_request", one), frozen("first_request", two)]
+    first, second = new_id(), new_id()
+    records = [frozen("first_request", first), frozen("first_request", second)]
     found = replayed([OPENED, *records], session_id=session_id)
-    assert [event.uuid for event in found.events] == [one, two]
+    assert [event.uuid for event in found.events] == [first, second]
     assert [event.body.decode() for event in found.events] == [record["frozen"][3] for record in records]
-    settled = replayed([*records, {"settled": one}], session_id=session_id)
-    assert [(event.uuid, event.session) for event in settled.events] == [(two, session_id)]
+    settled = replayed([*records, {"settled": first}], session_id=session_id)
+    assert [(event.uuid, event.session) for event in settled.events] == [(second, session_id)]
     assert found.session is not None
     assert found.session.totals.occurred == {"first_request"}
 
@@ -223,24 +230,20 @@ def test_events_without_a_session_are_recovered_without_one() -> None:
     assert [event.name for event in found.events] == ["cli_invoked"]
 
 
-def test_a_frozen_body_that_is_not_ours_is_not_sent_and_its_session_goes_on() -> None:
-    record = frozen("session")
-    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
-    found = replayed([OPENED, record])
+def test_a_frozen_session_event_with_foreign_text_is_not_sent_and_the_session_stays_open() -> None:
+    found = replayed([OPENED, frozen_with_text("session")])
     assert found.events == []
     assert found.session is not None
 
 
-def test_a_journey_event_whose_frozen_body_is_not_ours_is_not_made_again() -> None:
-    record = frozen("first_request")
-    record["frozen"][3] = record["frozen"][3].replace('"unknown"', '"/home/zoe"', 1)
-    found = replayed([OPENED, record])
+def test_a_frozen_journey_event_with_foreign_text_is_neither_sent_nor_made_again() -> None:
+    found = replayed([OPENED, frozen_with_text("first_request")])
     assert found.events == []
     assert found.session is not None
     assert found.session.totals.occurred == {"first_request"}
 
 
-def test_an_exit_reason_is_a_word_of_the_schema_whatever_the_journal_holds() -> None:
+def test_an_exit_reason_outside_the_schema_is_replayed_as_unknown() -> None:
     found = replayed([OPENED, {"ending": "/home/zoe", "ended_at": 1.5}])
     assert found.session is not None
     assert found.session.ending is not None
@@ -271,7 +274,7 @@ def test_an_end_without_a_time_is_skipped() -> None:
     ],
     ids=str,
 )
-def test_a_record_that_is_not_ours_costs_only_itself(story: Story, wrong: dict[str, Any]) -> None:
+def test_a_malformed_record_costs_only_itself(story: Story, wrong: dict[str, Any]) -> None:
     records = story.worker("p").send("p", **LINES).journal()
     records.insert(2, wrong)
     found = replayed(records, story.now, BOOT).session

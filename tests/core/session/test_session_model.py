@@ -1,7 +1,7 @@
 """A session against a plain model of it, from the bytes of several producers to the fields of the event.
 
-The model remembers everything that was said and reads it again on each question, as the field's table words it: exact
-fractions, sorted lists, sets. It knows nothing of accounts, joins or rows, and counts a line once its last byte has
+The model keeps every reported value and computes each field from all of them, as the table of fields describes it: with
+exact fractions, sorted lists and sets. It has no totals, merges or rows. It counts a line when the line's last byte has
 been delivered.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SESSION_ID = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
-PRODUCERS = [f"{digit * 8}-0000-4000-8000-000000000000" for digit in "c1a"]  # not in the order in which they speak
+PRODUCERS = [f"{digit * 8}-0000-4000-8000-000000000000" for digit in "c1a"]  # not in the order of their hellos
 
 DAEMONS_OWN = {
     "os": "linux-6.18.44",
@@ -40,7 +40,7 @@ DAEMONS_OWN = {
     "exit_reason": "sigint",
 }
 
-# What is said, and what it must come out as.
+# By field: each value that a producer sends, and the value that the session must report for it.
 FRAMEWORKS = {"flask": "flask", "django": "django", "unknown": "unknown", "cobol-on-cogs": "other"}
 SCALARS: dict[str, dict[Any, Any]] = {
     "brakit_version": {"0.1.7": "0.1.7", "0.10.2-canary.ada": "0.10.2"},
@@ -66,7 +66,7 @@ SETS = {
 }
 COUNTS = ["request_count", "error_count", "query_count", "fetch_count", "insight_count", "finding_count"]
 
-# Lines with something wrong in them, what is refused of each, and the requests that its good part counts.
+# By line with a wrong part: the refusals, and the number of requests that its good part counts.
 WRONG_LINES: dict[bytes, tuple[list[str], int]] = {
     b"{": (["bad_json"], 0),
     b"\xff\x00": (["bad_json"], 0),
@@ -95,68 +95,68 @@ def p95(durations: list[Fraction]) -> Fraction:
 
 
 class Model:
-    """A session as its fields are worded."""
+    """A session, computed as the table of fields describes it."""
 
     def __init__(self) -> None:
         self.totals: dict[str, dict[str, int]] = defaultdict(dict)  # by field and producer
         self.ids: dict[str, set[str]] = defaultdict(set)
-        self.said: dict[str, list[Any]] = defaultdict(list)  # in the order in which it was said
+        self.values: dict[str, list[Any]] = defaultdict(list)  # by field, in the order of arrival
         self.members: dict[str, set[str]] = defaultdict(set)
-        self.durations: dict[str, list[Fraction]] = defaultdict(list)  # by route, whoever served it
+        self.durations: dict[str, list[Fraction]] = defaultdict(list)  # by route, of all producers
         self.sent: list[dict[str, Any]] = []
         self.refused: Counter[str] = Counter()
 
     def add(self, producer: str, field: str, count: int) -> None:
         self.totals[field][producer] = min(self.totals[field].get(producer, 0) + count, page.COUNT_MAX)
 
-    def reach(self, producer: str, field: str, total: int) -> None:
+    def raise_to(self, producer: str, field: str, total: int) -> None:
         self.totals[field][producer] = max(self.totals[field].get(producer, 0), total)
 
     def count(self, field: str) -> int:
         return min(sum(self.totals[field].values()) + len(self.ids[field]), page.COUNT_MAX)
 
-    def first(self, field: str, nobody: Any = "unknown") -> Any:
-        return next((word for word in self.said[field] if word != "unknown"), nobody)
+    def first(self, field: str, default: Any = "unknown") -> Any:
+        return next((value for value in self.values[field] if value != "unknown"), default)
 
-    def occur(self, name: str, said: dict[str, Any], elapsed_ms: int) -> None:
+    def occur(self, name: str, fields: dict[str, Any], elapsed_ms: int) -> None:
         if name == "first_request":
-            said = {"time_to_first_request_ms": self.time("time_to_first_request_ms", elapsed_ms), **said}
+            fields = {"time_to_first_request_ms": self.time("time_to_first_request_ms", elapsed_ms), **fields}
         if name == "dashboard_viewed":
             took = self.time("time_to_dashboard_ms", elapsed_ms)
-            said = {"time_to_dashboard_ms": took, **said, "request_count_at_open": self.count("request_count")}
-            self.said["dashboard_opened"].append(True)
-        for field, value in said.items():
+            fields = {"time_to_dashboard_ms": took, **fields, "request_count_at_open": self.count("request_count")}
+            self.values["dashboard_opened"].append(True)
+        for field, value in fields.items():
             if field in SETS:
                 self.members[field] |= set(value)
             elif field in SCALARS:
-                self.said[field].append(value)
+                self.values[field].append(value)
         once = name not in {"cli_invoked", "cli_uninstall"}
         if not once or all(sent["event"] != name for sent in self.sent):
-            known = {**self.fields(), **DAEMONS_OWN, **said}
+            known = {**self.fields(), **DAEMONS_OWN, **fields}
             defaults = {field: promise.default for field, promise in page.JOURNEY[name].items()}
             self.sent.append({"event": name, **{field: known.get(field, value) for field, value in defaults.items()}})
 
     def time(self, field: str, elapsed_ms: int) -> int:
-        """When it was for the first time, where the session knows it; else it is now."""
-        return min(self.said[field], default=elapsed_ms)
+        """Return the earliest time that was reported, or the session's age if none was."""
+        return min(self.values[field], default=elapsed_ms)
 
     def fields(self) -> dict[str, Any]:
         durations = [duration for route in self.durations.values() for duration in route]
         slowest = max((p95(route) for route in self.durations.values()), default=None)
         return {
             "brakit_version": self.first("brakit_version"),
-            "node_version": self.first("node_version", nobody=None),
-            "python_version": self.first("python_version", nobody=None),
+            "node_version": self.first("node_version", default=None),
+            "python_version": self.first("python_version", default=None),
             "sdk": self.first("sdk"),
             "framework": self.first("framework"),
             "package_manager": self.first("package_manager"),
-            "is_custom_command": any(self.said["is_custom_command"]),
-            "dashboard_opened": any(self.said["dashboard_opened"]),
-            "explain_used": any(self.said["explain_used"]),
-            "setup_succeeded": bool(self.said["setup_succeeded"]) and all(self.said["setup_succeeded"]),
-            "setup_duration_ms": max(self.said["setup_duration_ms"], default=0),
-            "time_to_first_request_ms": min(self.said["time_to_first_request_ms"], default=None),
-            "time_to_dashboard_ms": min(self.said["time_to_dashboard_ms"], default=None),
+            "is_custom_command": any(self.values["is_custom_command"]),
+            "dashboard_opened": any(self.values["dashboard_opened"]),
+            "explain_used": any(self.values["explain_used"]),
+            "setup_succeeded": bool(self.values["setup_succeeded"]) and all(self.values["setup_succeeded"]),
+            "setup_duration_ms": max(self.values["setup_duration_ms"], default=0),
+            "time_to_first_request_ms": min(self.values["time_to_first_request_ms"], default=None),
+            "time_to_dashboard_ms": min(self.values["time_to_dashboard_ms"], default=None),
             **{field: self.count(field) for field in COUNTS},
             **{field: sorted(self.members[field]) for field in SETS},
             "endpoint_count": len(self.durations),
@@ -166,21 +166,21 @@ class Model:
 
 
 class Producer:
-    """One worker's end of the wire: the line it is making, and the bytes that have not arrived yet."""
+    """One worker's end of the wire: the line that it builds, and the bytes that have not arrived yet."""
 
     def __init__(self, producer: str) -> None:
         self.id = producer
         self.reader = FrameReader()
         self.line: dict[str, Any] = {}
-        self.meanings: list[Callable[[], None]] = []
+        self.effects: list[Callable[[], None]] = []
         self.wire = bytearray()
-        self.under_way: list[tuple[int, list[Callable[[], None]]]] = []  # bytes still to come, and what they mean
+        self.under_way: list[tuple[int, list[Callable[[], None]]]] = []  # per line: missing bytes, effects on the model
         self.repeatable: list[bytes] = []
         self.own_durations: dict[str, list[int]] = defaultdict(list)
 
-    def write(self, line: bytes, meanings: list[Callable[[], None]]) -> None:
+    def write(self, line: bytes, effects: list[Callable[[], None]]) -> None:
         self.wire += line
-        self.under_way.append((len(line), meanings))
+        self.under_way.append((len(line), effects))
 
     def flush(self) -> None:
         if not self.line:
@@ -188,12 +188,12 @@ class Producer:
         line = encode(self.line)
         if self.line.keys() <= {"hello", "total", "histogram", "set", "add", "mark"}:
             self.repeatable.append(line)
-        self.write(line, self.meanings)
-        self.line, self.meanings = {}, []
+        self.write(line, self.effects)
+        self.line, self.effects = {}, []
 
 
-# Keys that say the same thing in two ways do not stand in one line together; an event stands alone.
-ALONE = {"incr": "total", "total": "incr", "observe": "histogram", "histogram": "observe"}
+# Two keys for the same value are not put into one line, because the order of keys is not defined.
+EXCLUDED = {"incr": "total", "total": "incr", "observe": "histogram", "histogram": "observe"}
 
 producers = st.integers(0, len(PRODUCERS) - 1)
 together = st.booleans()
@@ -214,27 +214,29 @@ class Interleaved(RuleBasedStateMachine):
         for worker, sdk in zip(self.workers, sdks, strict=True):
             hello = {"protocol": 1, "session": SESSION_ID, "producer": worker.id, "sdk": sdk}
             known = sdk if sdk in {"python", "node"} else "unknown"
-            self._say(worker, "hello", hello, partial(self.model.said["sdk"].append, known))
+            self._put(worker, "hello", hello, partial(self.model.values["sdk"].append, known))
             worker.flush()
 
-    # --- what producers say ---------------------------------------------------------------------------------
+    # --- lines that producers send --------------------------------------------------------------------------
 
     @rule(by=producers, field=st.sampled_from(COUNTS), count=strategies.counts, together=together)
     def increment(self, by: int, field: str, count: int, *, together: bool) -> None:
         worker = self.workers[by]
-        self._say(worker, "incr", {field: count}, lambda: self.model.add(worker.id, field, count), together=together)
+        self._put(worker, "incr", {field: count}, lambda: self.model.add(worker.id, field, count), together=together)
 
     @rule(by=producers, field=st.sampled_from(COUNTS), total=strategies.counts, together=together)
     def total(self, by: int, field: str, total: int, *, together: bool) -> None:
         worker = self.workers[by]
-        self._say(worker, "total", {field: total}, lambda: self.model.reach(worker.id, field, total), together=together)
+        self._put(
+            worker, "total", {field: total}, lambda: self.model.raise_to(worker.id, field, total), together=together
+        )
 
     @rule(by=producers, field=st.sampled_from([*SCALARS]), data=st.data(), together=together)
     def set_scalar(self, by: int, field: str, data: st.DataObject, *, together: bool) -> None:
         raw = data.draw(st.sampled_from([*SCALARS[field]]))
-        meaning = SCALARS[field][raw]
-        self._say(
-            self.workers[by], "set", {field: raw}, lambda: self.model.said[field].append(meaning), together=together
+        value = SCALARS[field][raw]
+        self._put(
+            self.workers[by], "set", {field: raw}, lambda: self.model.values[field].append(value), together=together
         )
 
     @rule(by=producers, field=st.sampled_from([*SETS]), data=st.data(), together=together)
@@ -242,10 +244,10 @@ class Interleaved(RuleBasedStateMachine):
         raw = data.draw(st.lists(st.sampled_from([*SETS[field]]), max_size=3))
         members = {SETS[field][word] for word in raw}
 
-        def meaning() -> None:
+        def effect() -> None:
             self.model.members[field] |= members
 
-        self._say(self.workers[by], "add", {field: raw}, meaning, together=together)
+        self._put(self.workers[by], "add", {field: raw}, effect, together=together)
 
     @rule(
         by=producers,
@@ -254,7 +256,7 @@ class Interleaved(RuleBasedStateMachine):
         together=together,
     )
     def mark(self, by: int, field: str, ids: list[str], *, together: bool) -> None:
-        self._say(self.workers[by], "mark", {field: ids}, lambda: self.model.ids[field].update(ids), together=together)
+        self._put(self.workers[by], "mark", {field: ids}, lambda: self.model.ids[field].update(ids), together=together)
 
     @rule(
         by=producers,
@@ -275,26 +277,26 @@ class Interleaved(RuleBasedStateMachine):
             key, values = "histogram", [sum(own), *(buckets[word] for word in words)]
         else:
             key, values = "observe", [ns / 1_000_000 for ns in durations_ns]
-        self._say(worker, key, {route: values}, lambda: self.model.durations[route].extend(exact), together=together)
+        self._put(worker, key, {route: values}, lambda: self.model.durations[route].extend(exact), together=together)
 
     @rule(by=producers, framework=st.none() | st.sampled_from([*FRAMEWORKS]), ms=st.none() | st.integers(0, 99))
     def complete_setup(self, by: int, framework: str | None, ms: int | None) -> None:
-        said = {
+        fields = {
             **({"framework": framework} if framework else {}),
             **({"setup_duration_ms": ms} if ms is not None else {}),
             "adapters_detected": ["pg", "homemade"],
         }
-        meant = {
-            **said,
+        expected = {
+            **fields,
             **({"framework": FRAMEWORKS[framework]} if framework else {}),
             "adapters_detected": ["other", "pg"],
         }
-        self._occur(self.workers[by], "setup_completed", said, meant)
+        self._occur(self.workers[by], "setup_completed", fields, expected)
 
     @rule(by=producers, port=st.integers(1, 65_535), ms=st.none() | st.integers(0, 99))
     def request_first(self, by: int, port: int, ms: int | None) -> None:
-        meant = {"port": port, **({"time_to_first_request_ms": ms} if ms is not None else {})}
-        self._occur(self.workers[by], "first_request", {"time_to_first_request_ms": None, **meant}, meant)
+        expected = {"port": port, **({"time_to_first_request_ms": ms} if ms is not None else {})}
+        self._occur(self.workers[by], "first_request", {"time_to_first_request_ms": None, **expected}, expected)
 
     @rule(by=producers)
     def view_dashboard(self, by: int) -> None:
@@ -302,26 +304,26 @@ class Interleaved(RuleBasedStateMachine):
 
     @rule(by=producers, version=st.sampled_from([*SCALARS["brakit_version"]]), has=st.booleans())
     def invoke_cli(self, by: int, version: str, *, has: bool) -> None:
-        said = {"command": "deploy", "has_package_json": has, "sdk": "node", "brakit_version": version}
-        meant = {**said, "command": "other", "brakit_version": SCALARS["brakit_version"][version]}
-        self._occur(self.workers[by], "cli_invoked", said, meant)
+        fields = {"command": "deploy", "has_package_json": has, "sdk": "node", "brakit_version": version}
+        expected = {**fields, "command": "other", "brakit_version": SCALARS["brakit_version"][version]}
+        self._occur(self.workers[by], "cli_invoked", fields, expected)
 
     @rule(by=producers, line=st.sampled_from([*WRONG_LINES]))
-    def blunder(self, by: int, line: bytes) -> None:
+    def send_wrong_line(self, by: int, line: bytes) -> None:
         worker = self.workers[by]
         refused, requests = WRONG_LINES[line]
 
-        def meaning() -> None:
+        def effect() -> None:
             self.model.refused.update(refused)
             if requests:
                 self.model.add(worker.id, "request_count", requests)
 
         worker.flush()
-        worker.write(line + b"\n", [meaning])
+        worker.write(line + b"\n", [effect])
 
     @rule(by=producers, data=st.data())
     def repeat(self, by: int, data: st.DataObject) -> None:
-        """Any earlier line without an increment, said again: it means nothing."""
+        """Send earlier lines without increments again. They have no effect."""
         worker = self.workers[by]
         worker.flush()
         for line in data.draw(st.lists(st.sampled_from(worker.repeatable), max_size=4)):
@@ -329,7 +331,7 @@ class Interleaved(RuleBasedStateMachine):
 
     @rule(by=producers)
     def reconnect(self, by: int) -> None:
-        """The connection closes, is read to its end, and another begins; all that can be is said again."""
+        """Close the connection after the session has read all of it, connect again, and repeat all repeatable lines."""
         worker = self.workers[by]
         worker.flush()
         self._deliver(worker, len(worker.wire))
@@ -337,7 +339,7 @@ class Interleaved(RuleBasedStateMachine):
         for line in worker.repeatable:
             worker.write(line, [])
 
-    # --- what arrives ---------------------------------------------------------------------------------------
+    # --- bytes and time -------------------------------------------------------------------------------------
 
     @rule(by=producers, size=st.integers(1, 400))
     def deliver(self, by: int, size: int) -> None:
@@ -349,11 +351,11 @@ class Interleaved(RuleBasedStateMachine):
         self.now_ns += ns
 
     @invariant()
-    def everything_that_arrived_is_reported_and_nothing_else(self) -> None:
+    def the_report_holds_exactly_what_arrived(self) -> None:
         assert self.session.report(SESSION, {}, DAEMONS_OWN) == {**self.model.fields(), **DAEMONS_OWN}
 
     @invariant()
-    def the_events_that_occurred_were_sent_with_what_was_known_then(self) -> None:
+    def each_event_was_sent_once_with_the_fields_known_at_that_time(self) -> None:
         assert self.sent == self.model.sent
 
     @invariant()
@@ -364,23 +366,23 @@ class Interleaved(RuleBasedStateMachine):
         for worker in self.workers:
             worker.flush()
             self._deliver(worker, len(worker.wire))
-        self.everything_that_arrived_is_reported_and_nothing_else()
-        self.the_events_that_occurred_were_sent_with_what_was_known_then()
+        self.the_report_holds_exactly_what_arrived()
+        self.each_event_was_sent_once_with_the_fields_known_at_that_time()
         self.each_wrong_part_is_refused_once()
 
-    # --- how ------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------
 
-    def _say(
-        self, worker: Producer, key: str, said: dict[str, Any], meaning: Callable[[], None], *, together: bool = False
+    def _put(
+        self, worker: Producer, key: str, fields: dict[str, Any], effect: Callable[[], None], *, together: bool = False
     ) -> None:
-        if not together or key in worker.line or ALONE.get(key) in worker.line:
+        if not together or key in worker.line or EXCLUDED.get(key) in worker.line:
             worker.flush()
-        worker.line[key] = said
-        worker.meanings.append(meaning)
+        worker.line[key] = fields
+        worker.effects.append(effect)
 
-    def _occur(self, worker: Producer, name: str, said: dict[str, Any], meant: dict[str, Any]) -> None:
+    def _occur(self, worker: Producer, name: str, fields: dict[str, Any], expected: dict[str, Any]) -> None:
         worker.flush()
-        self._say(worker, "event", {"name": name, **said}, lambda: self.model.occur(name, meant, self._elapsed_ms))
+        self._put(worker, "event", {"name": name, **fields}, lambda: self.model.occur(name, expected, self._elapsed_ms))
         worker.flush()
 
     def _deliver(self, worker: Producer, size: int) -> None:
@@ -396,13 +398,13 @@ class Interleaved(RuleBasedStateMachine):
             for event, fields in occurred:
                 self.sent.append({"event": event.name, **self.session.report(event, fields, DAEMONS_OWN)})
         while worker.under_way and worker.under_way[0][0] <= arrived:
-            length, meanings = worker.under_way.pop(0)
+            length, effects = worker.under_way.pop(0)
             arrived -= length
-            for meaning in meanings:
-                meaning()
+            for effect in effects:
+                effect()
         if worker.under_way:
-            missing, meanings = worker.under_way[0]
-            worker.under_way[0] = missing - arrived, meanings
+            missing, effects = worker.under_way[0]
+            worker.under_way[0] = missing - arrived, effects
 
     @property
     def _elapsed_ms(self) -> int:
@@ -415,9 +417,9 @@ TestInterleaved.settings = settings(max_examples=150, stateful_step_count=50)
 
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(PRODUCERS), strategies.lines), max_size=8))
-def test_whatever_is_said_what_leaves_is_in_the_pages_grammar(said: list[tuple[str, bytes]]) -> None:
+def test_every_event_matches_the_telemetry_page_whatever_lines_arrive(lines: list[tuple[str, bytes]]) -> None:
     session = SessionTotals()
-    for when, (producer, line) in enumerate(said):
+    for when, (producer, line) in enumerate(lines):
         frame = parse(line)
         if frame.hello is not None:
             session.greet(producer, frame.hello.sdk, when)
@@ -432,14 +434,14 @@ def test_whatever_is_said_what_leaves_is_in_the_pages_grammar(said: list[tuple[s
 
 
 @given(st.lists(strategies.json_values, max_size=6))
-def test_no_report_has_a_word_more_than_the_schema(values: list[object]) -> None:
-    """Every field of every event is told every value; only words of the page come out."""
+def test_a_report_holds_only_words_of_the_schema(values: list[object]) -> None:
+    """Send every value for every field of every event. Only words of the page are reported."""
     session = SessionTotals()
     own_words = {word for words in page.VOCABULARY.values() for word in words.split()}
     for when, value in enumerate(values):
         for name, event in EVENTS.items():
-            told = {"set": dict.fromkeys(event.fields, value), "add": {name: [value] for name in event.fields}}
-            frame = parse(json.dumps({**told, "event": {"name": name, **dict.fromkeys(event.fields, value)}}).encode())
+            keys = {"set": dict.fromkeys(event.fields, value), "add": {name: [value] for name in event.fields}}
+            frame = parse(json.dumps({**keys, "event": {"name": name, **dict.fromkeys(event.fields, value)}}).encode())
             session.apply("p", frame, when, when)
     for value in session.report(SESSION, {}, DAEMONS_OWN).values():
         texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []

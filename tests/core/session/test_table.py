@@ -1,4 +1,4 @@
-"""Sessions over time, with time as numbers: what opens one, what ends it, and what its end is called."""
+"""Sessions over time, with time as a number: the stimuli that open and end a session, and its exit reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_owners_end_is_the_sessions_end(story: Story) -> None:
     assert story.due(7) == [("sigint", 7)]
 
 
-def test_the_first_end_counts(story: Story) -> None:
+def test_the_first_end_of_the_owner_counts(story: Story) -> None:
     story.owner().worker("a")
     story.at(7).end("owner", "sigint").end("owner", "crash").close("owner")
     assert story.due(7 + GOODBYE_S) == [("sigint", 7)]
@@ -52,7 +52,7 @@ def test_a_live_worker_has_time_to_report_its_end(story: Story) -> None:
 
 
 @pytest.mark.parametrize("how", ["reports its end", "disconnects"])
-def test_a_session_that_ended_is_over_with_its_last_workers_end(story: Story, how: str) -> None:
+def test_an_ended_session_is_sealed_as_soon_as_its_last_worker_ends(story: Story, how: str) -> None:
     story.owner().worker("a").at(7).end("owner").at(7.1)
     if how == "disconnects":
         story.close("a")
@@ -66,14 +66,14 @@ def test_a_session_does_not_wait_for_a_worker_that_reported_its_end_before(story
     assert story.due(7) == [("clean", 7)]
 
 
-def test_a_stop_may_give_workers_less_time(story: Story) -> None:
+def test_a_stopping_daemon_may_give_workers_less_time(story: Story) -> None:
     story.worker("a").run(story.session.end("unknown", story.now, story.now, goodbye_s=0.1))
     assert story.due(0.09) == []
     story.session.stop_waiting()
     assert story.due(0.09) == [("unknown", 0)]
 
 
-def test_a_session_that_has_not_ended_is_not_due_because_a_daemon_stops_waiting(story: Story) -> None:
+def test_a_session_that_has_not_ended_is_not_sealed_when_the_daemon_stops_waiting(story: Story) -> None:
     story.worker("a").session.stop_waiting()
     assert story.due(1) == []
 
@@ -87,7 +87,7 @@ def test_an_owner_that_lost_its_connection_has_the_grace_to_reconnect(story: Sto
     assert story.due(30) == [("sigterm", 30)]
 
 
-def test_an_owner_that_stays_lost_is_a_crash_since_it_disconnected(story: Story) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_does_not_reconnect(story: Story) -> None:
     story.owner().worker("a").end("a").at(10).close("owner")
     assert story.table.next_due() == 1010 + GRACE_S
     assert story.due(10 + GRACE_S) == [("crash", 10)]
@@ -98,24 +98,24 @@ def test_a_session_does_not_wait_for_an_owner_whose_process_exited(story: Story)
     assert story.due(11) == [("crash", 10)]
 
 
-def test_the_connection_of_an_owner_that_exited_is_read_to_eof_first(story: Story) -> None:
+def test_the_connection_of_an_owner_that_exited_is_first_read_to_eof(story: Story) -> None:
     story.owner().at(10).run(story.session.owner_exited(story.now))
-    assert story.due(10) == []  # its end may wait in the socket
+    assert story.due(10) == []  # its end may still be unread in the socket
     story.end("owner", "sigterm").close("owner")
     assert story.due(10) == [("sigterm", 10)]
 
 
-def test_an_owner_that_exited_without_an_end_is_a_crash(story: Story) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_exited_without_an_end(story: Story) -> None:
     story.owner().at(10).run(story.session.owner_exited(story.now)).close("owner")
     assert story.due(10) == [("crash", 10)]
 
 
-def test_one_of_two_connections_of_an_owner_is_enough(story: Story) -> None:
-    story.owner("one").owner("another").at(1).close("one")
+def test_an_owner_with_two_connections_may_lose_one(story: Story) -> None:
+    story.owner("first").owner("second").at(1).close("first")
     assert story.due(1 + 2 * GRACE_S) == []
 
 
-def test_workers_that_come_and_go_do_not_end_an_owned_session(story: Story) -> None:
+def test_an_owned_session_does_not_end_with_its_workers(story: Story) -> None:
     story.owner()
     for second in range(3):
         story.at(second).worker("a").close("a")
@@ -123,7 +123,7 @@ def test_workers_that_come_and_go_do_not_end_an_owned_session(story: Story) -> N
     assert story.due(3 + 10 * GRACE_S) == []
 
 
-def test_a_process_that_owns_a_session_ends_it_by_its_exit(story: Story) -> None:
+def test_a_session_ends_when_the_process_that_owns_it_exits(story: Story) -> None:
     session = story.open()
     assert session is not None
     effects = session.own_by_process(4711)
@@ -135,11 +135,11 @@ def test_a_process_that_owns_a_session_ends_it_by_its_exit(story: Story) -> None
 
 
 def test_an_owners_process_is_watched_if_its_pid_is_known(story: Story) -> None:
-    assert WatchOwner(SESSION_ID, 4711) in story.owner("one", pid=4711).effects
+    assert WatchOwner(SESSION_ID, 4711) in story.owner("owner", pid=4711).effects
     assert not [effect for effect in Story().owner().effects if isinstance(effect, WatchOwner)]
 
 
-def test_live_workers_have_their_time_even_if_the_owner_disconnected_long_ago(story: Story) -> None:
+def test_live_workers_have_the_goodbye_after_the_owners_grace(story: Story) -> None:
     story.owner().worker("a").at(10).close("owner")
     assert story.due(10 + GRACE_S) == []
     assert story.due(10 + GRACE_S + GOODBYE_S) == [("crash", 10)]
@@ -163,17 +163,17 @@ def test_a_worker_that_connects_within_the_grace_continues_the_session(story: St
     assert story.due(100 + GRACE_S) == [("sighup", 100)]
 
 
-def test_a_last_worker_that_reported_no_end_is_a_crash(story: Story) -> None:
+def test_the_exit_reason_is_crash_if_the_last_worker_reported_no_end(story: Story) -> None:
     story.worker("a").worker("b").at(5).end("a").close("a").at(6).close("b")
     assert story.due(6 + GRACE_S) == [("crash", 6)]
 
 
-def test_an_earlier_crash_does_not_matter_beside_the_last_workers_end(story: Story) -> None:
+def test_the_last_workers_end_counts_even_if_another_worker_crashed_before(story: Story) -> None:
     story.worker("a").worker("b").at(5).close("a").at(6).end("b", "clean").close("b")
     assert story.due(6 + GRACE_S) == [("clean", 6)]
 
 
-def test_a_worker_that_reconnects_takes_its_end_back(story: Story) -> None:
+def test_a_reconnect_revokes_the_workers_end(story: Story) -> None:
     story.worker("a").end("a").close("a").at(2).worker("a").at(3).close("a")
     assert story.due(3 + GRACE_S) == [("crash", 3)]
 
@@ -193,7 +193,7 @@ def test_a_session_without_worker_and_owner_ends_after_ten_minutes(story: Story)
     assert story.due(600) == [("unknown", 600)]
 
 
-def test_a_session_that_a_worker_joined_does_not_wait_for_ten_minutes(story: Story) -> None:
+def test_the_grace_applies_and_not_the_ten_minutes_once_a_worker_has_joined(story: Story) -> None:
     story.open()
     story.at(10).worker("a").at(11).end("a").close("a")
     assert story.due(11 + GRACE_S) == [("clean", 11)]
@@ -202,17 +202,17 @@ def test_a_session_that_a_worker_joined_does_not_wait_for_ten_minutes(story: Sto
 # --- the event ----------------------------------------------------------------------------------------
 
 
-def test_the_event_of_a_session_that_a_worker_joined_is_marked_so(story: Story) -> None:
+def test_the_event_is_marked_as_joined_if_a_worker_joined(story: Story) -> None:
     story.owner().worker("a").end("owner").end("a")
     assert story.seal().joined
 
 
-def test_the_event_of_a_session_that_only_its_owner_joined_is_marked_so(story: Story) -> None:
+def test_the_event_is_not_marked_as_joined_if_only_the_owner_joined(story: Story) -> None:
     story.owner().send("owner", incr={"request_count": 3}).end("owner")
     assert not story.seal().joined
 
 
-def test_an_event_counts_under_the_anonymous_id_with_which_its_session_opened(story: Story) -> None:
+def test_an_event_has_the_anonymous_id_with_which_its_session_opened(story: Story) -> None:
     assert story.worker("a").seal().anonymous_id == ANONYMOUS_ID
 
 
@@ -222,7 +222,7 @@ def test_an_event_holds_increments_that_were_not_parsed_yet(story: Story) -> Non
     assert story.seal().values["request_count"] == 6
 
 
-def test_a_line_that_is_not_an_increment_is_not_counted_unparsed(story: Story) -> None:
+def test_lines_are_not_counted_unparsed_if_one_of_them_is_not_an_increment(story: Story) -> None:
     story.worker("a")
     assert not story.members["a"].count([b'{"incr":{"request_count":2}}', b"{}"])
     assert story.seal().values["request_count"] == 0
@@ -260,13 +260,13 @@ def test_a_group_whose_session_was_sealed_opens_the_next_one(story: Story) -> No
     assert story.group("c") == second
 
 
-def test_a_session_named_in_the_hello_wins_over_a_group(story: Story) -> None:
+def test_the_session_in_a_hello_takes_precedence_over_the_group(story: Story) -> None:
     member = story.connect(hello("a", SESSION_ID, GROUP_ID))
     assert member is not None
     assert member.session_id == SESSION_ID
 
 
-def test_a_hello_opens_none_if_its_session_is_known(story: Story) -> None:
+def test_a_hello_opens_no_session_if_its_own_is_known_or_it_names_none(story: Story) -> None:
     story.group("a")
     assert story.table.opens_none(hello("b", None, GROUP_ID))
     assert not story.table.opens_none(hello("b", None, new_id()))
@@ -357,7 +357,7 @@ def test_an_evicted_worker_that_reconnects_is_not_watched_any_more(story: Story)
     assert story.session.workers["a"].phase is Phase.CONNECTED
 
 
-def test_an_evicted_worker_that_had_reported_its_end_has_left(story: Story) -> None:
+def test_an_evicted_worker_that_had_reported_its_end_counts_as_disconnected(story: Story) -> None:
     story.worker("a").end("a").at(1).close("a", is_evicted=True)
     assert story.due(1 + GRACE_S) == [("clean", 1)]
 
@@ -380,7 +380,7 @@ def test_the_counter_file_of_an_owner_counts(story: Story) -> None:
 
 
 def found(story: Story, producer: str, snapshot: CounterSnapshot, *, is_alive: bool, session: str | None) -> None:
-    """Find a counter file, as a daemon does that follows one that died."""
+    """Find a counter file, as a daemon does that starts after the last one was killed."""
     opened, effects = story.table.session_of_worker(producer, session, None if session else GROUP_ID, story.opening)
     assert opened is not None
     story.run(effects).run(opened.found(producer, snapshot, story.now, 4711, is_alive=is_alive))
@@ -406,40 +406,40 @@ def test_the_counter_file_of_a_dead_worker_counts_and_its_grace_runs(story: Stor
     assert story.seal().values["request_count"] == 5
 
 
-def test_a_dead_worker_that_is_found_beside_a_member_is_not_the_last_one_to_leave(story: Story) -> None:
+def test_a_dead_worker_found_while_another_is_connected_is_not_the_last_to_leave(story: Story) -> None:
     story.worker("b")
     found(story, "a", FIVE, is_alive=False, session=SESSION_ID)
     story.at(3).end("b").close("b")
     assert story.due(3 + GRACE_S) == [("clean", 3)]
 
 
-def test_a_live_worker_whose_counter_file_holds_its_end_is_not_waited_for_at_the_sessions_end(story: Story) -> None:
+def test_a_session_does_not_wait_for_a_live_worker_whose_counter_file_holds_its_end(story: Story) -> None:
     found(story, "a", CounterSnapshot({}, {}, "clean"), is_alive=True, session=SESSION_ID)
     assert story.session.workers["a"].phase is Phase.FINISHED
     story.run(story.session.worker_exited("a", story.now))
     assert story.due(GRACE_S) == [("clean", 0)]
 
 
-def test_a_worker_that_had_reported_its_end_before_its_daemon_died_has_reported_it_still(story: Story) -> None:
+def test_the_end_that_a_worker_reported_is_kept_when_its_counter_file_is_found(story: Story) -> None:
     story.worker("a").end("a").close("a")
     found(story, "a", NOTHING, is_alive=True, session=SESSION_ID)
     assert story.session.workers["a"].phase is Phase.FINISHED
 
 
-def test_a_session_that_knows_a_worker_is_found_by_the_worker_alone(story: Story) -> None:
+def test_the_session_of_a_known_worker_is_found_by_the_workers_id_alone(story: Story) -> None:
     story.worker("a").close("a")
     session, _effects = story.table.session_of_worker("a", None, None, story.opening)
     assert session is story.session
 
 
-def test_a_counter_file_that_names_nothing_belongs_to_no_session(story: Story) -> None:
+def test_a_counter_file_without_session_and_group_belongs_to_no_session(story: Story) -> None:
     assert story.table.session_of_worker("a", None, None, story.opening) == (None, [])
 
 
 # --- workers whose processes have exited ---------------------------------------------------------------
 
 
-def test_the_totals_of_many_workers_whose_processes_have_exited_become_one(story: Story) -> None:
+def test_the_totals_of_many_exited_workers_become_one(story: Story) -> None:
     for number in range(10 * COMPACT_AFTER):
         name = f"p{number}"
         story.worker(name, pid=4711).send(name, incr={"request_count": 1}, observe={"9f3a61c2d4e5b607": [3]})
@@ -452,15 +452,15 @@ def test_the_totals_of_many_workers_whose_processes_have_exited_become_one(story
     assert story.connect(hello("p0")) is None
 
 
-def crowd(story: Story) -> Story:
-    """Let so many workers leave that they may be compacted."""
+def disconnect_many(story: Story) -> Story:
+    """Let as many workers disconnect as are needed for a compaction."""
     for number in range(COMPACT_AFTER):
         story.worker(f"p{number}").send(f"p{number}", incr={"request_count": 1}).close(f"p{number}")
     return story
 
 
-def test_compaction_releases_the_counter_files_after_all_is_journaled(story: Story) -> None:
-    crowd(story)
+def test_compaction_releases_the_counter_files_after_everything_is_journaled(story: Story) -> None:
+    disconnect_many(story)
     ((session, workers),) = story.table.to_compact()
     effects = session.compact(workers)
     releases = [effect for effect in effects if isinstance(effect, Release)]
@@ -468,14 +468,14 @@ def test_compaction_releases_the_counter_files_after_all_is_journaled(story: Sto
     assert effects[-len(releases) :] == releases
 
 
-def test_compaction_is_considered_once_for_each_many_that_left(story: Story) -> None:
-    crowd(story)
+def test_compaction_is_not_proposed_again_until_more_workers_have_left(story: Story) -> None:
+    disconnect_many(story)
     assert story.table.to_compact()
     assert story.table.to_compact() == []
 
 
-def test_a_worker_that_reconnects_meanwhile_is_not_compacted(story: Story) -> None:
-    crowd(story)
+def test_a_worker_that_reconnects_before_the_compaction_is_not_compacted(story: Story) -> None:
+    disconnect_many(story)
     ((session, workers),) = story.table.to_compact()
     story.worker("p0").send("p0", total={"request_count": 5})
     session.compact(workers)
@@ -485,6 +485,6 @@ def test_a_worker_that_reconnects_meanwhile_is_not_compacted(story: Story) -> No
 
 
 def test_the_last_worker_to_leave_is_not_compacted_because_its_exit_reason_is_needed(story: Story) -> None:
-    crowd(story)
+    disconnect_many(story)
     assert story.session.last_left is not None
     assert story.session.compact([story.session.last_left]) == []

@@ -1,4 +1,4 @@
-"""The table of sessions against a plain model, tick by tick, under any order of hellos, ends, disconnects and exits."""
+"""The table of sessions against a plain model, tick by tick, with any order of hellos, ends, disconnects and exits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRODUCERS = ["p", "q"]
 
 
 class ModelSession:
-    """One session as the contract words it. It counts ticks and knows no due times."""
+    """One session as the contract describes it. It counts ticks and computes no due times."""
 
     def __init__(self) -> None:
         self.age = 0
@@ -63,7 +63,7 @@ class ModelSession:
 
 
 class TableMachine(RuleBasedStateMachine):
-    """One session at a time, and time that passes."""
+    """One session at a time, with stimuli between ticks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model is None)
     @rule()
-    def a_command_opens_it(self) -> None:
+    def a_command_opens_the_session(self) -> None:
         assert self.story.open(self.session_id) is not None
         self.model = ModelSession()
 
@@ -139,7 +139,7 @@ class TableMachine(RuleBasedStateMachine):
             if self.model:
                 self.model.tick()
             if self.seal_what_is_over():
-                # It was not over before the due time.
+                # The table had announced a due time, and the session was not over before it.
                 assert next_due is not None
                 assert next_due <= self.story.now
 

@@ -1,4 +1,4 @@
-"""The table of a worker's phases: what may happen in which phase, and nothing else."""
+"""The table of a worker's phases: the stimuli that are legal in each phase, and no others."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_a_hello_connects_in_every_phase_but_the_compacted_one() -> None:
     assert legal == {phase: None if phase is Phase.COMPACTED else Phase.CONNECTED for phase in Phase}
 
 
-def test_nothing_happens_to_a_compacted_worker() -> None:
+def test_no_stimulus_is_legal_for_a_compacted_worker() -> None:
     assert not [move for move in TRANSITIONS if move[0] is Phase.COMPACTED]
 
 
-def test_every_phase_but_the_first_is_reached() -> None:
+def test_every_phase_but_the_first_can_be_reached() -> None:
     assert {*TRANSITIONS.values()} == {*Phase} - {Phase.NEW}
 
 

@@ -1,7 +1,8 @@
-"""PostHog's capture API: one POST for each event, one attempt. aiohttp lives in this file only.
+"""PostHog's capture API: one POST and one attempt for each event. Only this file uses aiohttp.
 
-One connection for each event: answers' bodies are never read, and an unread answer cannot be followed by another
-request. So no kept connection can prove dead, and one attempt is exactly one.
+Each event has a connection of its own, because the body of an answer is never read, and a connection with an unread
+answer cannot carry another request. So an attempt never fails on an idle connection that the endpoint has closed, and
+never has to be repeated.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
     from aiohttp.connector import AddrInfoType
 
-RECEIVE_BYTES = 16 * 1024  # far more than an honest head; of a flood no more is parsed at once than that holds
+RECEIVE_BYTES = 16 * 1024  # far more than a usual response head; bounds how much of a flood is parsed at once
 PATH = "/i/v0/e/"
-# Everything that a request says of us. Host and Content-Length are the protocol's.
+# All headers that we choose. HTTP itself needs Host and Content-Length.
 HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
@@ -43,14 +44,13 @@ HEADERS = {
     "User-Agent": f"brakit-sidecar/{__version__}",
 }
 
-
-# Nor is a proxy told more: by itself aiohttp says which Python this is.
+# All headers that a proxy gets. Without them aiohttp would send its default User-Agent, which names the Python version.
 PROXY_HEADERS = {name: HEADERS[name] for name in ("Accept", "Accept-Encoding", "User-Agent")}
 
 
 class PostHogSink:
     def __init__(self, endpoint: str, proxy: str | None) -> None:
-        """Blocks where TLS is spoken, while the certificates are read."""
+        """Make a sink for one endpoint. Blocks while the certificates are read, if the endpoint's URL is https."""
         self._url = endpoint.rstrip("/") + PATH
         self._proxy = proxy
         self._tls = _tls() if endpoint.startswith("https:") else True
@@ -65,8 +65,8 @@ class PostHogSink:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=set(HEADERS),
-                timeout=aiohttp.ClientTimeout(),  # the deadline is the caller's, and covers name resolution
-                trust_env=False,  # it would read .netrc as well
+                timeout=aiohttp.ClientTimeout(),  # the caller sets the deadline, which covers name resolution
+                trust_env=False,  # if True, aiohttp would also read .netrc
             ) as session:
                 answer = await session.post(
                     self._url,
@@ -76,15 +76,15 @@ class PostHogSink:
                     proxy_headers=PROXY_HEADERS,
                     allow_redirects=False,
                 )
-                answer.close()  # its body is nobody's business
+                answer.close()  # without reading its body
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Verdict.dropped(_reason_of(error))
         return _verdict_of(answer.status)
 
 
 def _tls() -> ssl.SSLContext:
-    """What the system trusts, or SSL_CERT_FILE."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which checks certificate and name
+    """Return a context that trusts the system's certificates, or those of SSL_CERT_FILE if it is set."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificate and name
     context.load_default_certs()
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -98,7 +98,10 @@ def _socket(address: AddrInfoType) -> socket:
 
 
 class _Resolver(AbstractResolver):
-    """getaddrinfo in a thread that may be left behind: asyncio's own would hold up the daemon's exit."""
+    """A resolver that calls getaddrinfo in a thread.
+
+    The daemon's exit does not wait for this thread. It would wait for the thread of asyncio's own resolver.
+    """
 
     async def resolve(self, host: str, port: int = 0, family: AddressFamily = AF_INET) -> list[ResolveResult]:
         lookup = partial(getaddrinfo, host, port, family, SOCK_STREAM, 0, AI_ADDRCONFIG)
@@ -133,11 +136,12 @@ def _verdict_of(status: int) -> Verdict:
     return Verdict.dropped(Reason.BAD_ANSWER)
 
 
-# The first that fits: aiohttp's errors are many things at once.
+# The first match counts, because an aiohttp error belongs to several of these classes.
 _REASONS: tuple[tuple[Any, Reason], ...] = (
     ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), Reason.PROXY),
     ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
-    ((aiohttp.ClientConnectorDNSError, gaierror, UnicodeError), Reason.NAME_RESOLUTION),  # a name that is none, too
+    # UnicodeError: the text is not a host name.
+    ((aiohttp.ClientConnectorDNSError, gaierror, UnicodeError), Reason.NAME_RESOLUTION),
     (ConnectionRefusedError, Reason.REFUSED),
     ((aiohttp.ServerDisconnectedError, ConnectionError), Reason.RESET),
     (aiohttp.ClientResponseError, Reason.BAD_ANSWER),

@@ -7,18 +7,20 @@ from urllib.parse import urlsplit
 
 
 class UnusableProxyError(Exception):
-    """One is named that cannot be spoken to. Going past it is not ours to decide."""
+    """The environment names a proxy that we cannot use. To connect without it is not our decision."""
 
 
 def proxy_for(endpoint: str) -> str | None:
-    """As the standard library reads them, also without a scheme (``proxy:3128``). None: straight to the endpoint, as
-    loopback http always goes. Raises UnusableProxyError.
+    """Return the proxy for an endpoint, found in the environment as urllib finds it.
+
+    A proxy without a scheme (``proxy:3128``) is an http proxy. Returns None if the connection goes straight to the
+    endpoint; connections to http endpoints always do, because only loopback may be http. Raises UnusableProxyError.
     """
     url = urlsplit(endpoint)
     if url.scheme != "https":
         return None
     proxies = request.getproxies_environment()
-    if request.proxy_bypass_environment(url.netloc, proxies):  # type: ignore[attr-defined] # its stubs lack it
+    if request.proxy_bypass_environment(url.netloc, proxies):  # type: ignore[attr-defined] # missing in its stubs
         return None
     named = proxies.get("https")
     return None if named is None else _checked(named if "://" in named else f"http://{named}")
