@@ -33,7 +33,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 def _bomb() -> bytes:
-    """A piece of a deflate stream that can be said again and again: a megabyte of zeros, in a thousandth of that."""
+    """Return a repeatable piece of a deflate stream: a megabyte of zeros in a thousandth of that size."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     return deflate.compress(b"\0" * HUGE) + deflate.flush(zlib.Z_FULL_FLUSH)
 
@@ -90,7 +90,7 @@ class Caller:
             raise
 
     def forget(self) -> None:
-        """What it sent until now was not the request."""
+        """Discard what it has sent until now, because it is not the request."""
         self.received = b""
 
     def reset(self) -> None:
@@ -245,7 +245,7 @@ def refuses_before_it_reads(caller: Caller) -> None:
 
 @functools.cache
 def authority() -> trustme.CA:
-    """The private one that signs whatever is right."""
+    """Return the private authority that signs the good certificates."""
     return trustme.CA()
 
 
@@ -312,7 +312,7 @@ def as_a_proxy_says_without_end(*pieces: bytes, after: bytes = b"") -> Behaviour
 
 
 def tunnels_to(behave: Behaviour) -> Behaviour:
-    """A proxy behind which the endpoint does that."""
+    """Return the behaviour of a proxy behind which the endpoint behaves so."""
 
     def tunnel(caller: Caller) -> None:
         caller.hear_head()

@@ -2,191 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
-from brakit_sidecar.core.counter_layout import COUNTER_CELLS, VERSION
-from brakit_sidecar.core.frames import Hello, parse
+from brakit_sidecar.core.counter_layout import COUNTER_CELLS
 from brakit_sidecar.core.outbox import Reason
 from brakit_sidecar.core.protocol import Ended, Joined, TryLater
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.schema import JOURNEY
 from brakit_sidecar.core.session.effects import WatchOwner, WatchWorker
 from brakit_sidecar.core.session.session import COMPACT_AFTER
-from brakit_sidecar.core.session.table import SessionTable
 from brakit_sidecar.core.session.worker import Phase
 from brakit_sidecar.daemon import journal as journal_module
-from brakit_sidecar.daemon.consent_gate import ConsentGate
-from brakit_sidecar.daemon.counter_files import CounterFiles
-from brakit_sidecar.daemon.journal import Journal
-from brakit_sidecar.daemon.reporter import Reporter
-from brakit_sidecar.daemon.service import Service
-from brakit_sidecar.daemon.service_manager import ServiceManager
 
+from tests.daemon.in_process import SESSION, Daemon
 from tests.harness import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from brakit_sidecar.core.outbox import QueuedEvent
-    from brakit_sidecar.core.session.member import Member
-    from brakit_sidecar.core.session.session import Session
-    from brakit_sidecar.daemon.delivery import Delivery
-    from brakit_sidecar.daemon.process_watcher import ProcessWatcher
-
-SESSION = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
-
-
-class RecordingIntake:
-    """An intake whose drains have the results and the side effect that the test sets."""
-
-    def __init__(self) -> None:
-        self.is_short = False
-        self.while_draining: Callable[[], object] = lambda: None
-        self.drained: list[bool] = []  # the results of the next drains, then True
-        self.expendable: list[Callable[[Member], bool]] = []
-
-    def drain(self, expendable: Callable[[Member], bool] = lambda _member: False) -> bool:
-        self.expendable.append(expendable)
-        self.while_draining()
-        return self.drained.pop(0) if self.drained else True
-
-    def is_short_of_descriptors(self) -> bool:
-        return self.is_short
-
-
-class RecordingDelivery:
-    """A delivery that keeps each event instead of sending it."""
-
-    def __init__(self) -> None:
-        self.queued: list[QueuedEvent] = []
-        self.dropped: list[tuple[QueuedEvent, Reason]] = []
-        self.is_withdrawn = False
-
-    def put(self, event: QueuedEvent) -> None:
-        self.queued.append(event)
-
-    def drop(self, event: QueuedEvent, reason: Reason) -> None:
-        self.dropped.append((event, reason))
-
-    def withdraw(self) -> None:
-        self.is_withdrawn = True
-
-
-class RecordingWatcher:
-    """A watcher of processes, which exit when the test calls ``exit``."""
-
-    def __init__(self) -> None:
-        self.watched: dict[tuple[str, str | None], tuple[int, Callable[[], object], bool]] = {}
-        self.is_alive: dict[tuple[str, str | None], Callable[[], bool]] = {}
-
-    def watch(
-        self,
-        name: tuple[str, str | None],
-        pid: int,
-        is_alive: Callable[[], bool],
-        then: Callable[[], object],
-        *,
-        by_descriptor: bool = True,
-    ) -> None:
-        self.watched[name] = pid, then, by_descriptor
-        self.is_alive[name] = is_alive
-
-    def unwatch(self, name: tuple[str, str | None]) -> None:
-        self.watched.pop(name, None)
-
-    def unwatch_all(self, session_id: str) -> None:
-        for name in [name for name in self.watched if name[0] == session_id]:
-            del self.watched[name]
-
-    def exit(self, session_id: str, producer: str | None = None) -> None:
-        """Let a watched process exit."""
-        self.watched.pop((session_id, producer))[1]()
-
-
-class Daemon:
-    """A service with real files, and with recording parts around it."""
-
-    def __init__(self, root: Path) -> None:
-        self.config = root / ".brakit" / "config.json"
-        self.config.parent.mkdir(mode=0o700)
-        self.anonymous_id = new_id()
-        self.consent = ConsentGate({"HOME": str(root)})
-        self.runtime = root / "r"
-        self.runtime.mkdir(mode=0o700)
-        self.intake, self.delivery, self.watcher = RecordingIntake(), RecordingDelivery(), RecordingWatcher()
-        self.table = SessionTable("this boot")
-        self.journal = Journal(str(root / "journal"), self.consent)
-        self.counter_files = CounterFiles(str(self.runtime / "sidecar-1.sock"), ServiceManager({}))
-        self.wakes: list[None] = []
-        self.service = Service(
-            self.table,
-            self.consent,
-            self.counter_files,
-            self.journal,
-            Reporter("phc_test", {}, self.consent, cast("Delivery", self.delivery)),
-            cast("ProcessWatcher", self.watcher),
-            self.intake,
-            wake=lambda: self.wakes.append(None),
-        )
-        self.opt(in_=True)
-
-    def opt(self, *, in_: bool) -> None:
-        self.config.write_text(json.dumps({"telemetry": in_, "anonymousId": self.anonymous_id}))
-
-    def make_counter_file(self) -> counter_file.CounterFile:
-        """Make a worker's counter file."""
-        made = counter_file.shared(str(self.runtime))
-        assert made is not None
-        made.sign(os.getpid(), counter_layout.OF_SESSION, bytes(16), 0)
-        return made
-
-    def hello(
-        self,
-        producer: str | None = None,
-        session: str | None = SESSION,
-        counter_fd: int | None = None,
-        *,
-        is_owner: bool = False,
-    ) -> Joined | Ended | TryLater:
-        version = None if counter_fd is None else VERSION
-        hello = Hello(session, None, producer or new_id(), "python", is_owner, version)
-        return self.service.hello(hello, None if counter_fd is None else os.dup(counter_fd), os.getpid())
-
-    def join(self, producer: str | None = None, counter_fd: int | None = None, *, is_owner: bool = False) -> Member:
-        outcome = self.hello(producer, counter_fd=counter_fd, is_owner=is_owner)
-        assert isinstance(outcome, Joined)
-        assert outcome.member is not None
-        assert outcome.takes_counter_file == (counter_fd is not None)
-        return outcome.member
-
-    def send(self, member: Member | None, **keys: Any) -> list[Refusal]:
-        return self.service.receive(member, parse(json.dumps(keys).encode()))
-
-    @property
-    def session(self) -> Session:
-        return self.table.open[SESSION]
-
-    def seal(self) -> None:
-        """Seal the session, as the main loop does when the session is over."""
-        self.service.run(self.session.end("clean", 0.0, 0.0, goodbye_s=0.0))
-        self.service.seal(self.session)
-
-    def sent(self) -> list[dict[str, Any]]:
-        return [json.loads(event.body) for event in self.delivery.queued]
-
-    def journaled(self) -> list[dict[str, Any]]:
-        """Return the journaled records that the next daemon would find."""
-        return [
-            record
-            for _session, records in Journal(self.journal.directory, self.consent).left_behind()
-            for record in records
-        ]
+    from brakit_sidecar.client import counter_file
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class Connection:
         connections: dict[Connection, None],
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """``connections`` are the open ones, to which it adds itself. ``wake`` is called when none is left."""
+        """Add itself to the open ``connections``. ``wake`` is called when none is left."""
         self._stream = stream
         self._book = book
         self._connections = connections

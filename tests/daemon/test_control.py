@@ -1,0 +1,194 @@
+"""What a command may ask, of a daemon in the test's own process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from brakit_sidecar.core.outbox import Outbox
+from brakit_sidecar.core.refusal import Refusal
+from brakit_sidecar.core.version import __version__
+from brakit_sidecar.daemon.control import Control
+
+from tests.daemon.in_process import SESSION, Daemon
+from tests.harness import new_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Asked:
+    """A daemon and its control."""
+
+    def __init__(self, root: Path) -> None:
+        self.daemon = Daemon(root)
+        self.stops: list[None] = []
+        self.control = Control(
+            self.daemon.table,
+            self.daemon.service,
+            self.daemon.service.reporter,
+            Outbox(),
+            self.daemon.consent,
+            "/run/s",
+            stop_daemon=lambda: self.stops.append(None),
+            wake=lambda: self.daemon.wakes.append(None),
+        )
+
+    def ask(self, question: Any) -> Any:
+        return self.control.answer(question)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Asked:
+    return Asked(tmp_path)
+
+
+def test_identity_names_the_process(asked: Asked) -> None:
+    assert asked.ask("identity") == {"version": __version__, "protocol": 1, "pid": os.getpid(), "socket": "/run/s"}
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["what", {}, {"open": {}, "end": {}}, {"what": {}}, {"open": 1}, {"open": {"colour": "blue"}}, [], 7, None],
+    ids=str,
+)
+def test_anything_else_is_refused(asked: Asked, question: Any) -> None:
+    assert asked.ask(question) is Refusal.UNKNOWN_ASK
+
+
+def test_status_shows_the_sessions_as_they_would_be_sent(asked: Asked) -> None:
+    made = asked.daemon.make_counter_file()
+    member = asked.daemon.join(counter_fd=made.fd)
+    asked.daemon.count(made, "request_count", 7)
+    asked.daemon.service.closed(asked.daemon.join())
+    asked.daemon.send(member, set={"framework": "flask"})
+    (session,) = asked.ask("status")["sessions"]
+    assert (session["id"], session["producers"]) == (SESSION, {"live": 1, "gone": 1})
+    assert (session["fields"]["request_count"], session["fields"]["framework"]) == (7, "flask")
+
+
+def test_status_counts_refusals_and_withheld_events(asked: Asked) -> None:
+    asked.daemon.service.refused(Refusal.BAD_JSON)
+    asked.daemon.opt(in_=False)
+    asked.daemon.send(None, event={"name": "cli_invoked"})
+    status = asked.ask("status")
+    assert status["refused"] == {"bad_json": 1}
+    assert status["delivery"] == {"sent": 0, "local": 0, "queued": 0, "dropped": {"consent": 1}}
+    assert status["consent"]["on"] is False
+
+
+def test_status_takes_the_first_chance_to_recover(asked: Asked) -> None:
+    answers: list[bool] = []
+    asked.daemon.config.write_text("{")
+    asked.daemon.consent.when_readable(answers.append)
+    asked.daemon.opt(in_=True)
+    asked.ask("status")
+    assert answers == [True]
+
+
+def test_stop_begins_the_daemons_end(asked: Asked) -> None:
+    assert asked.ask("stop") == {"stopping": True}
+    assert asked.stops
+
+
+def test_an_opt_out_withdraws_consent_at_once(asked: Asked) -> None:
+    asked.daemon.join()
+    assert asked.ask("consent") == {"on": True}
+    assert asked.daemon.table.open
+    asked.daemon.opt(in_=False)
+    assert asked.ask("consent") == {"on": False}
+    assert not asked.daemon.table.open
+    assert asked.daemon.delivery.is_withdrawn
+
+
+def test_a_command_opens_a_session_and_ends_it(asked: Asked) -> None:
+    assert asked.ask({"open": {"session": SESSION}}) == {"session": SESSION}
+    assert asked.ask({"open": {"session": SESSION}}) == {"session": SESSION}  # again, which changes nothing
+    assert asked.ask({"end": {"session": SESSION, "exit_reason": "sigint"}}) == {"session": SESSION}
+    assert asked.daemon.session.ending is not None
+    assert asked.daemon.session.ending.exit_reason == "sigint"
+    assert len(asked.daemon.wakes) == 2
+
+
+def test_a_process_may_own_the_session(asked: Asked) -> None:
+    assert asked.ask({"open": {"session": SESSION, "owner_pid": os.getpid()}}) == {"session": SESSION}
+    asked.daemon.watcher.exit(SESSION)
+    assert asked.daemon.session.ending is not None
+
+
+def exited_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("owner_pid", [exited_pid, lambda: 0, lambda: "1", lambda: True, lambda: 2**64])
+def test_a_process_that_cannot_be_watched_owns_nothing(asked: Asked, owner_pid: Any) -> None:
+    assert asked.ask({"open": {"session": SESSION, "owner_pid": owner_pid()}}) is Refusal.BAD_VALUE
+    assert not asked.daemon.table.open
+
+
+@pytest.mark.parametrize("name", ["open", "end"])
+def test_a_session_is_named_by_a_uuid(asked: Asked, name: str) -> None:
+    assert asked.ask({name: {"session": "mine"}}) is Refusal.BAD_VALUE
+
+
+def test_a_session_that_is_over_cannot_be_opened_or_ended(asked: Asked) -> None:
+    asked.daemon.join()
+    asked.daemon.seal()
+    assert asked.ask({"open": {"session": SESSION}}) is Refusal.SESSION_ENDED
+    assert asked.ask({"end": {"session": SESSION}}) is Refusal.SESSION_ENDED
+
+
+def test_an_exit_reason_is_a_word(asked: Asked) -> None:
+    asked.daemon.join()
+    assert asked.ask({"end": {"session": SESSION, "exit_reason": 7}}) is Refusal.BAD_VALUE
+
+
+def emit(event: object = "dashboard_viewed", session: object = None, **fields: object) -> dict[str, Any]:
+    named = {} if session is None else {"session": session}
+    return {"emit": {"event": event, "fields": fields, **named}}
+
+
+def test_a_command_emits_an_event_without_a_session(asked: Asked) -> None:
+    assert asked.ask(emit("cli_invoked", command="run")) == {"emitted": True}
+    assert [body["properties"]["command"] for body in asked.daemon.sent()] == ["run"]
+
+
+def test_a_command_emits_an_event_of_a_session_once(asked: Asked) -> None:
+    made = asked.daemon.make_counter_file()
+    asked.daemon.join(counter_fd=made.fd)
+    asked.daemon.count(made, "request_count", 7)
+    for _ in range(2):
+        assert asked.ask(emit(session=SESSION)) == {"emitted": True}
+    (body,) = asked.daemon.sent()
+    assert body["properties"]["request_count_at_open"] == 7
+
+
+def test_an_event_of_an_unknown_session_belongs_to_none(asked: Asked) -> None:
+    assert asked.ask(emit(session=new_id())) == {"emitted": True}
+    assert len(asked.daemon.sent()) == 1
+
+
+def test_an_event_of_a_session_that_is_over_is_refused(asked: Asked) -> None:
+    asked.daemon.join()
+    asked.daemon.seal()
+    assert asked.ask(emit(session=SESSION)) is Refusal.SESSION_ENDED
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (emit("session"), Refusal.UNKNOWN_EVENT),
+        (emit(7), Refusal.UNKNOWN_EVENT),
+        (emit(session="mine"), Refusal.BAD_VALUE),
+        (emit(colour="blue"), Refusal.UNKNOWN_FIELD),
+        ({"emit": {"event": "cli_invoked", "fields": []}}, Refusal.BAD_VALUE),
+    ],
+    ids=str,
+)
+def test_a_wrong_event_is_refused(asked: Asked, question: Any, reason: Refusal) -> None:
+    assert asked.ask(question) is reason
+    assert asked.daemon.sent() == []

@@ -1,0 +1,177 @@
+"""A daemon goes on where one that died was, both in the test's own process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from brakit_sidecar.core import counter_layout
+from brakit_sidecar.core.outbox import SENT
+from brakit_sidecar.core.session.worker import Phase
+from brakit_sidecar.daemon import receipts
+from brakit_sidecar.daemon.recovery import Recovery
+from brakit_sidecar.daemon.service_manager import ServiceManager
+
+from tests.daemon.in_process import SESSION, Daemon
+from tests.harness import new_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from brakit_sidecar.client.counter_file import CounterFile
+    from brakit_sidecar.daemon.delivery import Delivery
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a home whose receipts are in it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+@pytest.fixture
+def dead(root: Path) -> Daemon:
+    """Give a daemon that dies after what the test lets happen."""
+    return Daemon(root)
+
+
+def next_daemon(dead: Daemon, *, is_on: bool = True, is_short: bool = False) -> Daemon:
+    """Start the daemon that follows in the same place, and let it recover."""
+    following = Daemon(dead.root, dead.anonymous_id, opt_in=is_on)
+    following.intake.is_short = is_short
+    following.consent.when_readable(
+        Recovery(
+            following.table,
+            following.service,
+            following.counter_files,
+            following.journal,
+            cast("Delivery", following.delivery),
+            following.consent,
+            following.intake,
+            ServiceManager({}),
+            following.socket_path,
+            "phc_next",
+        ).recover
+    )
+    return following
+
+
+def test_an_open_session_goes_on(dead: Daemon) -> None:
+    dead.send(dead.join(), set={"framework": "flask"})
+    assert next_daemon(dead).session.totals.total("framework") == "flask"
+
+
+def test_a_counter_file_goes_on_and_its_live_worker_is_watched(dead: Daemon) -> None:
+    made, producer = dead.make_counter_file(), new_id()
+    dead.join(producer, made.fd)
+    dead.count(made, "request_count", 7)
+    following = next_daemon(dead)
+    assert following.session.workers[producer].phase is Phase.RECONNECTING
+    assert following.session.totals.total("request_count") == 7
+    assert (SESSION, producer) in following.watcher.watched
+
+
+def test_the_counter_file_of_a_dead_worker_counts(dead: Daemon) -> None:
+    made, producer = dead.make_counter_file(), new_id()
+    dead.join(producer, made.fd)
+    dead.count(made, "request_count", 7)
+    made.cells[counter_layout.PID] = 0
+    following = next_daemon(dead)
+    assert following.session.workers[producer].phase is Phase.GONE
+    assert following.session.totals.total("request_count") == 7
+
+
+def nameless(dead: Daemon, session: str | None = SESSION) -> CounterFile:
+    """Make the counter file of a worker that waits for a daemon."""
+    made = dead.make_counter_file(session)
+    made.keep_as(os.path.join(dead.runtime, f"counters-1-{new_id()}"))
+    return made
+
+
+def test_a_counter_file_opens_the_session_that_it_names(dead: Daemon) -> None:
+    made = nameless(dead)
+    dead.count(made, "request_count", 7)
+    assert next_daemon(dead).session.totals.total("request_count") == 7
+
+
+@pytest.mark.parametrize("why", ["names no session", "retired", "another anonymous id"])
+def test_a_counter_file_that_counts_for_nothing_is_retired(dead: Daemon, why: str) -> None:
+    made = nameless(dead, None if why == "names no session" else SESSION)
+    if why == "retired":
+        made.retire()
+    if why == "another anonymous id":
+        made.cells[counter_layout.ANONYMOUS_ID] = counter_layout.anonymous_id_cell(new_id())
+    assert not next_daemon(dead).table.open
+    assert made.is_retired
+    assert os.listdir(dead.runtime) == []
+
+
+def test_the_descriptors_of_found_files_are_released_if_they_are_short(dead: Daemon) -> None:
+    nameless(dead)
+    before = len(os.listdir("/proc/self/fd"))
+    next_daemon(dead, is_short=True)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_event_without_a_receipt_is_sent_again_under_the_current_key(dead: Daemon) -> None:
+    dead.delivery.journal = dead.journal
+    dead.send(dead.join(), event={"name": "first_request", "port": 8000})
+    (event,) = dead.delivery.queued
+    (again,) = next_daemon(dead).delivery.queued
+    assert again.uuid == event.uuid
+    assert again.body == event.body.replace(b"phc_test", b"phc_next")
+
+
+def test_an_event_with_a_receipt_is_not_sent_again(dead: Daemon) -> None:
+    dead.delivery.journal = dead.journal
+    dead.send(dead.join(), event={"name": "first_request", "port": 8000})
+    receipts.write(dead.delivery.queued[0], SENT)
+    assert next_daemon(dead).delivery.queued == []
+
+
+def test_a_session_whose_event_was_frozen_is_over(dead: Daemon) -> None:
+    dead.delivery.journal = dead.journal
+    dead.join()
+    session = dead.session
+    dead.service.run([session.report(1.0)])
+    following = next_daemon(dead)
+    assert [event.name for event in following.delivery.queued] == ["session"]
+    assert not following.table.open
+    assert following.table.has_ended(SESSION)
+
+
+def test_a_session_with_a_receipt_is_over_although_its_journal_is_open(dead: Daemon) -> None:
+    dead.delivery.journal = dead.journal
+    dead.join()
+    event_of = dead.session.report(1.0)
+    journaled = dead.session.whole(1.0)
+    dead.service.run([event_of])
+    receipts.write(dead.delivery.queued[0], SENT)
+    dead.journal.rewrite(SESSION, journaled)
+    following = next_daemon(dead)
+    assert not following.table.open
+
+
+def test_a_living_process_owns_its_session_again(dead: Daemon) -> None:
+    dead.join()
+    dead.service.run(dead.session.own_by_process(os.getpid()))
+    assert (SESSION, None) in next_daemon(dead).watcher.watched
+
+
+def test_a_session_whose_owner_has_exited_meanwhile_ends(dead: Daemon) -> None:
+    dead.join()
+    dead.service.run(dead.session.own_by_process(2**22 + 1))
+    following = next_daemon(dead)
+    assert following.session.ending is not None
+    assert following.session.ending.exit_reason == "crash"
+
+
+def test_nothing_goes_on_if_telemetry_is_off_by_now(dead: Daemon) -> None:
+    dead.join()
+    made = nameless(dead)
+    following = next_daemon(dead, is_on=False)
+    assert not following.table.open
+    assert following.delivery.is_withdrawn
+    assert made.is_retired
