@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_GROWTH_KIB = 4 * 1024
-AT_A_TIME = 4  # as many as a small machine can run; most of them only wait for timeouts
+AT_A_TIME = 4  # faults at once: more than the cores of a small machine, because most of them only wait
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Outcome(NamedTuple):
-    """All that one session and its event left behind after they met a fault."""
+    """The result of one session at an endpoint with a fault."""
 
     run: subprocess.CompletedProcess[str]
     receipts: list[dict[str, Any]]

@@ -52,7 +52,7 @@ def write(event: QueuedEvent, verdict: Verdict) -> None:
             secure_files.replace(os.path.join(directory, _OLDER), by=newer)
             full, fd, before = fd, _open(newer), 0
             os.close(full)
-        if before and os.pread(fd, 1, before - 1) != b"\n":  # a power cut left half a line: keep it apart
+        if before and os.pread(fd, 1, before - 1) != b"\n":  # a power cut left half a line: begin a new one
             data = b"\n" + data
         if os.write(fd, data) < len(data):  # the disk is full
             os.ftruncate(fd, before)

@@ -254,7 +254,7 @@ def test_an_older_snapshot_of_the_counter_file_lowers_no_reported_value() -> Non
     assert (session["request_count"], session["avg_duration_ms"]) == (5, 2)
 
 
-def test_one_producers_overflow_does_not_use_up_another_producers_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_routes_of_one_producer_do_not_limit_another_producer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "MAX_ROUTES", 1)
     session = Conversation().send("p", observe={ID_A: [1], ID_B: [1]}).send("q", observe={ID_B: [1]})
     assert session["endpoint_count"] == 2

@@ -46,7 +46,7 @@ lines = st.lists(st.tuples(st.sampled_from(PRODUCERS), strategies.lines), max_si
 
 
 @given(lines)
-def test_the_whole_transcript_replayed_gives_the_same_session(applied: list[tuple[str, bytes]]) -> None:
+def test_replaying_the_whole_transcript_gives_the_same_session(applied: list[tuple[str, bytes]]) -> None:
     session, replayed = apply_all(applied), SessionTotals()
     for producer in session.producers:
         replay(replayed, producer, transcript.whole(session.producers[producer]))
@@ -103,7 +103,7 @@ def test_frames_without_effect_are_not_changes(applied: list[tuple[str, bytes]])
         assert transcript.changed(state) == []
 
 
-def test_the_values_of_a_counter_file_are_a_change_once() -> None:
+def test_a_snapshot_of_a_counter_file_is_returned_as_a_change_once() -> None:
     state = ProducerTotals("p")
     snapshot = CounterSnapshot({"request_count": 7}, {"a" * 16: (5, 1, 0, 0, 0, 0, 0)})
     state.merge_snapshot(snapshot)
@@ -125,7 +125,7 @@ def test_a_value_that_wins_because_it_was_first_keeps_its_time() -> None:
     assert summary(replayed)["framework"] == "custom"
 
 
-def test_the_sdk_of_the_hello_is_replayed_with_the_hello_and_is_not_a_change() -> None:
+def test_the_sdk_is_replayed_with_the_hello_and_is_not_a_change() -> None:
     session, replayed = SessionTotals(), SessionTotals()
     session.greet("p", "node", 3)
     assert transcript.changed(session.producers["p"]) == []
@@ -133,7 +133,7 @@ def test_the_sdk_of_the_hello_is_replayed_with_the_hello_and_is_not_a_change() -
     assert summary(replayed)["sdk"] == "node"
 
 
-def test_a_mark_is_a_change_once() -> None:
+def test_a_mark_is_returned_as_a_change_once() -> None:
     session, replayed = SessionTotals(), SessionTotals()
     session.apply("p", parse(b'{"mark":{"insight_count":["00000000000000aa","00000000000000bb"]}}'), 1, 1)
     replay(replayed, "p", transcript.changed(session.producers["p"]))
