@@ -52,7 +52,7 @@ class OwnedSession:
 
     def end(self) -> None:
         """End the session."""
-        self._owner.say(end={"exit_reason": "clean"})
+        self._owner.send(end={"exit_reason": "clean"})
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def test_start_starts_no_daemon_if_telemetry_is_off(off: dict[str, str]) -> None
 def test_stop_returns_after_the_daemon_has_exited(place: Place) -> None:
     place.start()
     assert place.run("stop").returncode == 0
-    assert place.is_gone()
+    assert place.daemon_has_exited()
     assert place.status()["running"] is False
 
 
@@ -110,7 +110,7 @@ def test_stop_ends_every_session_and_sends_its_event(endpoint: Endpoint, place: 
         join_once(place.socket_path, session)
     assert place.run("stop").returncode == 0
     expected = {str(uuid.uuid5(uuid.UUID(session), "session")) for session in sessions}
-    assert {body["uuid"] for body in endpoint.named("session")} == expected
+    assert {body["uuid"] for body in endpoint.bodies_of("session")} == expected
 
 
 def test_serve_listens_at_the_socket_that_start_prints(place: Place) -> None:
@@ -125,8 +125,8 @@ def test_serve_ends_its_sessions_and_exits_at_a_signal(endpoint: Endpoint, place
     session = place.run("session", "start").stdout.strip()
     join_once(place.socket_path, session)
     assert end_process(served, number) == 0
-    assert place.is_gone()
-    (body,) = endpoint.named("session")
+    assert place.daemon_has_exited()
+    (body,) = endpoint.bodies_of("session")
     assert body["uuid"] == str(uuid.uuid5(uuid.UUID(session), "session"))
 
 
@@ -170,7 +170,7 @@ def test_a_daemon_that_a_command_started_exits_by_itself(endpoint: Endpoint, pla
     join_once(place.socket_path, session)
     place.run("session", "end", session)
     endpoint.wait_for("session")
-    wait_until(place.is_gone, "the daemon's end")
+    wait_until(place.daemon_has_exited, "the daemon's end")
     assert os.listdir(os.path.dirname(place.socket_path)) == ["sidecar-1.lock"]
 
 
@@ -192,7 +192,7 @@ def test_status_exits_with_1_if_no_daemon_runs() -> None:
 def test_status_shows_the_daemon_and_each_session(home: Place) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session) as worker:
-        worker.say(incr={"request_count": 3, "nonsense": 1}).sync()
+        worker.send(incr={"request_count": 3, "nonsense": 1}).sync()
         ran = home.run("status", "--json")
         in_words = home.run("status")
     assert (ran.returncode, in_words.returncode) == (0, 0)
@@ -221,12 +221,12 @@ def test_status_shows_the_daemon_and_each_session(home: Place) -> None:
 def test_a_session_is_open_from_session_start_to_session_end(home: Place, remote: Endpoint) -> None:
     started = json.loads(home.run("session", "start", "--json").stdout)
     assert started == {"session": started["session"], "socket": home.socket_path}
-    home.python(
+    home.run_python(
         "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 2)",
         BRAKIT_SESSION_ID=started["session"], BRAKIT_SIDECAR_SOCKET=started["socket"],
     )  # fmt: skip
     assert home.run("session", "end", started["session"], "--reason", "sigterm").returncode == 0
-    properties = remote.end_of(started["session"])
+    properties = remote.session_of(started["session"])
     assert (properties["request_count"], properties["exit_reason"]) == (2, "sigterm")
 
 
@@ -234,7 +234,7 @@ def test_the_default_reason_of_session_end_is_clean(home: Place, remote: Endpoin
     session = one_line(home.run("session", "start").stdout)
     join_once(home.socket_path, session)
     assert home.run("session", "end", session).returncode == 0
-    assert remote.end_of(session)["exit_reason"] == "clean"
+    assert remote.session_of(session)["exit_reason"] == "clean"
 
 
 def test_a_session_stays_open_after_session_start_has_exited(home: Place) -> None:
@@ -249,7 +249,7 @@ def test_the_death_of_the_owner_pid_ends_the_session(home: Place, remote: Endpoi
     assert session in [shown["id"] for shown in home.status()["sessions"]]
     join_once(home.socket_path, session)
     end_process(owner, signal.SIGKILL)
-    assert remote.end_of(session)["exit_reason"] == "crash"
+    assert remote.session_of(session)["exit_reason"] == "crash"
 
 
 def dead_process() -> str:
@@ -307,7 +307,7 @@ def emitted(remote: Endpoint, already: int, name: str = "cli_invoked") -> dict[s
 
 
 def test_emit_reads_values_as_json_and_otherwise_as_text(home: Place, remote: Endpoint) -> None:
-    already = len(remote.named("cli_invoked"))
+    already = len(remote.bodies_of("cli_invoked"))
     ran = home.run("emit", "cli_invoked", "command=install", "has_package_json=true", 'brakit_version="0.10.2"')
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     properties = emitted(remote, already)
@@ -316,7 +316,7 @@ def test_emit_reads_values_as_json_and_otherwise_as_text(home: Place, remote: En
 
 
 def test_emit_accepts_the_common_properties(home: Place, remote: Endpoint) -> None:
-    already = len(remote.named("cli_uninstall"))
+    already = len(remote.bodies_of("cli_uninstall"))
     common = {"sdk": "node", "brakit_version": "0.10.2", "node_version": "v20.11.0", "python_version": "3.12.1"}
     assert home.run("emit", "cli_uninstall", *(f"{name}={value}" for name, value in common.items())).returncode == 0
     properties = emitted(remote, already, "cli_uninstall")
@@ -334,16 +334,16 @@ def test_emit_in_a_session_adds_to_the_session(home: Place, remote: Endpoint) ->
         assert home.run("emit", "first_request", "port=8000", BRAKIT_SESSION_ID=session).returncode == 0
     join_once(home.socket_path, session)
     home.run("session", "end", session)
-    assert remote.end_of(session)["time_to_first_request_ms"] is not None
+    assert remote.session_of(session)["time_to_first_request_ms"] is not None
     expected = str(uuid.uuid5(uuid.UUID(session), "first_request"))
-    assert [body["uuid"] for body in remote.named("first_request")].count(expected) == 1
+    assert [body["uuid"] for body in remote.bodies_of("first_request")].count(expected) == 1
 
 
 def test_emit_fails_if_its_session_is_over(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     join_once(home.socket_path, session)
     home.run("session", "end", session)
-    remote.end_of(session)
+    remote.session_of(session)
     ran = home.run("emit", "cli_invoked", BRAKIT_SESSION_ID=session)
     assert ran.returncode == 1
     one_line(ran.stderr)
@@ -411,10 +411,10 @@ def test_telemetry_off_takes_effect_in_a_running_daemon(endpoint: Endpoint, plac
     served = place.serve()
     session = new_id()
     with Wire(place.socket_path).hello(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
+        worker.send(incr={"request_count": 1}).sync()
         place.run("telemetry", "off")
         assert place.status()["consent"]["on"] is False
-        worker.say(event={"name": "first_request", "port": 80}).sync()
+        worker.send(event={"name": "first_request", "port": 80}).sync()
         assert end_process(served) == 0
     assert endpoint.requests == []
     assert place.receipts() == []

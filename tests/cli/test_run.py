@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.host import launch
 
-from tests.harness import JOIN_THEN, PATIENCE_S, Endpoint, Place, end_process, stopped, wait_until
+from tests.harness import JOIN_THEN, PATIENCE_S, Endpoint, Place, end_process, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Session:
 
     def __init__(self, remote: Endpoint) -> None:
         self._remote = remote
-        self._already = len(remote.named("session"))
+        self._already = len(remote.bodies_of("session"))
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def test_the_workers_of_the_command_join_its_session(home: Place, session: Sessi
 
 
 def test_a_run_inside_a_run_opens_its_own_session(home: Place, remote: Endpoint) -> None:
-    already = len(remote.named("session"))
+    already = len(remote.bodies_of("session"))
     home.run("run", "--", *JOIN_THEN, *RUN, "--", *JOIN_THEN, "true")
     remote.wait_for("session", already + 2)
 
@@ -387,7 +387,7 @@ def test_run_returns_soon_after_the_command_if_no_daemon_can_be_started() -> Non
 
 @pytest.mark.slow
 def test_a_stopped_daemon_delays_neither_the_command_nor_the_return_of_run() -> None:
-    with Place() as place, stopped(place.serve().pid), shorter_than_the_start_timeout():
+    with Place() as place, suspended(place.serve().pid), shorter_than_the_start_timeout():
         assert place.run("run", "--", "true").returncode == 0
 
 
@@ -424,7 +424,7 @@ def test_first_session_is_true_only_for_the_first_session(endpoint: Endpoint, pl
     for count in (1, 2):
         place.run("run", "--", *JOIN_THEN, "true")
         endpoint.wait_for("session", count)
-    assert [body["properties"]["first_session"] for body in endpoint.named("session")] == [True, False]
+    assert [body["properties"]["first_session"] for body in endpoint.bodies_of("session")] == [True, False]
 
 
 def test_two_runs_at_once_are_two_sessions_of_one_daemon(endpoint: Endpoint, place: Place) -> None:

@@ -30,7 +30,7 @@ from tests.harness import (
     Wire,
     end_process,
     new_id,
-    stopped,
+    suspended,
     wait_until,
 )
 
@@ -168,7 +168,7 @@ def test_a_closed_producer_does_not_count(home: Place, remote: Endpoint) -> None
         telemetry.incr("request_count")
         telemetry.close()
     home.run("session", "end", session)
-    assert remote.end_of(session)["request_count"] == 1
+    assert remote.session_of(session)["request_count"] == 1
 
 
 # --- no call raises ----------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ for stream in applications:
 def test_an_application_may_close_every_descriptor(home: Place, then: str) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session, role="owner") as owner:
-        ran = home.python(CLOSES_ALL, BRAKIT_SESSION_ID=session, THEN=then)
+        ran = home.run_python(CLOSES_ALL, BRAKIT_SESSION_ID=session, THEN=then)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
         def counted() -> tuple[int, list[str]]:
@@ -479,10 +479,10 @@ def test_an_opt_out_does_not_wait_for_the_lock_of_the_config(nowhere: Place) -> 
     os.makedirs(os.path.dirname(nowhere.config_path), mode=0o700)
     locked = os.open(os.path.dirname(nowhere.config_path), os.O_RDONLY)
     fcntl.flock(locked, fcntl.LOCK_EX)
-    assert nowhere.python(connects, BRAKIT_TELEMETRY="off").returncode == 0
+    assert nowhere.run_python(connects, BRAKIT_TELEMETRY="off").returncode == 0
     assert not os.path.exists(nowhere.config_path)
     os.close(locked)
-    nowhere.python(connects, BRAKIT_TELEMETRY="off")
+    nowhere.run_python(connects, BRAKIT_TELEMETRY="off")
     assert nowhere.config["telemetry"] is False
 
 
@@ -521,18 +521,18 @@ STARTS_A_DAEMON = LIGHT.replace("START", "True")
 def test_a_worker_loads_nothing_heavy_and_starts_no_thread_and_no_process(
     home: Place, membership: dict[str, str]
 ) -> None:
-    ran = home.python(CONNECTS, **membership)
+    ran = home.run_python(CONNECTS, **membership)
     assert (ran.stdout, ran.stderr) == ("[]\nProducer [] 1 []\n", "")
 
 
 def test_a_worker_that_starts_a_daemon_loads_nothing_heavy_and_starts_no_thread(nowhere: Place) -> None:
-    ran = nowhere.python(STARTS_A_DAEMON)
+    ran = nowhere.run_python(STARTS_A_DAEMON)
     assert (ran.stdout.splitlines()[0], ran.stderr) == ("[]", "")
     assert re.fullmatch(r"Producer \[\] 1 \['subprocess.Popen'.*\]", ran.stdout.splitlines()[1])
 
 
 def test_a_stand_in_loads_nothing_heavy(nowhere: Place) -> None:
-    assert nowhere.python(CONNECTS, CI="1").stdout == "[]\nTelemetry [] 1 []\n"
+    assert nowhere.run_python(CONNECTS, CI="1").stdout == "[]\nTelemetry [] 1 []\n"
 
 
 # --- hashes -----------------------------------------------------------------------------------
@@ -643,9 +643,9 @@ def test_an_event_that_a_session_has_once_is_sent_once_even_if_the_daemon_is_kil
         telemetry.set(package_manager="uv")  # is sent after the repeated state
         until_shown(place, session, telemetry, package_manager="uv")
     assert place.run("stop").returncode == 0
-    (event,) = endpoint.named("first_request")
+    (event,) = endpoint.bodies_of("first_request")
     assert event["properties"]["port"] == 8000
-    took = endpoint.end_of(session)["time_to_first_request_ms"]
+    took = endpoint.session_of(session)["time_to_first_request_ms"]
     assert event["properties"]["time_to_first_request_ms"] == took
 
 
@@ -688,7 +688,7 @@ def test_a_stopped_daemon_blocks_no_call_and_no_count_is_lost(home: Place) -> No
         telemetry.incr("request_count")
         until_shown(home, session, request_count=1)
         began = time.monotonic()
-        with stopped(home.status()["pid"]):
+        with suspended(home.status()["pid"]):
             requests = telemetry.counter("request_count")
             for number in range(20_000):
                 requests.inc()
@@ -706,7 +706,7 @@ def test_a_stopped_daemon_blocks_no_call_and_no_count_is_lost(home: Place) -> No
 def test_connecting_to_a_stopped_daemon_does_not_block(home: Place) -> None:
     session = new_id()
     with ExitStack() as stack:
-        with stopped(home.status()["pid"]):
+        with suspended(home.status()["pid"]):
             producers = [stack.enter_context(joined(home, session)) for _ in range(50)]
             for telemetry in producers:
                 telemetry.incr("request_count", 2)
@@ -728,10 +728,10 @@ def test_a_worker_killed_at_any_instant_loses_no_count(home: Place) -> None:
         owner.sync()
         killed_at = [0, 1, 17, 500]
         for at in killed_at:
-            assert home.python(code.format(at), BRAKIT_SESSION_ID=session).returncode == -9
+            assert home.run_python(code.format(at), BRAKIT_SESSION_ID=session).returncode == -9
         turns = sum(at + 1 for at in killed_at)
         until_shown(home, session, request_count=2 * turns, query_count=turns, endpoint_count=1)
-        owner.say(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 def test_a_forked_child_counts_as_a_producer_of_its_own(home: Place) -> None:
@@ -751,10 +751,10 @@ def test_a_forked_child_counts_as_a_producer_of_its_own(home: Place) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session, role="owner") as owner:
         owner.sync()
-        ran = home.python(code, BRAKIT_SESSION_ID=session)
+        ran = home.run_python(code, BRAKIT_SESSION_ID=session)
         assert (ran.returncode, ran.stderr) == (0, "")
         until_shown(home, session, request_count=110 + 3 * 6, endpoint_count=1, insight_count=1)
-        owner.say(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 def test_threads_lose_no_count(home: Place) -> None:
@@ -834,9 +834,9 @@ Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
 
 def test_the_exit_reason_is_written_to_the_counter_file_and_no_line_is_sent(home: Place, remote: Endpoint) -> None:
     session = new_id()
-    worker = home.python(PRINTS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
+    worker = home.run_python(PRINTS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
     assert (worker.stdout, worker.stderr) == ("[]\n", "")
-    found = remote.end_of(session)
+    found = remote.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
 
 
@@ -863,9 +863,9 @@ def test_the_exit_reason_is_in_the_counter_file_if_the_socket_is_full(place: Pla
         assert worker.stdout is not None
         worker.stdout.readline()
         wait_until(lambda: place.status()["sessions"], "the worker")
-        with stopped(daemon.pid):
+        with suspended(daemon.pid):
             worker.communicate(b"\n", timeout=PATIENCE_S)
-    found = endpoint.end_of(session)
+    found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
 
 
@@ -885,11 +885,11 @@ def endings(home: Place, remote: Endpoint) -> dict[str, str]:
     sessions = {}
     for how, (code, _reason) in ENDINGS.items():
         sessions[how] = new_id()
-        home.python(
+        home.run_python(
             f"import brakit_sidecar; t = brakit_sidecar.connect(); t.incr('request_count'); {code}",
             BRAKIT_SESSION_ID=sessions[how],
         )
-    return {how: remote.end_of(session)["exit_reason"] for how, session in sessions.items()}
+    return {how: remote.session_of(session)["exit_reason"] for how, session in sessions.items()}
 
 
 @pytest.mark.slow

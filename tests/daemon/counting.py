@@ -48,13 +48,13 @@ class CountingWorker(Wire):
         super().write(data)
         return self
 
-    def say(self, **frame: Any) -> CountingWorker:
-        super().say(**frame)
+    def send(self, **frame: Any) -> CountingWorker:
+        super().send(**frame)
         return self
 
     def replies(self) -> list[dict[str, Any]]:
         """Return all that the daemon has sent in reply to the lines so far."""
-        self.say(ask="identity")
+        self.send(ask="identity")
         replies: list[dict[str, Any]] = []
         for line in self.lines():
             if "answer" in line:

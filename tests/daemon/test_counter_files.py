@@ -71,7 +71,7 @@ class Daemon:
         endpoint = self.endpoint
         expected = str(uuid.uuid5(uuid.UUID(session), "session"))
         with self.owner(session) as owner:
-            owner.say(end={"exit_reason": "clean"})
+            owner.send(end={"exit_reason": "clean"})
             wait_until(lambda: any(body["uuid"] == expected for body in endpoint.bodies), "the session event")
         (properties,) = [body["properties"] for body in endpoint.bodies if body["uuid"] == expected]
         return dict(properties)
@@ -103,7 +103,7 @@ def session(daemon: Daemon) -> Iterator[str]:
     session = new_id()
     with daemon.owner(session) as owner:
         yield session
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         wait_until(lambda: daemon.is_sealed(session), "the seal")
 
 
@@ -180,7 +180,7 @@ def test_lines_and_counter_file_of_one_producer_are_one_running_total(
 ) -> None:
     set_count(cells, "request_count", 5)
     with daemon.worker() as worker:
-        worker.send_hello(session, fd_of(cells)).say(total={"request_count": 5, "query_count": 2}).replies()
+        worker.send_hello(session, fd_of(cells)).send(total={"request_count": 5, "query_count": 2}).replies()
         assert daemon.fields(session)["request_count"] == 5
         assert daemon.fields(session)["query_count"] == 2
 
@@ -276,8 +276,8 @@ def test_a_descriptor_that_is_not_a_counter_file_is_refused_and_the_lines_count(
     before = daemon.refused()
     with daemon.worker() as worker:
         worker.send_hello(session, bad_fd)
-        worker.say(incr={"request_count": 2}, total={"query_count": 3})
-        worker.say(end={"exit_reason": "clean"})
+        worker.send(incr={"request_count": 2}, total={"query_count": 3})
+        worker.send(end={"exit_reason": "clean"})
         assert worker.replies() == REFUSED
     fields = daemon.fields(session)
     assert (fields["request_count"], fields["query_count"], fields["endpoint_count"]) == (2, 3, 0)
@@ -327,7 +327,7 @@ def test_a_counter_file_that_is_truncated_later_lowers_no_reported_value(
         assert daemon.fields(session)["request_count"] == 3
         cells.close()  # unmapped, because to touch a truncated page would kill this process
         os.ftruncate(fd, size)
-        worker.say(incr={"query_count": 2}, total={"request_count": 4}).replies()
+        worker.send(incr={"query_count": 2}, total={"request_count": 4}).replies()
         fields = daemon.fields(session)
     assert (fields["request_count"], fields["query_count"], fields["endpoint_count"]) == (4, 2, 1)
     os.close(fd)
@@ -374,7 +374,7 @@ def test_absurd_cells_are_reported_within_bounds(daemon: Daemon, session: str, c
     with daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
         cells.cells[1:] = memoryview(absurd)
-        worker.say(incr={"request_count": 1}).replies()
+        worker.send(incr={"request_count": 1}).replies()
         fields = daemon.fields(session)
     assert {fields[field] for field in COUNTER_CELLS} == {COUNT_MAX}
     assert fields["endpoint_count"] == 1
@@ -463,7 +463,7 @@ def test_a_counter_file_of_an_unknown_layout_is_not_accepted(
     before = daemon.refused()
     with daemon.worker() as worker:
         assert (
-            worker.send_hello(session, fd_of(cells), counter_file=version).say(incr={"request_count": 1}).replies()
+            worker.send_hello(session, fd_of(cells), counter_file=version).send(incr={"request_count": 1}).replies()
             == []
         )
     assert daemon.fields(session)["request_count"] == 1
@@ -472,7 +472,7 @@ def test_a_counter_file_of_an_unknown_layout_is_not_accepted(
 
 def test_a_hello_without_its_descriptor_is_not_acknowledged(daemon: Daemon, session: str) -> None:
     with daemon.worker() as worker:
-        assert worker.send_hello(session).say(total={"request_count": 4}).replies() == []
+        assert worker.send_hello(session).send(total={"request_count": 4}).replies() == []
     assert daemon.fields(session)["request_count"] == 4
 
 
@@ -551,7 +551,7 @@ def test_a_sessions_descriptors_are_closed_when_it_is_sealed(daemon: Daemon, cel
         disconnected.send_hello(session, fd_of(cells)).replies()
         disconnected.close()
         assert daemon.counter_files() == 2
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         wait_until(lambda: daemon.is_sealed(session), "the seal")
         assert daemon.counter_files() == 0
         assert worker.replies() == []  # it is still connected
@@ -571,12 +571,12 @@ def test_a_hundred_sessions_leave_no_descriptor_open_in_the_daemon(cells: Counte
                 daemon.worker() as bad,
             ):
                 first.send_hello(session, fd_of(cells)).replies()
-                second.send_hello(session, fd_of(cells), 0, 1).say(
+                second.send_hello(session, fd_of(cells), 0, 1).send(
                     incr={"request_count": 1}, end={"exit_reason": "clean"}
                 )
                 bad.send_hello(session, 0)
                 first.close()
-                owner.say(end={"exit_reason": "clean"})
+                owner.send(end={"exit_reason": "clean"})
 
         run_a_session()
         wait_until(lambda: not daemon.status()["sessions"], "the seal")

@@ -18,7 +18,7 @@ from brakit_sidecar import __version__
 from tests import faults
 from tests.core import page
 from tests.faults import Certificate, FaultyEndpoint
-from tests.harness import Endpoint, Place, Wire, fate, new_id, stopped, wait_until
+from tests.harness import Endpoint, Place, Wire, new_id, receipt_of_one_event, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +30,12 @@ def report_a_session(place: Place, session: str) -> None:
     with Wire(place.socket_path).hello(session, role="owner") as owner:
         owner.sync()
         with Wire(place.socket_path).hello(session) as worker:
-            worker.say(set={"framework": "flask", "brakit_version": "0.1.7", "python_version": "3.12.1"})
-            worker.say(event={"name": "setup_completed", "setup_duration_ms": 120})
-            worker.say(incr={"request_count": 1}, event={"name": "first_request", "port": 8000})
-            worker.say(event={"name": "dashboard_viewed"}, add={"tabs_viewed": ["overview"]})
-            worker.say(end={"exit_reason": "clean"}).sync()
-        owner.say(end={"exit_reason": "clean"}).sync()
+            worker.send(set={"framework": "flask", "brakit_version": "0.1.7", "python_version": "3.12.1"})
+            worker.send(event={"name": "setup_completed", "setup_duration_ms": 120})
+            worker.send(incr={"request_count": 1}, event={"name": "first_request", "port": 8000})
+            worker.send(event={"name": "dashboard_viewed"}, add={"tabs_viewed": ["overview"]})
+            worker.send(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 # --- the exact requests -------------------------------------------------------------------------------
@@ -65,8 +65,8 @@ def arrived() -> Iterator[Arrived]:
         report_a_session(place, session)
         with Wire(place.socket_path).hello() as wire:
             for _ in range(2):
-                wire.say(event={"name": "cli_invoked", "command": "install", "brakit_version": "0.10.2"})
-            wire.say(event={"name": "cli_uninstall", "data_removed": True}).sync()
+                wire.send(event={"name": "cli_invoked", "command": "install", "brakit_version": "0.10.2"})
+            wire.send(event={"name": "cli_uninstall", "data_removed": True}).sync()
         wait_until(lambda: len(endpoint.requests) == 7 == len(place.receipts()), "the arrival of all events")
         anonymous_id = place.config["anonymousId"]
         yield Arrived(session, anonymous_id, endpoint.requests, place.receipts(), began, datetime.now(timezone.utc))
@@ -162,7 +162,7 @@ def assert_not_connected(listener: socket.socket) -> None:
 
 def test_nothing_is_sent_without_a_key() -> None:
     with listening() as listener, Place(BRAKIT_TELEMETRY_ENDPOINT=url_of(listener)) as place:
-        receipt = fate(place)
+        receipt = receipt_of_one_event(place)
         assert (receipt["outcome"], receipt["reason"]) == ("local", "no_key")
         assert json.loads(receipt["body"])["event"] == "cli_invoked"
         delivery = place.status()["delivery"]
@@ -174,7 +174,7 @@ def test_nothing_is_sent_without_a_key() -> None:
 def test_nothing_is_sent_with_a_key_that_the_endpoint_would_refuse(key: str) -> None:
     with listening() as listener, Place(url_of(listener), BRAKIT_TELEMETRY_KEY=key) as place:
         place.environ["BRAKIT_TELEMETRY_KEY"] = key
-        receipt = fate(place)
+        receipt = receipt_of_one_event(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_key")
         assert_not_connected(listener)
 
@@ -182,7 +182,7 @@ def test_nothing_is_sent_with_a_key_that_the_endpoint_would_refuse(key: str) -> 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # reach this machine, but are not loopback addresses
 def test_nothing_is_sent_over_http_except_to_loopback(host: str) -> None:
     with listening() as listener, Place(url_of(listener, host)) as place:
-        receipt = fate(place)
+        receipt = receipt_of_one_event(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_endpoint")
         assert_not_connected(listener)
 
@@ -233,7 +233,7 @@ def test_no_queued_event_arrives_after_telemetry_off(endpoint: Endpoint, place: 
     assert switched.returncode == 0, switched.stderr
     endpoint.may_answer.set()
     with Wire(place.socket_path).hello() as wire:
-        wire.say(event={"name": "cli_invoked"}).sync()
+        wire.send(event={"name": "cli_invoked"}).sync()
     wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
     place.run("stop")
     assert len(endpoint.requests) == 4
@@ -247,7 +247,7 @@ def test_consent_is_read_again_right_before_each_request(endpoint: Endpoint, pla
     daemon = place.start()["pid"]
     report_numbered(place, 12)
     wait_until(lambda: len(endpoint.requests) == 4, "the first four requests")
-    with stopped(daemon):
+    with suspended(daemon):
         assert place.run("run", "true", BRAKIT_TELEMETRY="off").returncode == 0
         endpoint.may_answer.set()
     wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
@@ -276,7 +276,7 @@ def test_no_event_arrives_after_telemetry_off_if_its_attempt_was_still_connectin
         wait_until(is_connecting, "a connect that hangs")
         place.run("telemetry", "off")
         listener.accept()[0].close()  # makes room in the backlog for the retry
-        wait_until(place.is_gone, "the daemon's end")
+        wait_until(place.daemon_has_exited, "the daemon's end")
         received = b""
         with suppress(BlockingIOError):
             while True:
@@ -305,12 +305,12 @@ def test_no_event_arrives_after_telemetry_off_if_the_handshake_or_the_proxy_is_s
     may_go_on = threading.Event()
     by_proxy = slow_step == "the proxy"
     answers = faults.under_tls(faults.answers(200), Certificate("telemetry.invalid" if by_proxy else "localhost"))
-    behave = faults.waits_and(faults.tunnels_to(answers) if by_proxy else answers, may_go_on)
+    behave = faults.waits_then(faults.tunnels_to(answers) if by_proxy else answers, may_go_on)
     faults.authority().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyEndpoint(behave) as slow:
         url, proxy = f"https://localhost:{slow.port}", ""
         if by_proxy:
-            url, proxy = faults.ELSEWHERE, f"http://127.0.0.1:{slow.port}"
+            url, proxy = faults.UNKNOWN_HOST, f"http://127.0.0.1:{slow.port}"
         with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=str(tmp_path / "ca.pem")) as place:
             report_until_connected(place, slow)
             assert place.run("telemetry", "off").returncode == 0
@@ -339,9 +339,9 @@ def test_telemetry_off_replaces_the_id_before_anything_is_sent_again(endpoint: E
 def test_stop_sends_the_events_of_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) -> None:
     place.start()
     with Wire(place.socket_path).hello(new_id()) as worker:
-        worker.say(incr={"request_count": 3}).sync()
+        worker.send(incr={"request_count": 3}).sync()
         assert place.run("stop").returncode == 0
-    (body,) = endpoint.named("session")
+    (body,) = endpoint.bodies_of("session")
     assert body["properties"]["request_count"] == 3
     assert [receipt["outcome"] for receipt in place.receipts()] == ["sent"]
 
@@ -351,10 +351,10 @@ def test_an_event_that_cannot_be_sent_before_the_exit_is_dropped_with_a_receipt(
     with FaultyEndpoint(faults.is_silent) as silent, Place(f"http://127.0.0.1:{silent.port}") as place:
         place.start()
         with Wire(place.socket_path).hello(new_id()) as worker:
-            worker.say(incr={"request_count": 3}).sync()
+            worker.send(incr={"request_count": 3}).sync()
             stopped = place.run("stop")
         assert stopped.returncode == 0
-        assert place.is_gone()
+        assert place.daemon_has_exited()
         (receipt,) = place.receipts()
         assert (receipt["event"], receipt["outcome"]) == ("session", "dropped")
         assert receipt["reason"] in ("shutdown", "timeout")

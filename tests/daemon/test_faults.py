@@ -20,8 +20,8 @@ from brakit_sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 
 from tests import faults
 from tests.daemon.processes import peak_kib
-from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, NOBODY, FaultyEndpoint, met
-from tests.harness import JOINS, PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
+from tests.faults import CASES, HEALTHY, NO_SERVER, UNKNOWN_HOST, FaultyEndpoint, network_case
+from tests.harness import JOINS, PATIENCE_S, Endpoint, Place, Wire, end_process, receipt_of_one_event, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     delivery: dict[str, Any]
     arrived: list[bytes]
     connections: int
-    was_led_elsewhere: bool
+    followed_a_redirect: bool
     peak_kib: int
     daemon_stderr: bytes
     exit_code: int  # of the daemon
@@ -59,12 +59,12 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
     with ThreadPoolExecutor(AT_A_TIME) as several:
-        return dict(zip(MEETINGS, several.map(_outcome, MEETINGS), strict=True))
+        return dict(zip(CASES, several.map(_outcome, CASES), strict=True))
 
 
 def _outcome(fault: str) -> Outcome:
     """Run the real command for one session, and so one event, at an endpoint with this fault."""
-    with met(fault) as (faulty, place), open(os.path.join(place.root, "stderr"), "w+b") as stderr:
+    with network_case(fault) as (faulty, place), open(os.path.join(place.root, "stderr"), "w+b") as stderr:
         daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=stderr)
         try:
             wait_until(place.accepts, "a daemon that accepts")
@@ -80,7 +80,7 @@ def _outcome(fault: str) -> Outcome:
             delivery,
             [body for body in faulty.bodies if body],
             len(faulty.callers),
-            faulty.was_led_elsewhere(),
+            faulty.followed_a_redirect(),
             peak,
             stderr.read(),
             exit_code,
@@ -100,15 +100,15 @@ def settled(place: Place, count: int) -> dict[str, Any]:
     return delivery
 
 
-each = pytest.mark.parametrize("fault", MEETINGS)
+each = pytest.mark.parametrize("fault", CASES)
 # The faults with which the connection ends before the request.
-BEFORE_THE_REQUEST = re.compile("at once|handshake|no TLS|certificate|^a proxy|^nobody")
+BEFORE_THE_REQUEST = re.compile("at once|handshake|without TLS|certificate|^a proxy|^no server")
 
 
 @pytest.mark.slow
 @each
 def test_the_event_has_its_receipt_and_is_counted_under_its_reason(outcomes: dict[str, Outcome], fault: str) -> None:
-    reason = MEETINGS[fault].reason
+    reason = CASES[fault].reason
     (receipt,) = outcomes[fault].receipts
     assert (receipt["outcome"], receipt["reason"]) == ("dropped" if reason else "sent", reason)
     delivery = outcomes[fault].delivery
@@ -120,7 +120,7 @@ def test_the_event_has_its_receipt_and_is_counted_under_its_reason(outcomes: dic
 def test_a_fault_costs_one_connection_and_the_receipt_holds_the_body_that_arrived(
     outcomes: dict[str, Outcome], fault: str
 ) -> None:
-    assert outcomes[fault].connections == (MEETINGS[fault].where != NOBODY)
+    assert outcomes[fault].connections == (CASES[fault].server != NO_SERVER)
     (receipt,) = outcomes[fault].receipts
     assert outcomes[fault].arrived == ([] if BEFORE_THE_REQUEST.search(fault) else [receipt["body"].encode()])
 
@@ -134,15 +134,15 @@ def test_the_command_and_the_daemon_exit_with_0_and_print_nothing(outcomes: dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [fault for fault in MEETINGS if re.search("answers 30", fault)])
+@pytest.mark.parametrize("fault", [fault for fault in CASES if re.search("answers 30", fault)])
 def test_the_target_of_a_redirect_gets_no_connection(outcomes: dict[str, Outcome], fault: str) -> None:
-    assert not outcomes[fault].was_led_elsewhere
+    assert not outcomes[fault].followed_a_redirect
 
 
 @pytest.mark.slow
 @each
 def test_a_fault_costs_at_most_4_mib_of_memory(outcomes: dict[str, Outcome], fault: str) -> None:
-    healthy = outcomes[HEALTHY[MEETINGS[fault].where]]
+    healthy = outcomes[HEALTHY[CASES[fault].server]]
     assert outcomes[fault].peak_kib - healthy.peak_kib <= MAX_GROWTH_KIB
 
 
@@ -155,17 +155,17 @@ def test_no_fault_keeps_the_daemon_from_exiting() -> None:
     hanging = [
         "an endpoint that is silent",
         "an endpoint that drips its head",
-        "under TLS one that hangs in the handshake",
+        "an endpoint under TLS that is silent in the handshake",
         "a proxy that is silent",
-        "nobody at a port that never accepts",
+        "no server at a port that never accepts",
     ]
     reasons: list[str] = []
     with ExitStack() as stack:
-        meetings = [stack.enter_context(met(fault)) for fault in hanging]
+        meetings = [stack.enter_context(network_case(fault)) for fault in hanging]
         for _, place in meetings:
             assert place.run("run", "--", *emitting(11)).returncode == 0
         for faulty, place in meetings:
-            wait_until(place.is_gone, "the daemon's end")
+            wait_until(place.daemon_has_exited, "the daemon's end")
             receipts = place.receipts()
             assert sorted(receipt["event"] for receipt in receipts) == ["cli_invoked"] * 11 + ["session"]
             assert {body for body in faulty.bodies if body} <= {receipt["body"].encode() for receipt in receipts}
@@ -200,7 +200,7 @@ def test_the_breaker_drops_events_without_an_attempt_after_repeated_failures(rea
         place.serve()
         with Wire(place.socket_path).hello() as wire:
             for _ in range(20):
-                wire.say(event={"name": "cli_invoked"})
+                wire.send(event={"name": "cli_invoked"})
             wire.sync()
         dropped = settled(place, 20)["dropped"]
         assert set(dropped) == {reason, "breaker"}
@@ -233,15 +233,15 @@ def test_the_breaker_allows_attempts_again_after_its_rest(endpoint: Endpoint, tm
         place.serve()
         with Wire(place.socket_path).hello() as wire:
             for count in range(1, BREAKER_FAILURES + 1):
-                wire.say(event={"name": "cli_invoked"})
+                wire.send(event={"name": "cli_invoked"})
                 settled(place, count)
             endpoint.status = 200
             set_clock(1000 + BREAKER_REST_S - 0.1)
-            wire.say(event={"name": "cli_invoked"})
+            wire.send(event={"name": "cli_invoked"})
             assert settled(place, BREAKER_FAILURES + 1)["dropped"] == {"server_error": BREAKER_FAILURES, "breaker": 1}
             assert len(endpoint.requests) == BREAKER_FAILURES
             set_clock(1000 + BREAKER_REST_S)
-            wire.say(event={"name": "cli_invoked"})
+            wire.send(event={"name": "cli_invoked"})
             assert settled(place, BREAKER_FAILURES + 2)["sent"] == 1
             assert len(endpoint.requests) == BREAKER_FAILURES + 1
 
@@ -257,7 +257,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
             resolver.bind(("127.53.0.1", 53))
         except OSError as error:
             pytest.skip(f"cannot bind the address of a resolver: {error.strerror}")
-        place = stack.enter_context(Place(ELSEWHERE))
+        place = stack.enter_context(Place(UNKNOWN_HOST))
         settings = os.path.join(place.root, "resolv.conf")
         with open(settings, "w", encoding="ascii") as file:
             file.write("nameserver 127.53.0.1\noptions timeout:30 attempts:5\n")  # longer than the daemon waits
@@ -273,7 +273,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
             check=False,
         )
         assert (ran.returncode, ran.stderr) == (0, b"")
-        wait_until(place.is_gone, "the daemon's end")
+        wait_until(place.daemon_has_exited, "the daemon's end")
         (receipt,) = place.receipts()
         assert receipt["reason"] in ("timeout", "shutdown")
         assert b"telemetry" in resolver.recv(512)
@@ -285,9 +285,9 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
 def test_https_goes_through_the_proxy(variable: str, scheme: str) -> None:
-    with FaultyEndpoint(faults.as_a_proxy_says(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
-        with Place(ELSEWHERE, **{variable: f"{scheme}127.0.0.1:{proxy.port}"}) as place:
-            assert fate(place)["reason"] == "proxy"
+    with FaultyEndpoint(faults.proxy_writes(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
+        with Place(UNKNOWN_HOST, **{variable: f"{scheme}127.0.0.1:{proxy.port}"}) as place:
+            assert receipt_of_one_event(place)["reason"] == "proxy"
         (caller,) = proxy.callers
         assert caller.received == (
             b"CONNECT telemetry.invalid:443 HTTP/1.1\r\nHost: telemetry.invalid\r\nAccept: */*\r\n"
@@ -300,8 +300,8 @@ def test_https_goes_through_the_proxy(variable: str, scheme: str) -> None:
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
 def test_no_proxy_is_honoured(variable: str) -> None:
     with FaultyEndpoint(faults.is_silent) as proxy:
-        with Place(ELSEWHERE, HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", **{variable: ".invalid"}) as place:
-            assert fate(place)["reason"] == "name_resolution"
+        with Place(UNKNOWN_HOST, HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", **{variable: ".invalid"}) as place:
+            assert receipt_of_one_event(place)["reason"] == "name_resolution"
         assert not proxy.callers
 
 
@@ -310,14 +310,14 @@ def test_an_unusable_proxy_is_not_bypassed(trusted: str, proxy: str) -> None:
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         url = f"https://localhost:{endpoint.port}"
         with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=trusted) as place:
-            assert fate(place)["reason"] == "proxy"
+            assert receipt_of_one_event(place)["reason"] == "proxy"
         assert not endpoint.callers
 
 
 def test_no_certificate_is_trusted_if_the_authoritys_file_is_missing() -> None:
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         with Place(f"https://localhost:{endpoint.port}", SSL_CERT_FILE="/nowhere") as place:
-            assert fate(place)["reason"] == "tls"
+            assert receipt_of_one_event(place)["reason"] == "tls"
         assert endpoint.bodies == [b""]
 
 
@@ -338,7 +338,7 @@ def test_the_request_through_a_real_proxy_is_the_same_bytes(trusted: str, tmp_pa
         for number, bypassed in enumerate(("", "localhost")):
             url = f"https://localhost:{endpoint.port}"
             with Place(url, HTTPS_PROXY=named, NO_PROXY=bypassed, SSL_CERT_FILE=trusted) as place:
-                assert fate(place)["reason"] == ""
+                assert receipt_of_one_event(place)["reason"] == ""
             received[bypassed] = without_ids(endpoint.callers[number].received)
         wait_until(lambda: "CONNECT" in log.read_text(), "the proxy's log")
     assert received[""] == received["localhost"]
@@ -371,7 +371,7 @@ def test_the_request_is_the_same_bytes_in_every_environment(endpoints: FaultyEnd
         place.start()
         with Wire(place.socket_path).hello() as wire:
             for count in (1, 2):
-                wire.say(event={"name": "cli_invoked", "command": "install"}).sync()
+                wire.send(event={"name": "cli_invoked", "command": "install"}).sync()
                 settled(place, count)
     requests = [without_ids(caller.received) for caller in endpoints.callers]
     assert len(requests) == already + 2

@@ -18,7 +18,7 @@ from brakit_sidecar.core import counter_layout
 
 from tests.daemon.counting import CountingWorker, fd_of, make_counter_file
 from tests.daemon.processes import peak_kib
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, join_once, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, join_once, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,8 +128,8 @@ def test_the_counts_of_a_hundred_workers_are_exact_with_64_descriptors(
             workers.count()
         if end == "they exit":
             workers.exit()
-        owner.say(end={"exit_reason": "clean"})
-        found = endpoint.end_of(session)
+        owner.send(end={"exit_reason": "clean"})
+        found = endpoint.session_of(session)
         assert owner.ask()[0]["refused"] == {}
     if end == "they live on":
         workers.exit()
@@ -150,7 +150,7 @@ def test_the_next_daemon_recovers_a_hundred_workers_with_64_descriptors(place: P
     served.wait(PATIENCE_S)
     workers.count_and_die()
     with served_with_few_descriptors(place):
-        assert endpoint.end_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
+        assert endpoint.session_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
 
 
 def test_connections_that_send_nothing_do_not_block_other_workers(few_descriptors: Place, endpoint: Endpoint) -> None:
@@ -167,7 +167,7 @@ def test_connections_that_send_nothing_do_not_block_other_workers(few_descriptor
         )
         assert (ran.returncode, ran.stderr) == (0, "")
         with Wire(few_descriptors.socket_path).hello(session) as worker:
-            worker.say(incr={"request_count": 4}).sync()
+            worker.send(incr={"request_count": 4}).sync()
     assert sorted(body["properties"]["request_count"] for body in endpoint.wait_for("session", 2)) == [3, 4]
 
 
@@ -177,15 +177,15 @@ def test_all_counter_files_of_pending_hellos_are_read_with_64_descriptors(place:
     session, many = new_id(), DESCRIPTORS
     with served_with_few_descriptors(place) as daemon, Wire(place.socket_path).hello(session, role="owner") as owner:
         owner.sync()
-        with stopped(daemon), ExitStack() as stack:
+        with suspended(daemon), ExitStack() as stack:
             for _ in range(many):
                 made = make_counter_file(os.path.dirname(place.socket_path))
                 stack.callback(made.close)
                 made.cells[counter_layout.COUNTER_CELLS["request_count"]] = 3
                 worker = stack.enter_context(CountingWorker(place.socket_path))
-                worker.send_hello(session, fd_of(made)).say(end={"exit_reason": "clean"})
-            owner.say(end={"exit_reason": "clean"})
-        assert endpoint.end_of(session)["request_count"] == 3 * many
+                worker.send_hello(session, fd_of(made)).send(end={"exit_reason": "clean"})
+            owner.send(end={"exit_reason": "clean"})
+        assert endpoint.session_of(session)["request_count"] == 3 * many
 
 
 FLOOD = """
@@ -205,13 +205,13 @@ def test_an_endless_flood_of_connections_does_not_block_a_seal(place: Place, end
     session = new_id()
     with ExitStack() as stack:
         owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
-        owner.say(incr={"request_count": 4}).sync()
+        owner.send(incr={"request_count": 4}).sync()
         join_once(place.socket_path, session)
         for _ in range(3):
             flood = stack.enter_context(place.popen(sys.executable, "-c", FLOOD, place.socket_path))
             stack.callback(end_process, flood, signal.SIGKILL)
         time.sleep(0.5)  # the flood has begun by now
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         assert endpoint.only_session()["request_count"] == 4
 
 
@@ -242,9 +242,9 @@ def test_pending_connections_wait_while_accept_fails_and_others_are_served(
         join_once(place.socket_path, ending)
         began = time.monotonic()
         with accepts_fail(daemon.pid, log, error):
-            worker = pending.enter_context(Wire(place.socket_path)).hello(lasting).say(incr={"request_count": 3})
-            owner.say(end={"exit_reason": "clean"})
-            endpoint.end_of(ending)
+            worker = pending.enter_context(Wire(place.socket_path)).hello(lasting).send(incr={"request_count": 3})
+            owner.send(end={"exit_reason": "clean"})
+            endpoint.session_of(ending)
             owner.sync()
             wait_until(lambda: len(lines_of(log)) >= 5, "another attempt")
             attempts, took_s = len(lines_of(log)), time.monotonic() - began
@@ -281,13 +281,13 @@ def test_a_thousand_producers_of_a_hundred_sessions_are_counted_at_once(place: P
         }
         for number, session in enumerate([*owners] * 10):
             worker = stack.enter_context(Wire(place.socket_path)).hello(session)
-            worker.say(incr={"request_count": 1 + number % 100}, observe={"9f3a61c2d4e5b607": [12.5]})
+            worker.send(incr={"request_count": 1 + number % 100}, observe={"9f3a61c2d4e5b607": [12.5]})
             if number % 3:
-                worker.say(end={"exit_reason": "clean"}).close()
+                worker.send(end={"exit_reason": "clean"}).close()
             if number % 100 == 99:
                 owners[session].sync()  # a connect to a full backlog fails, so let the daemon accept
         for owner in owners.values():
-            owner.say(end={"exit_reason": "clean"})
+            owner.send(end={"exit_reason": "clean"})
         bodies = endpoint.wait_for("session", 100)
     counts = sorted(body["properties"]["request_count"] for body in bodies)
     assert counts == [10 * (1 + number) for number in range(100)]
@@ -315,12 +315,12 @@ def test_no_count_is_lost_beside_slow_producers_unread_answers_and_garbage(place
             thread.start()
         for byte in b'{"incr":{"request_count":5}}\n':
             slow.write(bytes([byte]))
-            not_reading.say(ask="status")
-            not_reading.say(incr={"request_count": 1}, junk=1)
+            not_reading.send(ask="status")
+            not_reading.send(incr={"request_count": 1}, junk=1)
         for thread in senders:
             thread.join()
-        owner.say(end={"exit_reason": "clean"})
-        found = endpoint.end_of(session)
+        owner.send(end={"exit_reason": "clean"})
+        found = endpoint.session_of(session)
     assert found["request_count"] == 5 + 29
     assert peak_kib(daemon.pid) - before_kib < 64 * 1024
 
@@ -346,9 +346,9 @@ def test_another_connection_is_served_between_the_lines_of_a_flood(place: Place)
     with Wire(place.socket_path).hello() as flooding, Wire(place.socket_path).hello() as other:
         flooding.sync()
         other.sync()
-        with stopped(daemon.pid):
+        with suspended(daemon.pid):
             flooding.write(b"\n" * many)
-            other.say(ask="status")
+            other.send(ask="status")
         answer = next(line["answer"] for line in other.lines() if "answer" in line)
         assert answer["refused"].get("bad_json", 0) < many / 2
         flooding.sync()
@@ -359,7 +359,7 @@ def test_an_unfinished_line_that_is_too_long_is_refused_after_the_lines_before_i
     daemon, many = place.serve(), 10_000
     with Wire(place.socket_path).hello() as flooding:
         flooding.sync()
-        with stopped(daemon.pid):
+        with suspended(daemon.pid):
             flooding.write(b"\n" * many + b"x" * 65_536)
         refusals = [(line["refused"]["reason"], line["refused"]["line"]) for line in flooding.lines()]
     assert refusals == [("bad_json", 3), ("oversize", 3 + many)]
@@ -376,7 +376,7 @@ def test_a_seal_reads_what_a_flood_has_written_and_not_what_it_writes_later(plac
         stack.callback(end_process, flood, signal.SIGKILL)
         wait_until(lambda: refused_lines(other), "the flood")
         before = refused_lines(other)
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         wait_until(lambda: not other.ask()[0]["sessions"], "the seal")
         assert refused_lines(other) - before < MIB  # one byte a line; a socket buffer holds about a fifth of that
 
@@ -409,13 +409,13 @@ def test_megabytes_of_garbage_cost_no_count_and_no_memory(place: Place, endpoint
         sender.start()
         counts = 0
         while sender.is_alive():
-            worker.say(incr={"request_count": 1}).sync()
+            worker.send(incr={"request_count": 1}).sync()
             counts += 1
         sender.join()
         assert peak_kib(daemon.pid) - before_kib < 20 * 1024
         with Wire(place.socket_path).hello(session, role="owner") as owner:
-            owner.say(end={"exit_reason": "clean"})
-            assert endpoint.end_of(session)["request_count"] == counts
+            owner.send(end={"exit_reason": "clean"})
+            assert endpoint.session_of(session)["request_count"] == counts
 
 
 # --- disks and threads that fail -------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_a_hanging_fsync_is_not_repeated_and_does_not_block_the_exit(place: Plac
     with served_failing("disk", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
         wait_until(lambda: os.path.exists(log), "the first attempt")
         for _ in range(5):  # enough time for several snapshots
-            worker.say(incr={"request_count": 1}).sync()
+            worker.send(incr={"request_count": 1}).sync()
             time.sleep(0.1)
         assert lines_of(log) == ["fsync\n"]
 
@@ -499,7 +499,7 @@ def test_a_hanging_fsync_is_not_repeated_and_does_not_block_the_exit(place: Plac
 def test_the_daemon_works_if_no_thread_can_be_started(place: Place) -> None:
     with served_failing("threads", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
         wait_until(lambda: os.path.exists(log), "the first attempt")
-        worker.say(incr={"request_count": 5}).sync()
+        worker.send(incr={"request_count": 5}).sync()
         wait_until(lambda: len(lines_of(log)) >= 2, "another attempt")
         assert worker.ask()[0]["sessions"][0]["fields"]["request_count"] == 5
 

@@ -24,7 +24,7 @@ from brakit_sidecar.daemon.config import USUAL
 from brakit_sidecar.host import launch, paths, secure_files
 
 from tests.daemon.counting import CountingWorker, fd_of, make_counter_file
-from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +159,7 @@ def test_a_connect_at_the_very_end_of_the_linger_is_answered(manager: Manager) -
     manager.listen()
     daemon = manager.start()
     manager.receive_until("READY=1")
-    with stopped(daemon.pid):
+    with suspended(daemon.pid):
         assert USUAL.linger_s is not None
         time.sleep(USUAL.linger_s)  # when it runs again, the linger is over and a connection is pending
         wire = Wire(manager.place.socket_path).hello()
@@ -172,7 +172,7 @@ def test_a_connection_to_an_exiting_daemon_waits_for_the_next_daemon(manager: Ma
     exiting = manager.start()
     endpoint.may_answer.clear()  # so that its exit takes some time
     with Wire(manager.place.socket_path).hello() as wire:
-        wire.say(event={"name": "dashboard_viewed"}, ask="stop")
+        wire.send(event={"name": "dashboard_viewed"}, ask="stop")
         manager.receive_until("STOPPING=1")
     with Wire(manager.place.socket_path).hello() as pending:
         assert exiting.wait(PATIENCE_S) == 0
@@ -228,7 +228,7 @@ def test_the_lines_of_a_pending_connection_are_refused_if_telemetry_is_off(manag
     manager.listen()
     with Wire(manager.place.socket_path).hello(new_id()) as wire:
         manager.start()
-        assert wire.say(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 2}]
+        assert wire.send(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 2}]
 
 
 # --- notifications ------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_a_workers_counter_file_is_stored_until_its_session_ends(manager: Manage
         assert os.path.sameopenfile(manager.store[f"counters-1-{producer}"], fd_of(made))
         with Wire(manager.place.socket_path).hello() as command:
             command.ask({"end": {"session": session}})
-        worker.say(end={"exit_reason": "clean"})
+        worker.send(end={"exit_reason": "clean"})
         manager.receive_until("FDSTOREREMOVE=1")
     assert manager.store == {}
 

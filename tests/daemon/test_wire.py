@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, join_once, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, join_once, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class Daemon:
         expected = str(uuid.uuid5(uuid.UUID(session), name))
         return [body["properties"] for body in self.endpoint.bodies if body["uuid"] == expected]
 
-    def end_of(self, session: str) -> dict[str, Any]:
+    def session_of(self, session: str) -> dict[str, Any]:
         """Wait for the session's one event. Returns its properties."""
         wait_until(lambda: self.events_of(session), "the arrival of the session event")
         (properties,) = self.events_of(session)
@@ -73,8 +73,8 @@ class Daemon:
     def finish(self, session: str, exit_reason: str = "clean") -> dict[str, Any]:
         """End the session as its owner. Returns the properties of its event."""
         with self.owner(session) as owner:
-            owner.say(end={"exit_reason": exit_reason})
-            return self.end_of(session)
+            owner.send(end={"exit_reason": exit_reason})
+            return self.session_of(session)
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +127,11 @@ def test_bad_lines_do_not_affect_the_good_lines_between_them(daemon: Daemon) -> 
     for round_number, line in enumerate(BAD_LINES, 1):
         for producer in producers:
             producer.write(line + b"\n")
-            producer.say(incr={"request_count": 1}, total={"query_count": 3 * round_number})
-            producer.say(total={"query_count": 3 * round_number})  # repeated
-            producer.say(incr={"query_count": 2}, total={"error_count": round_number})
+            producer.send(incr={"request_count": 1}, total={"query_count": 3 * round_number})
+            producer.send(total={"query_count": 3 * round_number})  # repeated
+            producer.send(incr={"query_count": 2}, total={"error_count": round_number})
     for producer in producers:
-        producer.say(end={"exit_reason": "clean"}).close()
+        producer.send(end={"exit_reason": "clean"}).close()
     ended = [daemon.finish(session) for session in sessions]
 
     # Each round's total is higher than the count so far, so only the last total and the last increment are visible.
@@ -157,11 +157,11 @@ def test_each_reason_is_answered_once_per_connection_with_its_line_number(daemon
     session = new_id()
     for _ in range(2):  # the second connection gets the same answers
         with daemon.worker(session) as worker:  # line 1
-            worker.say(incr={"request_count": 1})
+            worker.send(incr={"request_count": 1})
             worker.write(b"{\n")  # line 3
-            worker.say(incr={"nonsense": 1})  # line 4
+            worker.send(incr={"nonsense": 1})  # line 4
             worker.write(b"{\n")
-            worker.say(incr={"nonsense": 1, "request_count": 0})  # line 6
+            worker.send(incr={"nonsense": 1, "request_count": 0})  # line 6
             assert worker.sync() == [
                 {"reason": "bad_json", "line": 3},
                 {"reason": "unknown_field", "line": 4},
@@ -173,7 +173,7 @@ def test_each_reason_is_answered_once_per_connection_with_its_line_number(daemon
 def test_a_bad_value_in_the_hello_is_refused_and_the_connection_stays_open(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session, role="king") as worker:
-        assert worker.say(incr={"request_count": 1}).sync() == [{"reason": "bad_value", "line": 1}]
+        assert worker.send(incr={"request_count": 1}).sync() == [{"reason": "bad_value", "line": 1}]
     assert daemon.finish(session)["request_count"] == 1
 
 
@@ -187,7 +187,7 @@ def test_the_text_of_a_refused_line_is_never_sent_back(daemon: Daemon) -> None:
 def test_a_value_outside_the_vocabulary_is_not_refused(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session, sdk="cobol") as worker:
-        worker.say(set={"framework": "cobol-on-cogs"}, add={"insight_types": ["n1", "new-kind"]})
+        worker.send(set={"framework": "cobol-on-cogs"}, add={"insight_types": ["n1", "new-kind"]})
         assert worker.sync() == []
     ended = daemon.finish(session, exit_reason="bored")
     assert (ended["framework"], ended["insight_types"]) == ("other", ["n1", "other"])
@@ -342,7 +342,7 @@ def test_a_frame_may_arrive_byte_by_byte(daemon: Daemon) -> None:
 def test_a_last_line_without_a_newline_does_not_count(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).write(b'{"incr":{"request_count":1}}')
+        worker.send(incr={"request_count": 1}).write(b'{"incr":{"request_count":1}}')
     assert daemon.finish(session)["request_count"] == 1
 
 
@@ -377,9 +377,9 @@ def test_the_daemon_does_not_wait_for_a_producer_that_never_reads(daemon: Daemon
     with daemon.worker(session) as not_reading:
         not_reading.write(b'{\n[]\n{"incr":{"nonsense":1}}\n{"incr":{"request_count":5}}\n' * 2000)
         with daemon.worker(session) as other:
-            other.say(incr={"request_count": 1}).sync()
-        owner.say(end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 10_001
+            other.send(incr={"request_count": 1}).sync()
+        owner.send(end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 10_001
     owner.close()
 
 
@@ -389,8 +389,8 @@ def test_lines_after_a_question_count_even_if_the_answer_is_never_read(daemon: D
     with daemon.worker(session) as not_reading:
         not_reading.write(b'{"ask":"status"}\n' * 500)  # more answers than its socket holds
         not_reading.write(b'{"incr":{"request_count":5}}\n' * 100)
-        owner.say(end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 500
+        owner.send(end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 500
     owner.close()
 
 
@@ -399,7 +399,7 @@ def test_all_questions_are_answered_if_the_session_is_sealed_between_them(daemon
     with daemon.owner(session) as owner:
         daemon.join_once(session)
         owner.write(b'{"end":{"exit_reason":"clean"}}\n' + b'{"ask":"identity"}\n' * 5)
-        assert daemon.end_of(session)["exit_reason"] == "clean"
+        assert daemon.session_of(session)["exit_reason"] == "clean"
         assert [list(line) for line in islice(owner.lines(), 5)] == [["answer"]] * 5
 
 
@@ -415,16 +415,16 @@ def test_a_connection_that_sends_nothing_delays_no_session(daemon: Daemon) -> No
 def test_only_event_and_ask_are_accepted_without_a_session(daemon: Daemon) -> None:
     before = daemon.refused()
     with daemon.wire().hello() as wire:
-        wire.say(incr={"request_count": 1}).say(set={"framework": "flask"}).say(end={"exit_reason": "clean"})
+        wire.send(incr={"request_count": 1}).send(set={"framework": "flask"}).send(end={"exit_reason": "clean"})
         assert wire.sync() == [{"reason": "no_session", "line": 2}]
     assert daemon.refused() - before == Counter(no_session=3)
 
 
 def test_a_journey_event_needs_no_session(daemon: Daemon) -> None:
-    already = len(daemon.endpoint.named("cli_invoked"))
+    already = len(daemon.endpoint.bodies_of("cli_invoked"))
     with daemon.wire().hello() as wire:
-        wire.say(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
-        wire.say(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
+        wire.send(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
+        wire.send(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
         assert wire.sync() == []
     first, second = daemon.endpoint.wait_for("cli_invoked", already + 2)[already:]
     assert first["properties"]["command"] == "install"
@@ -437,8 +437,8 @@ def test_a_journey_event_needs_no_session(daemon: Daemon) -> None:
 def test_a_once_only_event_is_sent_once_and_its_repetition_still_merges_its_fields(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
-        first.say(event={"name": "setup_completed", "framework": "flask", "adapters_detected": ["pg"]}).sync()
-        second.say(event={"name": "setup_completed", "adapters_detected": ["prisma"], "setup_duration_ms": 9}).sync()
+        first.send(event={"name": "setup_completed", "framework": "flask", "adapters_detected": ["pg"]}).sync()
+        second.send(event={"name": "setup_completed", "adapters_detected": ["prisma"], "setup_duration_ms": 9}).sync()
     ended = daemon.finish(session)
     (event,) = daemon.events_of(session, "setup_completed")
     assert (event["adapters_detected"], event["setup_duration_ms"]) == (["pg"], 0)
@@ -449,8 +449,8 @@ def test_a_once_only_event_is_sent_once_and_its_repetition_still_merges_its_fiel
 def test_a_dashboard_view_holds_the_requests_of_all_workers(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
-        first.say(incr={"request_count": 40}).sync()
-        second.say(incr={"request_count": 2}, event={"name": "dashboard_viewed"}).sync()
+        first.send(incr={"request_count": 40}).sync()
+        second.send(incr={"request_count": 2}, event={"name": "dashboard_viewed"}).sync()
     ended = daemon.finish(session)
     (event,) = daemon.events_of(session, "dashboard_viewed")
     assert event["request_count_at_open"] == 42
@@ -465,7 +465,7 @@ def test_a_producer_that_reconnects_keeps_its_totals(daemon: Daemon) -> None:
     session, producer = new_id(), new_id()
     for total in (5, 5, 9):
         with daemon.worker(session, producer=producer) as worker:
-            worker.say(total={"request_count": total}, incr={"query_count": 1}).sync()
+            worker.send(total={"request_count": total}, incr={"query_count": 1}).sync()
     ended = daemon.finish(session)
     assert (ended["request_count"], ended["query_count"]) == (9, 3)
 
@@ -474,8 +474,8 @@ def test_ids_and_routes_of_several_workers_count_once(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
         for worker in (first, second):
-            worker.say(mark={"insight_count": [ROUTE, OTHER_ROUTE]}, observe={ROUTE: [100, 300]}).sync()
-        second.say(incr={"insight_count": 2}, observe={OTHER_ROUTE: [5000]}).sync()
+            worker.send(mark={"insight_count": [ROUTE, OTHER_ROUTE]}, observe={ROUTE: [100, 300]}).sync()
+        second.send(incr={"insight_count": 2}, observe={OTHER_ROUTE: [5000]}).sync()
     ended = daemon.finish(session)
     assert (ended["insight_count"], ended["endpoint_count"]) == (4, 2)
     assert (ended["avg_duration_ms"], ended["slowest_endpoint_bucket"]) == (1160, ">5000ms")
@@ -489,8 +489,8 @@ def test_status_shows_how_many_producers_are_connected_and_disconnected(daemon: 
             disconnecting.sync()
         connected.sync()
         wait_until(lambda: daemon.sessions()[session]["producers"] == {"live": 1, "gone": 1})
-    owner.say(end={"exit_reason": "clean"})
-    daemon.end_of(session)
+    owner.send(end={"exit_reason": "clean"})
+    daemon.session_of(session)
     owner.close()
 
 
@@ -507,8 +507,8 @@ def test_the_sdk_is_the_workers_and_never_the_owners(daemon: Daemon) -> None:
     owner.sync()
     with daemon.worker(session, sdk="python") as worker:
         worker.sync()
-    owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["sdk"] == "python"
+    owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["sdk"] == "python"
     owner.close()
 
 
@@ -516,16 +516,16 @@ def count_600_requests(daemon: Daemon, session: str) -> None:
     """Let 200 workers connect, count three requests each and disconnect."""
     for _ in range(200):
         with daemon.worker(session) as worker:
-            worker.say(incr={"request_count": 3})
+            worker.send(incr={"request_count": 3})
 
 
 def test_lines_written_before_the_owners_end_count_even_if_no_connection_was_accepted(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    with stopped(daemon.pid):
+    with suspended(daemon.pid):
         count_600_requests(daemon, session)
-        owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["request_count"] == 600
+        owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["request_count"] == 600
     owner.close()
 
 
@@ -533,8 +533,8 @@ def test_workers_that_disconnect_before_the_owners_end_are_counted(daemon: Daemo
     session = new_id()
     owner = daemon.owner(session)
     count_600_requests(daemon, session)
-    owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["request_count"] == 600
+    owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["request_count"] == 600
     owner.close()
 
 
@@ -542,31 +542,31 @@ def test_a_live_worker_may_report_its_end_after_the_owners_end(daemon: Daemon) -
     session = new_id()
     owner = daemon.owner(session)
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
-        with stopped(daemon.pid):
-            owner.say(end={"exit_reason": "clean"}).close()
-            worker.say(incr={"request_count": 1}).say(end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 2
+        worker.send(incr={"request_count": 1}).sync()
+        with suspended(daemon.pid):
+            owner.send(end={"exit_reason": "clean"}).close()
+            worker.send(incr={"request_count": 1}).send(end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 2
 
 
 def test_a_worker_that_was_not_yet_accepted_may_report_its_end_after_the_owners(daemon: Daemon) -> None:
     """The worker's hello is still pending when the owner's end is read. The daemon accepts it and waits for its end."""
     session = new_id()
     owner = daemon.owner(session)
-    with stopped(daemon.pid):
+    with suspended(daemon.pid):
         worker = daemon.worker(session)
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
     with worker:
         worker.sync()  # accepted by now; the goodbye of 0.5 s is enough for the next line
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 1
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 1
     owner.close()
 
 
 def test_a_session_is_sealed_even_if_a_live_worker_never_reports_its_end(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
+        worker.send(incr={"request_count": 1}).sync()
         assert daemon.finish(session)["request_count"] == 1  # the worker is still connected
 
 
@@ -576,10 +576,10 @@ def test_the_exit_reason_is_crash_if_the_owner_is_killed(daemon: Daemon) -> None
     assert owner.stdout is not None
     assert owner.stdout.readline()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
         owner.kill()
         owner.communicate(timeout=PATIENCE_S)
-        ended = daemon.end_of(session)
+        ended = daemon.session_of(session)
         assert (ended["exit_reason"], ended["request_count"]) == ("crash", 1)
 
 
@@ -603,8 +603,8 @@ def test_a_hello_to_an_ended_session_is_accepted_and_its_lines_are_refused(daemo
     daemon.finish(daemon.join_once(session))
     before = daemon.refused()
     with daemon.worker(session) as late:
-        late.say(incr={"request_count": 1}).say(event={"name": "first_request", "port": 80})
-        late.say(end={"exit_reason": "crash"})
+        late.send(incr={"request_count": 1}).send(event={"name": "first_request", "port": 80})
+        late.send(end={"exit_reason": "crash"})
         assert late.sync() == [{"reason": "session_ended", "line": 2}]
     assert daemon.refused() - before == Counter(session_ended=3)
     assert session not in daemon.sessions()
@@ -616,16 +616,16 @@ def test_an_owner_cannot_open_an_ended_session_again(daemon: Daemon) -> None:
     session = new_id()
     daemon.finish(daemon.join_once(session))
     with daemon.owner(session) as owner:
-        assert owner.say(end={"exit_reason": "crash"}).sync() == [{"reason": "session_ended", "line": 3}]
-    assert daemon.end_of(session)["exit_reason"] == "clean"
+        assert owner.send(end={"exit_reason": "crash"}).sync() == [{"reason": "session_ended", "line": 3}]
+    assert daemon.session_of(session)["exit_reason"] == "clean"
 
 
 def test_a_worker_that_outlives_its_session_is_refused(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
+        worker.send(incr={"request_count": 1}).sync()
         assert daemon.finish(session)["request_count"] == 1
-        assert worker.say(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 4}]
+        assert worker.send(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 4}]
 
 
 # --- ends after the grace: one fixture lets all these sessions wait at the same time -------------------
@@ -648,23 +648,23 @@ def graced(daemon: Daemon) -> Graced:
         group = new_id()
         before = daemon.sessions().keys()
         with daemon.wire().hello(group=group) as first:
-            first.say(incr={"request_count": 1}).sync()
+            first.send(incr={"request_count": 1}).sync()
             (ids[case],) = daemon.sessions().keys() - before
             with daemon.wire().hello(group=group) as second:
-                second.say(incr={"request_count": 10}, end={"exit_reason": "clean"}).sync()
+                second.send(incr={"request_count": 10}, end={"exit_reason": "clean"}).sync()
 
     with daemon.worker(session("the last worker crashes")) as worker:
         with daemon.worker(ids["the last worker crashes"]) as earlier:
-            earlier.say(end={"exit_reason": "clean"}).sync()
-        worker.say(incr={"request_count": 2}).sync()
+            earlier.send(end={"exit_reason": "clean"}).sync()
+        worker.send(incr={"request_count": 2}).sync()
 
     with daemon.worker(session("the last worker reports sigterm")) as worker:
         with daemon.worker(ids["the last worker reports sigterm"]) as earlier:
-            earlier.say(incr={"request_count": 2}).sync()
-        worker.say(end={"exit_reason": "sigterm"}).sync()
+            earlier.send(incr={"request_count": 2}).sync()
+        worker.send(end={"exit_reason": "sigterm"}).sync()
 
     with daemon.worker(session("a reload")) as worker:
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
 
     group("a group")
     for case in ("the owner loses its connection", "the owner reconnects"):
@@ -674,11 +674,11 @@ def graced(daemon: Daemon) -> Graced:
 
     # Reconnect within the grace of two of these sessions, so that both of them continue.
     with daemon.worker(ids["a reload"]) as worker:
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "sigint"}).sync()
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "sigint"}).sync()
     with daemon.owner(ids["the owner reconnects"]) as owner:
         wait_until(lambda: daemon.events_of(ids["the owner loses its connection"]), "the end of the grace")
-        owner.say(end={"exit_reason": "sigint"}).sync()
-    return Graced({case: daemon.end_of(session_id) for case, session_id in ids.items()})
+        owner.send(end={"exit_reason": "sigint"}).sync()
+    return Graced({case: daemon.session_of(session_id) for case, session_id in ids.items()})
 
 
 @pytest.mark.slow
@@ -725,11 +725,11 @@ def test_two_groups_are_two_sessions(daemon: Daemon) -> None:
 def test_300_connections_at_once_are_all_served(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    wires = [daemon.worker(session).say(incr={"request_count": 1}) for _ in range(300)]
+    wires = [daemon.worker(session).send(incr={"request_count": 1}) for _ in range(300)]
     for wire in wires:
-        wire.say(end={"exit_reason": "clean"})
+        wire.send(end={"exit_reason": "clean"})
         wire.stream.shutdown(socket.SHUT_WR)
-    owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["request_count"] == 300
+    owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["request_count"] == 300
     for wire in (*wires, owner):
         wire.close()

@@ -48,9 +48,9 @@ def arriving(place: Place, endpoint: Endpoint, event: str) -> dict[str, Any]:
         session = new_id()
         owner.hello(session, role="owner")
         if event != "session":
-            owner.say(event={"name": event})
+            owner.send(event={"name": event})
         join_once(place.socket_path, session)
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         (body,) = endpoint.wait_for(event)
     properties: dict[str, Any] = body["properties"]
     return properties

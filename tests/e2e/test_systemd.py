@@ -238,7 +238,7 @@ def test_a_session_under_the_service_arrives_and_the_idle_daemon_exits(installed
     ran = installed.run(
         "run", "--", sys.executable, "-c", f"{COUNT}; import os; print(os.environ['BRAKIT_SESSION_ID'])"
     )
-    assert remote.end_of(ran.stdout.strip())["request_count"] == 3
+    assert remote.session_of(ran.stdout.strip())["request_count"] == 3
     wait_until(lambda: installed.show("ActiveState") == "inactive", "the daemon's exit")
     assert installed.show("Result") == "success"
     assert installed.start()["pid"] == int(installed.show("MainPID"))
@@ -299,7 +299,7 @@ def assert_no_count_is_lost(installed: Managed, remote: Endpoint, name: str, num
     wait_until(lambda: installed.show("MainPID") not in ("0", str(before)), "the restart")
     set_flag(flags["restarted"])
     assert application.wait(PATIENCE_S) == 128 + signal.SIGKILL
-    ended = remote.end_of(session)
+    ended = remote.session_of(session)
     assert (ended["request_count"], ended["exit_reason"]) == (KILLED_WORKERS_COUNTS, "crash")
     assert installed.show("NRestarts") == "1"
 

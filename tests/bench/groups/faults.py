@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tests.bench.measuring import Effort, Line, Report, Samples, Table
-from tests.faults import HEALTHY, MEETINGS, PLAIN, PROXY, TLS, met
+from tests.faults import CASES, HEALTHY, PLAIN, PROXY, TLS, network_case
 from tests.harness import POLL_S, Wire, wait_until
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ CHOSEN = [
     f"{PLAIN} answers 307",
     f"{PLAIN} answers 500",
     f"{PLAIN} answers 100 without end",
-    f"{PLAIN} says a header of a megabyte",
-    f"{PLAIN} says headers without end",
-    f"{PLAIN} says a body without end",
-    f"{PLAIN} says a compressed body without end",
-    f"{TLS} hangs in the handshake",
-    f"{TLS} has a certificate of nobody's",
-    f"{TLS} says a body without end",
+    f"{PLAIN} writes a header of a megabyte",
+    f"{PLAIN} writes headers without end",
+    f"{PLAIN} writes a body without end",
+    f"{PLAIN} writes a compressed body without end",
+    f"{TLS} is silent in the handshake",
+    f"{TLS} has a certificate of an unknown authority",
+    f"{TLS} writes a body without end",
     f"{PROXY} is silent",
     f"{PROXY} wants a password",
 ]
@@ -59,7 +59,7 @@ def _measured(chosen: Sequence[str], rounds: int) -> Report:
         order = chosen if number % 2 else chosen[::-1]
         with ExitStack() as stack, ThreadPoolExecutor(len(order)) as watching:
             for fault in order:
-                _, place = stack.enter_context(met(fault))
+                _, place = stack.enter_context(network_case(fault))
                 begun = time.monotonic()
                 done = place.run("run", "--", "true")
                 ended = time.monotonic()
@@ -70,7 +70,7 @@ def _measured(chosen: Sequence[str], rounds: int) -> Report:
                 wait_until(place.receipts, "the event's receipt")  # an endpoint's flood must not slow the next fault
     for fault in chosen:
         for unit in (TAKEN, MEMORY):
-            healthy = samples.taken[f"{HEALTHY[MEETINGS[fault].where]}, {unit}"]
+            healthy = samples.taken[f"{HEALTHY[CASES[fault].server]}, {unit}"]
             for one, other in zip(samples.taken[f"{fault}, {unit}"], healthy, strict=True):
                 samples.take(f"{fault}, {unit} {BEYOND}", one - other)
     return Report(
@@ -96,7 +96,7 @@ def _watch(place: Place, fault: str, ended: float, samples: Samples) -> None:
     with Wire(place.socket_path).hello() as wire:
         pid = wire.ask("identity")[0]["pid"]
     most = 0.0
-    while not place.is_gone():
+    while not place.daemon_has_exited():
         most = _peak_mib(pid) or most
         time.sleep(POLL_S)
     samples.take(f"{fault}, {EXITED}", time.monotonic() - ended)
