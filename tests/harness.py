@@ -80,14 +80,14 @@ class Endpoint(ThreadingHTTPServer):
     def bodies(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _path, _headers, body in list(self.requests)]
 
-    def named(self, event: str) -> list[dict[str, Any]]:
+    def bodies_of(self, event: str) -> list[dict[str, Any]]:
         """Return the bodies of the events with that name, in the order of arrival."""
         return [body for body in self.bodies if body["event"] == event]
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
         """Return the bodies of the events with that name as soon as ``count`` of them have arrived."""
-        wait_until(lambda: len(self.named(event)) >= count, f"the arrival of {count} {event}")
-        return self.named(event)
+        wait_until(lambda: len(self.bodies_of(event)) >= count, f"the arrival of {count} {event}")
+        return self.bodies_of(event)
 
     def only_session(self) -> dict[str, Any]:
         """Return the properties of the only session event. Fails if a second one has arrived."""
@@ -95,12 +95,12 @@ class Endpoint(ThreadingHTTPServer):
         properties: dict[str, Any] = body["properties"]
         return properties
 
-    def end_of(self, session: str) -> dict[str, Any]:
+    def session_of(self, session: str) -> dict[str, Any]:
         """Return the properties of that session's event as soon as it has arrived. Fails if it arrived twice."""
         expected = str(uuid.uuid5(uuid.UUID(session), "session"))
 
         def found() -> list[dict[str, Any]]:
-            return [body["properties"] for body in self.named("session") if body["uuid"] == expected]
+            return [body["properties"] for body in self.bodies_of("session") if body["uuid"] == expected]
 
         wait_until(found, "the session event")
         (properties,) = found()
@@ -190,7 +190,7 @@ class Place:
         """Start any command with this place's environment. It writes to the test's own stdout and stderr."""
         return subprocess.Popen(command, env={**self.environ, **environ}, cwd=cwd)
 
-    def python(self, code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run_python(self, code: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python code to its end with this place's environment, for example a worker."""
         return run_to_end([sys.executable, "-c", code], {**self.environ, **environ})
 
@@ -214,7 +214,7 @@ class Place:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             return stream.connect_ex(self.socket_path) == 0
 
-    def is_gone(self) -> bool:
+    def daemon_has_exited(self) -> bool:
         """Return whether the daemon has exited: its socket is removed, and no process holds the lock."""
         lock = None if os.path.lexists(self.socket_path) else launch.acquire_lock(self.socket_path)
         if lock is None:
@@ -264,12 +264,12 @@ class Wire:
         if session is not None:
             hello["session"] = session
         if counter_file is None:
-            return self.say(hello=hello)
+            return self.send(hello=hello)
         hello["counter_file"] = counter_layout.VERSION
         socket.send_fds(self.stream, [json.dumps({"hello": hello}).encode() + b"\n"], [counter_file])
         return self
 
-    def say(self, **frame: Any) -> Wire:
+    def send(self, **frame: Any) -> Wire:
         """Write one line with these keys."""
         return self.write(json.dumps(frame).encode() + b"\n")
 
@@ -293,7 +293,7 @@ class Wire:
 
     def ask(self, question: Any = "status") -> tuple[Any, list[dict[str, Any]]]:
         """Ask a question. Returns the answer, and the refusals that arrived before it."""
-        self.say(ask=question)
+        self.send(ask=question)
         refused: list[dict[str, Any]] = []
         for line in self.lines():
             if "answer" in line:
@@ -309,11 +309,11 @@ class Wire:
         self.stream.close()
 
 
-def fate(place: Place) -> dict[str, Any]:
+def receipt_of_one_event(place: Place) -> dict[str, Any]:
     """Report one event to a new daemon in that place, and return the event's receipt."""
     place.start()
     with Wire(place.socket_path).hello() as wire:
-        wire.say(event={"name": "cli_invoked"}).sync()
+        wire.send(event={"name": "cli_invoked"}).sync()
         wait_until(lambda: wire.ask()[0]["delivery"]["queued"] == 0, "an empty queue")
     (receipt,) = place.receipts()
     return receipt
@@ -324,7 +324,7 @@ def new_id() -> str:
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
+def suspended(pid: int) -> Iterator[None]:
     """Suspend the process (SIGSTOP) for the block. Data that is sent to it meanwhile waits in its sockets."""
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -47,7 +47,7 @@ class OwnedSession:
         return _awaited(expected, lambda: self.status()["delivery"]["local"])
 
     def end(self) -> None:
-        self._owner.say(end={"exit_reason": "clean"})
+        self._owner.send(end={"exit_reason": "clean"})
 
 
 def _awaited(expected: int, count: Callable[[], int]) -> int:

@@ -93,7 +93,7 @@ def test_start_where_telemetry_is_off_starts_nothing(off: dict[str, str]) -> Non
 def test_stop_returns_when_the_daemon_is_gone(place: Place) -> None:
     place.start()
     assert place.run("stop").returncode == 0
-    assert place.is_gone()
+    assert place.daemon_has_exited()
     assert place.status()["running"] is False
 
 
@@ -108,7 +108,7 @@ def test_stop_ends_every_session_and_sends_it(endpoint: Endpoint, place: Place) 
     sessions = [place.run("session", "start").stdout.strip() for _ in range(2)]
     assert place.run("stop").returncode == 0
     expected = {str(uuid.uuid5(uuid.UUID(session), "session")) for session in sessions}
-    assert {body["uuid"] for body in endpoint.named("session")} == expected
+    assert {body["uuid"] for body in endpoint.bodies_of("session")} == expected
 
 
 def test_serve_listens_where_start_says(place: Place) -> None:
@@ -122,8 +122,8 @@ def test_a_signal_ends_serve_as_stop_does(endpoint: Endpoint, place: Place, numb
     served = place.serve()
     session = place.run("session", "start").stdout.strip()
     assert end_process(served, number) == 0
-    assert place.is_gone()
-    (body,) = endpoint.named("session")
+    assert place.daemon_has_exited()
+    (body,) = endpoint.bodies_of("session")
     assert body["uuid"] == str(uuid.uuid5(uuid.UUID(session), "session"))
 
 
@@ -166,7 +166,7 @@ def test_a_daemon_that_a_command_started_leaves_by_itself(endpoint: Endpoint, pl
     session = place.run("session", "start").stdout.strip()
     place.run("session", "end", session)
     endpoint.wait_for("session")
-    wait_until(place.is_gone, "the daemon's end")
+    wait_until(place.daemon_has_exited, "the daemon's end")
     assert os.listdir(os.path.dirname(place.socket_path)) == ["sidecar-1.lock"]
 
 
@@ -186,7 +186,7 @@ def test_status_where_none_runs() -> None:
 def test_status_of_a_daemon(home: Place) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session) as worker:
-        worker.say(incr={"request_count": 3, "nonsense": 1}).sync()
+        worker.send(incr={"request_count": 3, "nonsense": 1}).sync()
         ran = home.run("status", "--json")
         in_words = home.run("status")
     assert (ran.returncode, in_words.returncode) == (0, 0)
@@ -213,19 +213,19 @@ def test_status_of_a_daemon(home: Place) -> None:
 def test_a_session_lives_from_start_to_end(home: Place, remote: Endpoint) -> None:
     started = json.loads(home.run("session", "start", "--json").stdout)
     assert started == {"session": started["session"], "socket": home.socket_path}
-    home.python(
+    home.run_python(
         "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 2)",
         BRAKIT_SESSION_ID=started["session"], BRAKIT_SIDECAR_SOCKET=started["socket"],
     )  # fmt: skip
     assert home.run("session", "end", started["session"], "--reason", "sigterm").returncode == 0
-    properties = remote.end_of(started["session"])
+    properties = remote.session_of(started["session"])
     assert (properties["request_count"], properties["exit_reason"]) == (2, "sigterm")
 
 
 def test_session_end_is_clean_where_nobody_says_otherwise(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     assert home.run("session", "end", session).returncode == 0
-    assert remote.end_of(session)["exit_reason"] == "clean"
+    assert remote.session_of(session)["exit_reason"] == "clean"
 
 
 def test_the_commands_own_end_is_not_the_sessions(home: Place) -> None:
@@ -239,7 +239,7 @@ def test_the_death_of_the_owner_pid_ends_the_session(home: Place, remote: Endpoi
     session = one_line(home.run("session", "start", "--owner-pid", str(owner.pid)).stdout)
     assert session in [shown["id"] for shown in home.status()["sessions"]]
     end_process(owner, signal.SIGKILL)
-    assert remote.end_of(session)["exit_reason"] == "crash"
+    assert remote.session_of(session)["exit_reason"] == "crash"
 
 
 def dead_process() -> str:
@@ -294,7 +294,7 @@ def emitted(remote: Endpoint, already: int, name: str = "cli_invoked") -> dict[s
 
 
 def test_emit_sends_one_event_with_its_fields_read_as_json_or_text(home: Place, remote: Endpoint) -> None:
-    already = len(remote.named("cli_invoked"))
+    already = len(remote.bodies_of("cli_invoked"))
     ran = home.run("emit", "cli_invoked", "command=install", "has_package_json=true", 'brakit_version="0.10.2"')
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     properties = emitted(remote, already)
@@ -303,7 +303,7 @@ def test_emit_sends_one_event_with_its_fields_read_as_json_or_text(home: Place, 
 
 
 def test_emit_takes_the_common_properties(home: Place, remote: Endpoint) -> None:
-    already = len(remote.named("cli_uninstall"))
+    already = len(remote.bodies_of("cli_uninstall"))
     common = {"sdk": "node", "brakit_version": "0.10.2", "node_version": "v20.11.0", "python_version": "3.12.1"}
     assert home.run("emit", "cli_uninstall", *(f"{name}={value}" for name, value in common.items())).returncode == 0
     properties = emitted(remote, already, "cli_uninstall")
@@ -320,15 +320,15 @@ def test_emit_in_a_session_is_the_sessions(home: Place, remote: Endpoint) -> Non
     for _ in range(2):
         assert home.run("emit", "first_request", "port=8000", BRAKIT_SESSION_ID=session).returncode == 0
     home.run("session", "end", session)
-    assert remote.end_of(session)["time_to_first_request_ms"] is not None
+    assert remote.session_of(session)["time_to_first_request_ms"] is not None
     expected = str(uuid.uuid5(uuid.UUID(session), "first_request"))
-    assert [body["uuid"] for body in remote.named("first_request")].count(expected) == 1
+    assert [body["uuid"] for body in remote.bodies_of("first_request")].count(expected) == 1
 
 
 def test_emit_in_a_session_that_is_over_fails(home: Place, remote: Endpoint) -> None:
     session = one_line(home.run("session", "start").stdout)
     home.run("session", "end", session)
-    remote.end_of(session)
+    remote.session_of(session)
     ran = home.run("emit", "cli_invoked", BRAKIT_SESSION_ID=session)
     assert ran.returncode == 1
     one_line(ran.stderr)
@@ -396,10 +396,10 @@ def test_telemetry_off_reaches_a_daemon_that_runs(endpoint: Endpoint, place: Pla
     served = place.serve()
     session = new_id()
     with Wire(place.socket_path).hello(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
+        worker.send(incr={"request_count": 1}).sync()
         place.run("telemetry", "off")
         assert place.status()["consent"]["on"] is False
-        worker.say(event={"name": "first_request", "port": 80}).sync()
+        worker.send(event={"name": "first_request", "port": 80}).sync()
         assert end_process(served) == 0
     assert endpoint.requests == []
     assert place.receipts() == []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.host import launch
 
-from tests.harness import PATIENCE_S, Endpoint, Place, end_process, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, end_process, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Session:
 
     def __init__(self, remote: Endpoint) -> None:
         self._remote = remote
-        self._already = len(remote.named("session"))
+        self._already = len(remote.bodies_of("session"))
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def test_the_workers_of_the_command_are_its_session(home: Place, session: Sessio
 
 
 def test_run_in_run_is_a_session_of_its_own(home: Place, remote: Endpoint) -> None:
-    already = len(remote.named("session"))
+    already = len(remote.bodies_of("session"))
     home.run("run", "--", *RUN, "--", "true")
     remote.wait_for("session", already + 2)
 
@@ -376,7 +376,7 @@ def test_a_daemon_that_cannot_come_back_does_not_keep_the_prompt() -> None:
 
 @pytest.mark.slow
 def test_a_daemon_that_is_stopped_keeps_neither_the_command_nor_the_prompt() -> None:
-    with Place() as place, stopped(place.serve().pid), sooner_than_a_start_is_waited_for():
+    with Place() as place, suspended(place.serve().pid), sooner_than_a_start_is_waited_for():
         assert place.run("run", "--", "true").returncode == 0
 
 
@@ -403,7 +403,7 @@ def test_the_first_session_is_the_first_once(endpoint: Endpoint, place: Place) -
     for count in (1, 2):
         place.run("run", "--", "true")
         endpoint.wait_for("session", count)
-    assert [body["properties"]["first_session"] for body in endpoint.named("session")] == [True, False]
+    assert [body["properties"]["first_session"] for body in endpoint.bodies_of("session")] == [True, False]
 
 
 def test_two_runs_at_once_are_two_sessions_of_one_daemon(endpoint: Endpoint, place: Place) -> None:

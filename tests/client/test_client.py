@@ -30,7 +30,7 @@ from tests.harness import (
     Wire,
     end_process,
     new_id,
-    stopped,
+    suspended,
     wait_until,
 )
 
@@ -168,7 +168,7 @@ def test_what_is_closed_counts_no_more(home: Place, remote: Endpoint) -> None:
         telemetry.incr("request_count")
         telemetry.close()
     home.run("session", "end", session)
-    assert remote.end_of(session)["request_count"] == 1
+    assert remote.session_of(session)["request_count"] == 1
 
 
 # --- it never raises ----------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ for stream in its_own:
 def test_an_application_may_close_all_that_is_open(home: Place, then: str) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session, role="owner") as owner:
-        ran = home.python(CLOSES_ALL, BRAKIT_SESSION_ID=session, THEN=then)
+        ran = home.run_python(CLOSES_ALL, BRAKIT_SESSION_ID=session, THEN=then)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
         def counted() -> tuple[int, list[str]]:
@@ -479,10 +479,10 @@ def test_an_opt_out_does_not_wait_for_who_writes_the_config(nowhere: Place) -> N
     os.makedirs(os.path.dirname(nowhere.config_path), mode=0o700)
     writes = os.open(os.path.dirname(nowhere.config_path), os.O_RDONLY)
     fcntl.flock(writes, fcntl.LOCK_EX)
-    assert nowhere.python(connects, BRAKIT_TELEMETRY="off").returncode == 0
+    assert nowhere.run_python(connects, BRAKIT_TELEMETRY="off").returncode == 0
     assert not os.path.exists(nowhere.config_path)
     os.close(writes)
-    nowhere.python(connects, BRAKIT_TELEMETRY="off")
+    nowhere.run_python(connects, BRAKIT_TELEMETRY="off")
     assert nowhere.config["telemetry"] is False
 
 
@@ -533,22 +533,22 @@ print("light")
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="other implementations have other C modules")
 @pytest.mark.parametrize("membership", [{"BRAKIT_SESSION_ID": new_id()}, {}], ids=["session", "process group"])
 def test_a_worker_loads_little_of_the_standard_library(home: Place, membership: dict[str, str]) -> None:
-    ran = home.python(LIGHT_WORKER, **membership)
+    ran = home.run_python(LIGHT_WORKER, **membership)
     assert (ran.stdout, ran.stderr) == ("Producer []\n", "")
 
 
 def test_nothing_heavy_is_loaded_and_no_thread_started(home: Place) -> None:
-    ran = home.python(LIGHT, BRAKIT_SESSION_ID=new_id())
+    ran = home.run_python(LIGHT, BRAKIT_SESSION_ID=new_id())
     assert (ran.stdout, ran.stderr) == ("light\n", "")
 
 
 def test_nothing_heavy_is_loaded_where_no_daemon_runs_and_one_is_started(nowhere: Place) -> None:
-    ran = nowhere.python(LIGHT)
+    ran = nowhere.run_python(LIGHT)
     assert (ran.stdout, ran.stderr) == ("light\n", "")
 
 
 def test_nothing_is_loaded_where_telemetry_is_off(nowhere: Place) -> None:
-    assert nowhere.python(LIGHT, CI="1").stdout == "light\n"
+    assert nowhere.run_python(LIGHT, CI="1").stdout == "light\n"
 
 
 # --- what is hashed -----------------------------------------------------------------------------------
@@ -659,9 +659,9 @@ def test_an_event_that_a_session_has_once_is_sent_once_though_the_daemon_is_kill
         telemetry.set(package_manager="uv")  # behind what is said again
         until_shown(place, session, telemetry, package_manager="uv")
     assert place.run("stop").returncode == 0
-    (event,) = endpoint.named("first_request")
+    (event,) = endpoint.bodies_of("first_request")
     assert event["properties"]["port"] == 8000
-    took = endpoint.end_of(session)["time_to_first_request_ms"]
+    took = endpoint.session_of(session)["time_to_first_request_ms"]
     assert event["properties"]["time_to_first_request_ms"] == took
 
 
@@ -704,7 +704,7 @@ def test_a_daemon_that_stands_still_blocks_no_call_and_loses_none(home: Place) -
         telemetry.incr("request_count")
         until_shown(home, session, request_count=1)
         began = time.monotonic()
-        with stopped(home.status()["pid"]):
+        with suspended(home.status()["pid"]):
             requests = telemetry.counter("request_count")
             for number in range(20_000):
                 requests.inc()
@@ -722,7 +722,7 @@ def test_a_daemon_that_stands_still_blocks_no_call_and_loses_none(home: Place) -
 def test_connecting_to_a_daemon_that_stands_still_does_not_block(home: Place) -> None:
     session = new_id()
     with ExitStack() as stack:
-        with stopped(home.status()["pid"]):
+        with suspended(home.status()["pid"]):
             producers = [stack.enter_context(joined(home, session)) for _ in range(50)]
             for telemetry in producers:
                 telemetry.incr("request_count", 2)
@@ -744,10 +744,10 @@ def test_a_worker_killed_at_any_instant_has_lost_nothing(home: Place) -> None:
         owner.sync()
         killed_at = [0, 1, 17, 500]
         for at in killed_at:
-            assert home.python(code.format(at), BRAKIT_SESSION_ID=session).returncode == -9
+            assert home.run_python(code.format(at), BRAKIT_SESSION_ID=session).returncode == -9
         turns = sum(at + 1 for at in killed_at)
         until_shown(home, session, request_count=2 * turns, query_count=turns, endpoint_count=1)
-        owner.say(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 def test_a_forked_child_counts_for_itself_once(home: Place) -> None:
@@ -767,10 +767,10 @@ def test_a_forked_child_counts_for_itself_once(home: Place) -> None:
     session = new_id()
     with Wire(home.socket_path).hello(session, role="owner") as owner:
         owner.sync()
-        ran = home.python(code, BRAKIT_SESSION_ID=session)
+        ran = home.run_python(code, BRAKIT_SESSION_ID=session)
         assert (ran.returncode, ran.stderr) == (0, "")
         until_shown(home, session, request_count=110 + 3 * 6, endpoint_count=1, insight_count=1)
-        owner.say(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 def test_threads_lose_no_count(home: Place) -> None:
@@ -850,9 +850,9 @@ Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
 
 def test_who_counts_in_shared_memory_says_its_last_word_there(home: Place, remote: Endpoint) -> None:
     session = new_id()
-    worker = home.python(SAYS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
+    worker = home.run_python(SAYS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
     assert (worker.stdout, worker.stderr) == ("[]\n", "")
-    found = remote.end_of(session)
+    found = remote.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
 
 
@@ -879,9 +879,9 @@ def test_a_last_word_that_the_socket_does_not_take_is_in_the_memory(place: Place
         assert worker.stdout is not None
         worker.stdout.readline()
         wait_until(lambda: place.status()["sessions"], "the worker")
-        with stopped(daemon.pid):
+        with suspended(daemon.pid):
             worker.communicate(b"\n", timeout=PATIENCE_S)
-    found = endpoint.end_of(session)
+    found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
 
 
@@ -901,11 +901,11 @@ def endings(home: Place, remote: Endpoint) -> dict[str, str]:
     sessions = {}
     for how, (code, _reason) in ENDINGS.items():
         sessions[how] = new_id()
-        home.python(
+        home.run_python(
             f"import brakit_sidecar; t = brakit_sidecar.connect(); t.incr('request_count'); {code}",
             BRAKIT_SESSION_ID=sessions[how],
         )
-    return {how: remote.end_of(session)["exit_reason"] for how, session in sessions.items()}
+    return {how: remote.session_of(session)["exit_reason"] for how, session in sessions.items()}
 
 
 @pytest.mark.slow

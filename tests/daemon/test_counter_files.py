@@ -51,13 +51,13 @@ class Worker(Wire):
         super().write(data)
         return self
 
-    def say(self, **frame: Any) -> Worker:
-        super().say(**frame)
+    def send(self, **frame: Any) -> Worker:
+        super().send(**frame)
         return self
 
     def heard(self) -> list[dict[str, Any]]:
         """What the daemon had to say of everything until now."""
-        self.say(ask="identity")
+        self.send(ask="identity")
         heard: list[dict[str, Any]] = []
         for said in self.lines():
             if "answer" in said:
@@ -105,7 +105,7 @@ class Daemon:
         endpoint = self.endpoint
         expected = str(uuid.uuid5(uuid.UUID(session), "session"))
         with self.owner(session) as owner:
-            owner.say(end={"exit_reason": "clean"})
+            owner.send(end={"exit_reason": "clean"})
             wait_until(lambda: any(body["uuid"] == expected for body in endpoint.bodies), "the session event")
         (properties,) = [body["properties"] for body in endpoint.bodies if body["uuid"] == expected]
         return dict(properties)
@@ -137,7 +137,7 @@ def session(daemon: Daemon) -> Iterator[str]:
     session = new_id()
     with daemon.owner(session) as owner:
         yield session
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         wait_until(lambda: daemon.is_sealed(session), "the seal")
 
 
@@ -210,7 +210,7 @@ def test_lines_and_memory_of_one_producer_are_one_running_total(
 ) -> None:
     set_count(cells, "request_count", 5)
     with daemon.worker() as worker:
-        worker.greet(session, fd_of(cells)).say(total={"request_count": 5, "query_count": 2}).heard()
+        worker.greet(session, fd_of(cells)).send(total={"request_count": 5, "query_count": 2}).heard()
         assert daemon.fields(session)["request_count"] == 5
         assert daemon.fields(session)["query_count"] == 2
 
@@ -306,8 +306,8 @@ def test_what_is_no_memory_is_refused_and_costs_nothing_else(daemon: Daemon, ses
     before = daemon.refused()
     with daemon.worker() as worker:
         worker.greet(session, bad)
-        worker.say(incr={"request_count": 2}, total={"query_count": 3})
-        worker.say(end={"exit_reason": "clean"})
+        worker.send(incr={"request_count": 2}, total={"query_count": 3})
+        worker.send(end={"exit_reason": "clean"})
         assert worker.heard() == REFUSED
     fields = daemon.fields(session)
     assert (fields["request_count"], fields["query_count"], fields["endpoint_count"]) == (2, 3, 0)
@@ -355,7 +355,7 @@ def test_a_memory_that_is_truncated_later_takes_nothing_back(
         assert daemon.fields(session)["request_count"] == 3
         cells.close()  # nobody touches the pages any more: that would end us
         os.ftruncate(fd, left)
-        worker.say(incr={"query_count": 2}, total={"request_count": 4}).heard()
+        worker.send(incr={"query_count": 2}, total={"request_count": 4}).heard()
         fields = daemon.fields(session)
     assert (fields["request_count"], fields["query_count"], fields["endpoint_count"]) == (4, 2, 1)
     os.close(fd)
@@ -402,7 +402,7 @@ def test_absurd_cells_are_read_within_bounds(daemon: Daemon, session: str, cells
     with daemon.worker() as worker:
         worker.greet(session, fd_of(cells)).heard()
         cells.cells[1:] = memoryview(absurd)
-        worker.say(incr={"request_count": 1}).heard()
+        worker.send(incr={"request_count": 1}).heard()
         fields = daemon.fields(session)
     assert {fields[field] for field in COUNTER_CELLS} == {COUNT_MAX}
     assert fields["endpoint_count"] == 1
@@ -490,14 +490,14 @@ def test_a_memory_of_a_layout_that_the_daemon_does_not_know_is_not_taken(
     set_count(cells, "request_count", 5)
     before = daemon.refused()
     with daemon.worker() as worker:
-        assert worker.greet(session, fd_of(cells), counter_file=version).say(incr={"request_count": 1}).heard() == []
+        assert worker.greet(session, fd_of(cells), counter_file=version).send(incr={"request_count": 1}).heard() == []
     assert daemon.fields(session)["request_count"] == 1
     assert daemon.refused() == before
 
 
 def test_a_hello_whose_memory_did_not_come_is_not_told_that_it_was_taken(daemon: Daemon, session: str) -> None:
     with daemon.worker() as worker:
-        assert worker.greet(session).say(total={"request_count": 4}).heard() == []
+        assert worker.greet(session).send(total={"request_count": 4}).heard() == []
     assert daemon.fields(session)["request_count"] == 4
 
 
@@ -570,7 +570,7 @@ def test_a_sessions_descriptors_are_closed_when_it_is_sealed(daemon: Daemon, cel
         gone.greet(session, fd_of(cells)).heard()
         gone.close()
         assert daemon.memories() == 2
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         wait_until(lambda: daemon.is_sealed(session), "the seal")
         assert daemon.memories() == 0
         assert worker.heard() == []  # it is still there
@@ -585,10 +585,10 @@ def test_a_hundred_sessions_leave_no_descriptor_in_the_daemon(cells: CounterFile
             session = new_id()
             with daemon.owner(session) as owner, daemon.worker() as one, daemon.worker() as two, daemon.worker() as bad:
                 one.greet(session, fd_of(cells)).heard()
-                two.greet(session, fd_of(cells), 0, 1).say(incr={"request_count": 1}, end={"exit_reason": "clean"})
+                two.greet(session, fd_of(cells), 0, 1).send(incr={"request_count": 1}, end={"exit_reason": "clean"})
                 bad.greet(session, 0)
                 one.close()
-                owner.say(end={"exit_reason": "clean"})
+                owner.send(end={"exit_reason": "clean"})
 
         run_a_session()
         wait_until(lambda: not daemon.status()["sessions"], "the seal")

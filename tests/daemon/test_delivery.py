@@ -18,7 +18,7 @@ from brakit_sidecar import __version__
 from tests import faults
 from tests.core import page
 from tests.faults import Certificate, FaultyEndpoint
-from tests.harness import Endpoint, Place, Wire, fate, new_id, stopped, wait_until
+from tests.harness import Endpoint, Place, Wire, new_id, receipt_of_one_event, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +30,12 @@ def say_a_session(place: Place, session: str) -> None:
     with Wire(place.socket_path).hello(session, role="owner") as owner:
         owner.sync()
         with Wire(place.socket_path).hello(session) as worker:
-            worker.say(set={"framework": "flask", "brakit_version": "0.1.7", "python_version": "3.12.1"})
-            worker.say(event={"name": "setup_completed", "setup_duration_ms": 120})
-            worker.say(incr={"request_count": 1}, event={"name": "first_request", "port": 8000})
-            worker.say(event={"name": "dashboard_viewed"}, add={"tabs_viewed": ["overview"]})
-            worker.say(end={"exit_reason": "clean"}).sync()
-        owner.say(end={"exit_reason": "clean"}).sync()
+            worker.send(set={"framework": "flask", "brakit_version": "0.1.7", "python_version": "3.12.1"})
+            worker.send(event={"name": "setup_completed", "setup_duration_ms": 120})
+            worker.send(incr={"request_count": 1}, event={"name": "first_request", "port": 8000})
+            worker.send(event={"name": "dashboard_viewed"}, add={"tabs_viewed": ["overview"]})
+            worker.send(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 # --- what arrives, exactly ----------------------------------------------------------------------------
@@ -63,8 +63,8 @@ def arrived() -> Iterator[Arrived]:
         say_a_session(place, session)
         with Wire(place.socket_path).hello() as wire:
             for _ in range(2):
-                wire.say(event={"name": "cli_invoked", "command": "install", "brakit_version": "0.10.2"})
-            wire.say(event={"name": "cli_uninstall", "data_removed": True}).sync()
+                wire.send(event={"name": "cli_invoked", "command": "install", "brakit_version": "0.10.2"})
+            wire.send(event={"name": "cli_uninstall", "data_removed": True}).sync()
         wait_until(lambda: len(endpoint.requests) == 7 == len(place.receipts()), "the arrival of all events")
         anonymous_id = place.config["anonymousId"]
         yield Arrived(session, anonymous_id, endpoint.requests, place.receipts(), began, datetime.now(timezone.utc))
@@ -159,7 +159,7 @@ def assert_nobody_connected(listener: socket.socket) -> None:
 
 def test_without_a_key_everything_stays_local() -> None:
     with listening() as listener, Place(BRAKIT_TELEMETRY_ENDPOINT=url_of(listener)) as place:
-        receipt = fate(place)
+        receipt = receipt_of_one_event(place)
         assert (receipt["outcome"], receipt["reason"]) == ("local", "no_key")
         assert json.loads(receipt["body"])["event"] == "cli_invoked"
         delivery = place.status()["delivery"]
@@ -171,7 +171,7 @@ def test_without_a_key_everything_stays_local() -> None:
 def test_a_key_that_the_endpoint_would_refuse_costs_no_connection(key: str) -> None:
     with listening() as listener, Place(url_of(listener), BRAKIT_TELEMETRY_KEY=key) as place:
         place.environ["BRAKIT_TELEMETRY_KEY"] = key
-        receipt = fate(place)
+        receipt = receipt_of_one_event(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_key")
         assert_nobody_connected(listener)
 
@@ -179,7 +179,7 @@ def test_a_key_that_the_endpoint_would_refuse_costs_no_connection(key: str) -> N
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # reaches this machine, but is no loopback
 def test_plain_http_to_elsewhere_is_never_connected(host: str) -> None:
     with listening() as listener, Place(url_of(listener, host)) as place:
-        receipt = fate(place)
+        receipt = receipt_of_one_event(place)
         assert (receipt["outcome"], receipt["reason"]) == ("dropped", "bad_endpoint")
         assert_nobody_connected(listener)
 
@@ -230,7 +230,7 @@ def test_nothing_arrives_after_telemetry_off_though_the_endpoint_is_slow(endpoin
     assert switched.returncode == 0, switched.stderr
     endpoint.may_answer.set()
     with Wire(place.socket_path).hello() as wire:
-        wire.say(event={"name": "cli_invoked"}).sync()
+        wire.send(event={"name": "cli_invoked"}).sync()
     wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
     place.run("stop")
     assert len(endpoint.requests) == 4
@@ -244,7 +244,7 @@ def test_consent_is_asked_again_right_before_each_request(endpoint: Endpoint, pl
     daemon = place.start()["pid"]
     say_numbered(place, 12)
     wait_until(lambda: len(endpoint.requests) == 4, "the first four, which are under way")
-    with stopped(daemon):
+    with suspended(daemon):
         assert place.run("run", "true", BRAKIT_TELEMETRY="off").returncode == 0
         endpoint.may_answer.set()
     wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
@@ -273,7 +273,7 @@ def test_nothing_arrives_after_telemetry_off_of_what_was_still_connecting() -> N
         wait_until(is_connecting, "a connect that hangs")
         place.run("telemetry", "off")
         listener.accept()[0].close()  # room for whoever tries again
-        wait_until(place.is_gone, "the daemon's end")
+        wait_until(place.daemon_has_exited, "the daemon's end")
         received = b""
         with suppress(BlockingIOError):
             while True:
@@ -302,12 +302,12 @@ def test_nothing_arrives_after_telemetry_off_where_something_before_the_request_
     may_go_on = threading.Event()
     by_proxy = way == "the proxy"
     answers = faults.under_tls(faults.answers(200), Certificate("telemetry.invalid" if by_proxy else "localhost"))
-    behave = faults.waits_and(faults.tunnels_to(answers) if by_proxy else answers, may_go_on)
+    behave = faults.waits_then(faults.tunnels_to(answers) if by_proxy else answers, may_go_on)
     faults.authority().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyEndpoint(behave) as slow:
         url, proxy = f"https://localhost:{slow.port}", ""
         if by_proxy:
-            url, proxy = faults.ELSEWHERE, f"http://127.0.0.1:{slow.port}"
+            url, proxy = faults.UNKNOWN_HOST, f"http://127.0.0.1:{slow.port}"
         with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=str(tmp_path / "ca.pem")) as place:
             say_until_it_connects(place, slow)
             assert place.run("telemetry", "off").returncode == 0
@@ -336,9 +336,9 @@ def test_telemetry_off_replaces_the_id_before_anything_is_sent_again(endpoint: E
 def test_stop_sends_the_sessions_that_it_ends(endpoint: Endpoint, place: Place) -> None:
     place.start()
     with Wire(place.socket_path).hello(new_id()) as worker:
-        worker.say(incr={"request_count": 3}).sync()
+        worker.send(incr={"request_count": 3}).sync()
         assert place.run("stop").returncode == 0
-    (body,) = endpoint.named("session")
+    (body,) = endpoint.bodies_of("session")
     assert body["properties"]["request_count"] == 3
     assert [receipt["outcome"] for receipt in place.receipts()] == ["sent"]
 
@@ -348,10 +348,10 @@ def test_what_cannot_be_sent_at_the_end_is_dropped_with_a_receipt() -> None:
     with FaultyEndpoint(faults.is_silent) as silent, Place(f"http://127.0.0.1:{silent.port}") as place:
         place.start()
         with Wire(place.socket_path).hello(new_id()) as worker:
-            worker.say(incr={"request_count": 3}).sync()
+            worker.send(incr={"request_count": 3}).sync()
             stopped = place.run("stop")
         assert stopped.returncode == 0
-        assert place.is_gone()
+        assert place.daemon_has_exited()
         (receipt,) = place.receipts()
         assert (receipt["event"], receipt["outcome"]) == ("session", "dropped")
         assert receipt["reason"] in ("shutdown", "timeout")

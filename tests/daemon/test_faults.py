@@ -18,8 +18,8 @@ from brakit_sidecar import __version__
 from brakit_sidecar.core.outbox import AT_ONCE, BREAKER_FAILURES, BREAKER_REST_S
 
 from tests import faults
-from tests.faults import ELSEWHERE, HEALTHY, MEETINGS, NOBODY, FaultyEndpoint, met
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, fate, wait_until
+from tests.faults import CASES, HEALTHY, NO_SERVER, UNKNOWN_HOST, FaultyEndpoint, network_case
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, receipt_of_one_event, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     delivery: dict[str, Any]
     arrived: list[bytes]
     connections: int
-    was_led_elsewhere: bool
+    followed_a_redirect: bool
     peak_kib: int
     said: bytes  # by the daemon, on stderr
     exit_code: int
@@ -55,12 +55,12 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Outcome]:
     with ThreadPoolExecutor(AT_A_TIME) as several:
-        return dict(zip(MEETINGS, several.map(_outcome, MEETINGS), strict=True))
+        return dict(zip(CASES, several.map(_outcome, CASES), strict=True))
 
 
 def _outcome(what: str) -> Outcome:
     """One session, of the real command, and its one event."""
-    with met(what) as (faulty, place), open(os.path.join(place.root, "said"), "w+b") as said:
+    with network_case(what) as (faulty, place), open(os.path.join(place.root, "said"), "w+b") as said:
         daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=said)
         try:
             wait_until(place.accepts, "a daemon that accepts")
@@ -76,7 +76,7 @@ def _outcome(what: str) -> Outcome:
             delivery,
             [body for body in faulty.bodies if body],
             len(faulty.callers),
-            faulty.was_led_elsewhere(),
+            faulty.followed_a_redirect(),
             peak_kib,
             said.read(),
             exit_code,
@@ -92,7 +92,7 @@ def settled(place: Place, count: int) -> dict[str, Any]:
         return bool(delivery["sent"] + sum(delivery["dropped"].values()) == count)
 
     with Wire(place.socket_path).hello() as wire:
-        wait_until(is_settled, "the fate of all events")
+        wait_until(is_settled, "the receipt_of_one_event of all events")
     return delivery
 
 
@@ -104,15 +104,15 @@ def _peak_kib(pid: int) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
-each = pytest.mark.parametrize("what", MEETINGS)
+each = pytest.mark.parametrize("what", CASES)
 # Where it ends before the request.
-UNHEARD = re.compile("at once|handshake|no TLS|certificate|^a proxy|^nobody")
+UNHEARD = re.compile("at once|handshake|without TLS|certificate|^a proxy|^no server")
 
 
 @pytest.mark.slow
 @each
 def test_the_event_has_its_receipt_and_is_counted_by_its_reason(outcomes: dict[str, Outcome], what: str) -> None:
-    reason = MEETINGS[what].reason
+    reason = CASES[what].reason
     (receipt,) = outcomes[what].receipts
     assert (receipt["outcome"], receipt["reason"]) == ("dropped" if reason else "sent", reason)
     delivery = outcomes[what].delivery
@@ -124,7 +124,7 @@ def test_the_event_has_its_receipt_and_is_counted_by_its_reason(outcomes: dict[s
 def test_there_is_one_connection_and_what_arrived_is_what_the_receipt_says(
     outcomes: dict[str, Outcome], what: str
 ) -> None:
-    assert outcomes[what].connections == (MEETINGS[what].where != NOBODY)
+    assert outcomes[what].connections == (CASES[what].server != NO_SERVER)
     (receipt,) = outcomes[what].receipts
     assert outcomes[what].arrived == ([] if UNHEARD.search(what) else [receipt["body"].encode()])
 
@@ -138,15 +138,15 @@ def test_the_command_and_the_daemon_end_well_without_a_word(outcomes: dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [what for what in MEETINGS if re.search("answers 30", what)])
+@pytest.mark.parametrize("what", [what for what in CASES if re.search("answers 30", what)])
 def test_a_redirects_target_sees_no_connection(outcomes: dict[str, Outcome], what: str) -> None:
-    assert not outcomes[what].was_led_elsewhere
+    assert not outcomes[what].followed_a_redirect
 
 
 @pytest.mark.slow
 @each
 def test_it_takes_no_memory_to_speak_of(outcomes: dict[str, Outcome], what: str) -> None:
-    healthy = outcomes[HEALTHY[MEETINGS[what].where]]
+    healthy = outcomes[HEALTHY[CASES[what].server]]
     assert outcomes[what].peak_kib - healthy.peak_kib <= MAX_GROWTH_KIB
 
 
@@ -159,17 +159,17 @@ def test_no_fault_keeps_the_daemon_from_leaving() -> None:
     hanging = [
         "an endpoint that is silent",
         "an endpoint that drips its head",
-        "under TLS one that hangs in the handshake",
+        "an endpoint under TLS that is silent in the handshake",
         "a proxy that is silent",
-        "nobody at a port that never accepts",
+        "no server at a port that never accepts",
     ]
     reasons: list[str] = []
     with ExitStack() as stack:
-        meetings = [stack.enter_context(met(what)) for what in hanging]
+        meetings = [stack.enter_context(network_case(what)) for what in hanging]
         for _, place in meetings:
             assert place.run("run", "--", *emitting(11)).returncode == 0
         for faulty, place in meetings:
-            wait_until(place.is_gone, "the daemon's end")
+            wait_until(place.daemon_has_exited, "the daemon's end")
             receipts = place.receipts()
             assert sorted(receipt["event"] for receipt in receipts) == ["cli_invoked"] * 11 + ["session"]
             assert {body for body in faulty.bodies if body} <= {receipt["body"].encode() for receipt in receipts}
@@ -204,7 +204,7 @@ def test_after_repeated_failures_the_breaker_spares_the_attempts(reason: str) ->
         place.serve()
         with Wire(place.socket_path).hello() as wire:
             for _ in range(20):
-                wire.say(event={"name": "cli_invoked"})
+                wire.send(event={"name": "cli_invoked"})
             wire.sync()
         dropped = settled(place, 20)["dropped"]
         assert set(dropped) == {reason, "breaker"}
@@ -235,15 +235,15 @@ def test_after_its_rest_the_breaker_lets_attempts_through_again(endpoint: Endpoi
         place.serve()
         with Wire(place.socket_path).hello() as wire:
             for count in range(1, BREAKER_FAILURES + 1):
-                wire.say(event={"name": "cli_invoked"})
+                wire.send(event={"name": "cli_invoked"})
                 settled(place, count)
             endpoint.status = 200
             it_is(1000 + BREAKER_REST_S - 0.1)
-            wire.say(event={"name": "cli_invoked"})
+            wire.send(event={"name": "cli_invoked"})
             assert settled(place, BREAKER_FAILURES + 1)["dropped"] == {"server_error": BREAKER_FAILURES, "breaker": 1}
             assert len(endpoint.requests) == BREAKER_FAILURES
             it_is(1000 + BREAKER_REST_S)
-            wire.say(event={"name": "cli_invoked"})
+            wire.send(event={"name": "cli_invoked"})
             assert settled(place, BREAKER_FAILURES + 2)["sent"] == 1
             assert len(endpoint.requests) == BREAKER_FAILURES + 1
 
@@ -259,7 +259,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
             resolver.bind(("127.53.0.1", 53))
         except OSError as error:
             pytest.skip(f"cannot stand in for the system's resolver: {error.strerror}")
-        place = stack.enter_context(Place(ELSEWHERE))
+        place = stack.enter_context(Place(UNKNOWN_HOST))
         settings = os.path.join(place.root, "resolv.conf")
         with open(settings, "w", encoding="ascii") as file:
             file.write("nameserver 127.53.0.1\noptions timeout:30 attempts:5\n")  # longer than anybody here waits
@@ -275,7 +275,7 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, b"")
-        wait_until(place.is_gone, "the daemon's end")
+        wait_until(place.daemon_has_exited, "the daemon's end")
         (receipt,) = place.receipts()
         assert receipt["reason"] in ("timeout", "shutdown")
         assert b"telemetry" in resolver.recv(512)
@@ -287,9 +287,9 @@ def test_a_name_resolution_that_hangs_delays_neither_the_command_nor_the_daemons
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
 def test_https_goes_by_the_proxy(variable: str, scheme: str) -> None:
-    with FaultyEndpoint(faults.as_a_proxy_says(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
-        with Place(ELSEWHERE, **{variable: f"{scheme}127.0.0.1:{proxy.port}"}) as place:
-            assert fate(place)["reason"] == "proxy"
+    with FaultyEndpoint(faults.proxy_writes(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as proxy:
+        with Place(UNKNOWN_HOST, **{variable: f"{scheme}127.0.0.1:{proxy.port}"}) as place:
+            assert receipt_of_one_event(place)["reason"] == "proxy"
         (caller,) = proxy.callers
         assert caller.received == (
             b"CONNECT telemetry.invalid:443 HTTP/1.1\r\nHost: telemetry.invalid\r\nAccept: */*\r\n"
@@ -302,8 +302,8 @@ def test_https_goes_by_the_proxy(variable: str, scheme: str) -> None:
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
 def test_no_proxy_is_honoured(variable: str) -> None:
     with FaultyEndpoint(faults.is_silent) as proxy:
-        with Place(ELSEWHERE, HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", **{variable: ".invalid"}) as place:
-            assert fate(place)["reason"] == "name_resolution"
+        with Place(UNKNOWN_HOST, HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", **{variable: ".invalid"}) as place:
+            assert receipt_of_one_event(place)["reason"] == "name_resolution"
         assert not proxy.callers
 
 
@@ -312,14 +312,14 @@ def test_a_proxy_that_cannot_be_spoken_to_is_not_gone_past(trusted: str, proxy: 
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         url = f"https://localhost:{endpoint.port}"
         with Place(url, HTTPS_PROXY=proxy, SSL_CERT_FILE=trusted) as place:
-            assert fate(place)["reason"] == "proxy"
+            assert receipt_of_one_event(place)["reason"] == "proxy"
         assert not endpoint.callers
 
 
 def test_an_authority_that_is_not_there_is_no_reason_to_trust_anybody() -> None:
     with FaultyEndpoint(faults.under_tls(faults.answers(200))) as endpoint:
         with Place(f"https://localhost:{endpoint.port}", SSL_CERT_FILE="/nowhere") as place:
-            assert fate(place)["reason"] == "tls"
+            assert receipt_of_one_event(place)["reason"] == "tls"
         assert endpoint.bodies == [b""]
 
 
@@ -340,7 +340,7 @@ def test_by_a_real_proxy_the_request_is_the_same_bytes(trusted: str, tmp_path: P
         for number, bypassed in enumerate(("", "localhost")):
             url = f"https://localhost:{endpoint.port}"
             with Place(url, HTTPS_PROXY=named, NO_PROXY=bypassed, SSL_CERT_FILE=trusted) as place:
-                assert fate(place)["reason"] == ""
+                assert receipt_of_one_event(place)["reason"] == ""
             said[bypassed] = without_ids(endpoint.callers[number].received)
         wait_until(lambda: "CONNECT" in log.read_text(), "the proxy's own record")
     assert said[""] == said["localhost"]
@@ -373,7 +373,7 @@ def test_the_request_is_the_same_bytes_in_the_environment_of(endpoints: FaultyEn
         place.start()
         with Wire(place.socket_path).hello() as wire:
             for count in (1, 2):
-                wire.say(event={"name": "cli_invoked", "command": "install"}).sync()
+                wire.send(event={"name": "cli_invoked", "command": "install"}).sync()
                 settled(place, count)
     requests = [without_ids(caller.received) for caller in endpoints.callers]
     assert len(requests) == already + 2

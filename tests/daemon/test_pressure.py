@@ -19,7 +19,7 @@ import pytest
 from brakit_sidecar.client import counter_file
 from brakit_sidecar.core import counter_layout
 
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,8 +126,8 @@ def test_a_hundred_workers_are_exact_where_the_daemon_has_64_descriptors(
             crowd.count()
         if they == "leave":
             crowd.leave()
-        owner.say(end={"exit_reason": "clean"})
-        found = endpoint.end_of(session)
+        owner.send(end={"exit_reason": "clean"})
+        found = endpoint.session_of(session)
         assert owner.ask()[0]["refused"] == {}
     if they == "live on":
         crowd.leave()
@@ -146,7 +146,7 @@ def test_a_next_daemon_with_64_descriptors_finds_all_hundred_again(place: Place,
     served.wait(PATIENCE_S)
     crowd.die()
     with served_short(place):
-        assert endpoint.end_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
+        assert endpoint.session_of(session)["request_count"] == 2 * PROCESSES * PRODUCERS
 
 
 def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, endpoint: Endpoint) -> None:
@@ -163,7 +163,7 @@ def test_a_flood_of_connections_that_say_nothing_holds_up_nobody(short: Place, e
         )
         assert (ran.returncode, ran.stderr) == (0, "")
         with Wire(short.socket_path).hello(session) as worker:
-            worker.say(incr={"request_count": 4}).sync()
+            worker.send(incr={"request_count": 4}).sync()
     assert sorted(body["properties"]["request_count"] for body in endpoint.wait_for("session", 2)) == [3, 4]
 
 
@@ -175,7 +175,7 @@ def test_all_memories_that_wait_with_their_hellos_are_taken_where_descriptors_ar
     session, many = new_id(), DESCRIPTORS
     with served_short(place) as daemon, Wire(place.socket_path).hello(session, role="owner") as owner:
         owner.sync()
-        with stopped(daemon), ExitStack() as stack:
+        with suspended(daemon), ExitStack() as stack:
             for _ in range(many):
                 made = counter_file.shared(os.path.dirname(place.socket_path))
                 assert made is not None
@@ -191,9 +191,9 @@ def test_all_memories_that_wait_with_their_hellos_are_taken_where_descriptors_ar
                 }
                 assert made.fd is not None
                 socket.send_fds(worker.stream, [json.dumps({"hello": hello}).encode() + b"\n"], [made.fd])
-                worker.say(end={"exit_reason": "clean"})
-            owner.say(end={"exit_reason": "clean"})
-        assert endpoint.end_of(session)["request_count"] == 3 * many
+                worker.send(end={"exit_reason": "clean"})
+            owner.send(end={"exit_reason": "clean"})
+        assert endpoint.session_of(session)["request_count"] == 3 * many
 
 
 FLOOD = """
@@ -213,12 +213,12 @@ def test_a_flood_of_connections_without_an_end_holds_up_no_seal(place: Place, en
     session = new_id()
     with ExitStack() as stack:
         owner = stack.enter_context(Wire(place.socket_path)).hello(session, role="owner")
-        owner.say(incr={"request_count": 4}).sync()
+        owner.send(incr={"request_count": 4}).sync()
         for _ in range(3):
             flood = stack.enter_context(place.popen(sys.executable, "-c", FLOOD, place.socket_path))
             stack.callback(end_process, flood, signal.SIGKILL)
         time.sleep(0.5)  # it is under way
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         assert endpoint.only_session()["request_count"] == 4
 
 
@@ -248,9 +248,9 @@ def test_a_machine_without_files_keeps_who_waits_waiting_and_holds_up_nobody_els
         owner.sync()
         began = time.monotonic()
         with accepts_fail(daemon.pid, log, error):
-            worker = waiting.enter_context(Wire(place.socket_path)).hello(lasting).say(incr={"request_count": 3})
-            owner.say(end={"exit_reason": "clean"})
-            endpoint.end_of(ending)
+            worker = waiting.enter_context(Wire(place.socket_path)).hello(lasting).send(incr={"request_count": 3})
+            owner.send(end={"exit_reason": "clean"})
+            endpoint.session_of(ending)
             owner.sync()
             wait_until(lambda: len(lines_of(log)) >= 5, "another try")
             tries, took_s = len(lines_of(log)), time.monotonic() - began
@@ -286,13 +286,13 @@ def test_a_thousand_producers_of_a_hundred_sessions_at_once(place: Place, endpoi
         }
         for number, session in enumerate([*owners] * 10):
             worker = stack.enter_context(Wire(place.socket_path)).hello(session)
-            worker.say(incr={"request_count": 1 + number % 100}, observe={"9f3a61c2d4e5b607": [12.5]})
+            worker.send(incr={"request_count": 1 + number % 100}, observe={"9f3a61c2d4e5b607": [12.5]})
             if number % 3:
-                worker.say(end={"exit_reason": "clean"}).close()
+                worker.send(end={"exit_reason": "clean"}).close()
             if number % 100 == 99:
                 owners[session].sync()  # who connects to a full backlog is turned away
         for owner in owners.values():
-            owner.say(end={"exit_reason": "clean"})
+            owner.send(end={"exit_reason": "clean"})
         bodies = endpoint.wait_for("session", 100)
     counts = sorted(body["properties"]["request_count"] for body in bodies)
     assert counts == [10 * (1 + number) for number in range(100)]
@@ -320,12 +320,12 @@ def test_who_drips_who_never_reads_and_who_says_garbage_cost_nobody_a_count(plac
             thread.start()
         for byte in b'{"incr":{"request_count":5}}\n':
             dripping.write(bytes([byte]))
-            deaf.say(ask="status")
-            deaf.say(incr={"request_count": 1}, junk=1)
+            deaf.send(ask="status")
+            deaf.send(incr={"request_count": 1}, junk=1)
         for thread in shouting:
             thread.join()
-        owner.say(end={"exit_reason": "clean"})
-        found = endpoint.end_of(session)
+        owner.send(end={"exit_reason": "clean"})
+        found = endpoint.session_of(session)
     assert found["request_count"] == 5 + 29
     assert peak_mib(daemon.pid) - before_mib < 64
 
@@ -350,9 +350,9 @@ def test_others_have_their_turn_amid_the_lines_that_one_has_written(place: Place
     with Wire(place.socket_path).hello() as loud, Wire(place.socket_path).hello() as other:
         loud.sync()
         other.sync()
-        with stopped(daemon.pid):
+        with suspended(daemon.pid):
             loud.write(b"\n" * many)
-            other.say(ask="status")
+            other.send(ask="status")
         answer = next(line["answer"] for line in other.lines() if "answer" in line)
         assert answer["refused"].get("bad_json", 0) < many / 2
         loud.sync()
@@ -363,7 +363,7 @@ def test_an_unfinished_line_that_is_too_long_is_refused_after_all_that_came_befo
     daemon, many = place.serve(), 10_000
     with Wire(place.socket_path).hello() as loud:
         loud.sync()
-        with stopped(daemon.pid):
+        with suspended(daemon.pid):
             loud.write(b"\n" * many + b"x" * 65_536)
         refusals = [(said["refused"]["reason"], said["refused"]["line"]) for said in loud.lines()]
     assert refusals == [("bad_json", 3), ("oversize", 3 + many)]
@@ -380,7 +380,7 @@ def test_a_seal_takes_in_what_a_flood_had_written_and_not_what_it_goes_on_to_wri
         stack.callback(end_process, flood, signal.SIGKILL)
         wait_until(lambda: refused_lines(other), "the flood")
         before = refused_lines(other)
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
         wait_until(lambda: not other.ask()[0]["sessions"], "the seal")
         assert refused_lines(other) - before < MIB  # each a byte; a socket holds a fifth of it
 
@@ -413,13 +413,13 @@ def test_garbage_by_the_megabyte_costs_no_count_and_no_memory(place: Place, endp
         shouting.start()
         counts = 0
         while shouting.is_alive():
-            worker.say(incr={"request_count": 1}).sync()
+            worker.send(incr={"request_count": 1}).sync()
             counts += 1
         shouting.join()
         assert peak_mib(daemon.pid) - before_mib < 20
         with Wire(place.socket_path).hello(session, role="owner") as owner:
-            owner.say(end={"exit_reason": "clean"})
-            assert endpoint.end_of(session)["request_count"] == counts
+            owner.send(end={"exit_reason": "clean"})
+            assert endpoint.session_of(session)["request_count"] == counts
 
 
 def peak_mib(pid: int) -> float:
@@ -503,7 +503,7 @@ def test_a_disk_that_hangs_is_not_asked_again_and_keeps_no_daemon(place: Place) 
     with served_without("disk", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
         wait_until(lambda: os.path.exists(log), "the first try")
         for _ in range(5):  # of them several are in snapshots of their own
-            worker.say(incr={"request_count": 1}).sync()
+            worker.send(incr={"request_count": 1}).sync()
             time.sleep(0.1)
         assert lines_of(log) == ["fsync\n"]
 
@@ -511,7 +511,7 @@ def test_a_disk_that_hangs_is_not_asked_again_and_keeps_no_daemon(place: Place) 
 def test_where_no_thread_can_be_started_the_daemon_goes_on(place: Place) -> None:
     with served_without("threads", place) as log, Wire(place.socket_path).hello(new_id()) as worker:
         wait_until(lambda: os.path.exists(log), "the first try")
-        worker.say(incr={"request_count": 5}).sync()
+        worker.send(incr={"request_count": 5}).sync()
         wait_until(lambda: len(lines_of(log)) >= 2, "another try")
         assert worker.ask()[0]["sessions"][0]["fields"]["request_count"] == 5
 

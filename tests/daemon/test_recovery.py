@@ -49,7 +49,7 @@ class Killed:
         self.session = new_id()
         served = place.serve()
         with Wire(place.socket_path).hello(self.session) as wire:
-            wire.say(incr={"request_count": 3}).sync()
+            wire.send(incr={"request_count": 3}).sync()
             end_process(served, signal.SIGKILL)
         self.state = os.path.join(place.home, ".local", "state", "brakit")
         (journal,) = [name for name in os.listdir(self.state) if name.startswith("journal")]

@@ -22,7 +22,7 @@ from brakit_sidecar.daemon import start
 from brakit_sidecar.daemon.sessions import COMPACT_AFTER
 from brakit_sidecar.host import launch, paths, secure_files
 
-from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +119,7 @@ def join(wire: Wire, session: str, counted: counter_file.CounterFile | None = No
     producer = new_id()
     hello = {"protocol": 1, "session": session, "producer": producer, "sdk": "python"}
     if counted is None:
-        wire.say(hello=hello)
+        wire.send(hello=hello)
     else:
         assert counted.fd is not None
         line = json.dumps({"hello": {**hello, "counter_file": 1}}).encode() + b"\n"
@@ -168,7 +168,7 @@ def test_a_connect_at_the_very_end_of_the_linger_is_answered(manager: Manager) -
     manager.listen()
     daemon = manager.start()
     manager.hear_until("READY=1")
-    with stopped(daemon.pid):
+    with suspended(daemon.pid):
         time.sleep(start.LINGER_S)  # when it goes on, it is time to leave, and somebody waits
         wire = Wire(manager.place.socket_path).hello()
     with wire:
@@ -180,7 +180,7 @@ def test_a_connect_to_a_daemon_that_is_leaving_waits_for_the_next(manager: Manag
     leaving = manager.start()
     endpoint.may_answer.clear()  # so that it takes its time to leave
     with Wire(manager.place.socket_path).hello() as wire:
-        wire.say(event={"name": "dashboard_viewed"}, ask="stop")
+        wire.send(event={"name": "dashboard_viewed"}, ask="stop")
         manager.hear_until("STOPPING=1")
     with Wire(manager.place.socket_path).hello() as waiting:
         assert leaving.wait(PATIENCE_S) == 0
@@ -236,7 +236,7 @@ def test_where_telemetry_is_off_whoever_waits_is_told_so(manager: Manager) -> No
     manager.listen()
     with Wire(manager.place.socket_path).hello(new_id()) as wire:
         manager.start()
-        assert wire.say(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 2}]
+        assert wire.send(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 2}]
 
 
 # --- what the manager is told -------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_a_workers_memory_is_kept_while_its_session_lasts(manager: Manager) -> N
         assert os.path.sameopenfile(manager.store[f"counters-1-{producer}"], counted.fd)
         with Wire(manager.place.socket_path).hello() as command:
             command.ask({"end": {"session": session}})
-        worker.say(end={"exit_reason": "clean"})
+        worker.send(end={"exit_reason": "clean"})
         manager.hear_until("FDSTOREREMOVE=1")
     assert manager.store == {}
 

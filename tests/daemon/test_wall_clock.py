@@ -59,18 +59,18 @@ def test_a_clock_that_is_set_amid_a_session_and_its_daemons_changes_no_number(
     before = datetime.now(timezone.utc)
     served = clock.serve()
     with Wire(place.socket_path).hello(session, producer=producer) as worker:
-        worker.say(event={"name": "first_request", "port": 1}, total={"request_count": 3}).sync()
+        worker.send(event={"name": "first_request", "port": 1}, total={"request_count": 3}).sync()
         clock.set(off_s)
-        worker.say(total={"request_count": 4}).sync()
+        worker.send(total={"request_count": 4}).sync()
         served.kill()  # the next one goes on by the journal
         served.wait()
     served = clock.serve()
     with Wire(place.socket_path).hello(session, role="owner") as owner:
-        owner.say(end={"exit_reason": "clean"})
-        found = endpoint.end_of(session)
+        owner.send(end={"exit_reason": "clean"})
+        found = endpoint.session_of(session)
     took = datetime.now(timezone.utc) - before
     assert (found["request_count"], found["exit_reason"]) == (4, "clean")
     assert 1 <= found["session_duration_s"] <= took.total_seconds() + 1
-    (stamped,) = [datetime.fromisoformat(body["timestamp"][:-1] + "+00:00") for body in endpoint.named("session")]
+    (stamped,) = [datetime.fromisoformat(body["timestamp"][:-1] + "+00:00") for body in endpoint.bodies_of("session")]
     assert timedelta(0) <= stamped - timedelta(seconds=off_s) - before <= took
     assert end_process(served) == 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import PATIENCE_S, Endpoint, Place, Wire, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Daemon:
         expected = str(uuid.uuid5(uuid.UUID(session), name))
         return [body["properties"] for body in self.endpoint.bodies if body["uuid"] == expected]
 
-    def end_of(self, session: str) -> dict[str, Any]:
+    def session_of(self, session: str) -> dict[str, Any]:
         """The properties of the session's one event, once it has arrived."""
         wait_until(lambda: self.events_of(session), "the arrival of the session event")
         (properties,) = self.events_of(session)
@@ -68,8 +68,8 @@ class Daemon:
     def finish(self, session: str, exit_reason: str = "clean") -> dict[str, Any]:
         """Ends the session as an owner does."""
         with self.owner(session) as owner:
-            owner.say(end={"exit_reason": exit_reason})
-            return self.end_of(session)
+            owner.send(end={"exit_reason": exit_reason})
+            return self.session_of(session)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +122,11 @@ def test_bad_lines_between_good_ones_cost_nothing_but_themselves(daemon: Daemon)
     for round_number, line in enumerate(BAD_LINES, 1):
         for producer in producers:
             producer.write(line + b"\n")
-            producer.say(incr={"request_count": 1}, total={"query_count": 3 * round_number})
-            producer.say(total={"query_count": 3 * round_number})  # said again
-            producer.say(incr={"query_count": 2}, total={"error_count": round_number})
+            producer.send(incr={"request_count": 1}, total={"query_count": 3 * round_number})
+            producer.send(total={"query_count": 3 * round_number})  # said again
+            producer.send(incr={"query_count": 2}, total={"error_count": round_number})
     for producer in producers:
-        producer.say(end={"exit_reason": "clean"}).close()
+        producer.send(end={"exit_reason": "clean"}).close()
     ended = [daemon.finish(session) for session in sessions]
 
     # Each round's total is past what the increments had made of the last one, so the last round is the sum.
@@ -152,11 +152,11 @@ def test_each_reason_is_answered_once_a_connection_with_its_line(daemon: Daemon)
     session = new_id()
     for _ in range(2):  # the second connection is answered as the first one was
         with daemon.worker(session) as worker:  # line 1
-            worker.say(incr={"request_count": 1})
+            worker.send(incr={"request_count": 1})
             worker.write(b"{\n")  # line 3
-            worker.say(incr={"nonsense": 1})  # line 4
+            worker.send(incr={"nonsense": 1})  # line 4
             worker.write(b"{\n")
-            worker.say(incr={"nonsense": 1, "request_count": 0})  # line 6
+            worker.send(incr={"nonsense": 1, "request_count": 0})  # line 6
             assert worker.sync() == [
                 {"reason": "bad_json", "line": 3},
                 {"reason": "unknown_field", "line": 4},
@@ -168,7 +168,7 @@ def test_each_reason_is_answered_once_a_connection_with_its_line(daemon: Daemon)
 def test_a_bad_word_in_the_hello_is_refused_and_the_connection_goes_on(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session, role="king") as worker:
-        assert worker.say(incr={"request_count": 1}).sync() == [{"reason": "bad_value", "line": 1}]
+        assert worker.send(incr={"request_count": 1}).sync() == [{"reason": "bad_value", "line": 1}]
     assert daemon.finish(session)["request_count"] == 1
 
 
@@ -182,7 +182,7 @@ def test_what_was_refused_is_never_echoed(daemon: Daemon) -> None:
 def test_a_word_outside_the_vocabulary_is_no_refusal(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session, sdk="cobol") as worker:
-        worker.say(set={"framework": "cobol-on-cogs"}, add={"insight_types": ["n1", "new-kind"]})
+        worker.send(set={"framework": "cobol-on-cogs"}, add={"insight_types": ["n1", "new-kind"]})
         assert worker.sync() == []
     ended = daemon.finish(session, exit_reason="bored")
     assert (ended["framework"], ended["insight_types"]) == ("other", ["n1", "other"])
@@ -335,7 +335,7 @@ def test_a_frame_may_drip_in_byte_by_byte(daemon: Daemon) -> None:
 def test_the_last_line_needs_its_newline(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).write(b'{"incr":{"request_count":1}}')
+        worker.send(incr={"request_count": 1}).write(b'{"incr":{"request_count":1}}')
     assert daemon.finish(session)["request_count"] == 1
 
 
@@ -370,9 +370,9 @@ def test_a_producer_that_never_reads_is_not_waited_for(daemon: Daemon) -> None:
     with daemon.worker(session) as deaf:
         deaf.write(b'{\n[]\n{"incr":{"nonsense":1}}\n{"incr":{"request_count":5}}\n' * 2000)
         with daemon.worker(session) as other:
-            other.say(incr={"request_count": 1}).sync()
-        owner.say(end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 10_001
+            other.send(incr={"request_count": 1}).sync()
+        owner.send(end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 10_001
     owner.close()
 
 
@@ -382,8 +382,8 @@ def test_what_was_written_behind_a_question_counts_though_its_answer_is_never_re
     with daemon.worker(session) as deaf:
         deaf.write(b'{"ask":"status"}\n' * 500)  # more answers than its socket holds
         deaf.write(b'{"incr":{"request_count":5}}\n' * 100)
-        owner.say(end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 500
+        owner.send(end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 500
     owner.close()
 
 
@@ -391,7 +391,7 @@ def test_questions_amid_which_a_session_is_sealed_all_get_their_answers(daemon: 
     session = new_id()
     with daemon.owner(session) as owner:
         owner.write(b'{"end":{"exit_reason":"clean"}}\n' + b'{"ask":"identity"}\n' * 5)
-        assert daemon.end_of(session)["exit_reason"] == "clean"
+        assert daemon.session_of(session)["exit_reason"] == "clean"
         assert [list(said) for said in islice(owner.lines(), 5)] == [["answer"]] * 5
 
 
@@ -407,16 +407,16 @@ def test_a_producer_that_says_nothing_at_all_holds_up_nobody(daemon: Daemon) -> 
 def test_without_a_session_only_event_and_ask_lines_count(daemon: Daemon) -> None:
     before = daemon.refused()
     with daemon.wire().hello() as wire:
-        wire.say(incr={"request_count": 1}).say(set={"framework": "flask"}).say(end={"exit_reason": "clean"})
+        wire.send(incr={"request_count": 1}).send(set={"framework": "flask"}).send(end={"exit_reason": "clean"})
         assert wire.sync() == [{"reason": "no_session", "line": 2}]
     assert daemon.refused() - before == Counter(no_session=3)
 
 
 def test_a_journey_event_needs_no_session(daemon: Daemon) -> None:
-    already = len(daemon.endpoint.named("cli_invoked"))
+    already = len(daemon.endpoint.bodies_of("cli_invoked"))
     with daemon.wire().hello() as wire:
-        wire.say(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
-        wire.say(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
+        wire.send(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
+        wire.send(event={"name": "cli_invoked", "command": "install", "has_package_json": True})
         assert wire.sync() == []
     first, second = daemon.endpoint.wait_for("cli_invoked", already + 2)[already:]
     assert first["properties"]["command"] == "install"
@@ -429,8 +429,8 @@ def test_a_journey_event_needs_no_session(daemon: Daemon) -> None:
 def test_an_event_once_a_session_is_sent_once_and_still_teaches(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
-        first.say(event={"name": "setup_completed", "framework": "flask", "adapters_detected": ["pg"]}).sync()
-        second.say(event={"name": "setup_completed", "adapters_detected": ["prisma"], "setup_duration_ms": 9}).sync()
+        first.send(event={"name": "setup_completed", "framework": "flask", "adapters_detected": ["pg"]}).sync()
+        second.send(event={"name": "setup_completed", "adapters_detected": ["prisma"], "setup_duration_ms": 9}).sync()
     ended = daemon.finish(session)
     (event,) = daemon.events_of(session, "setup_completed")
     assert (event["adapters_detected"], event["setup_duration_ms"]) == (["pg"], 0)
@@ -441,8 +441,8 @@ def test_an_event_once_a_session_is_sent_once_and_still_teaches(daemon: Daemon) 
 def test_the_dashboards_view_has_the_requests_of_all_workers(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
-        first.say(incr={"request_count": 40}).sync()
-        second.say(incr={"request_count": 2}, event={"name": "dashboard_viewed"}).sync()
+        first.send(incr={"request_count": 40}).sync()
+        second.send(incr={"request_count": 2}, event={"name": "dashboard_viewed"}).sync()
     ended = daemon.finish(session)
     (event,) = daemon.events_of(session, "dashboard_viewed")
     assert event["request_count_at_open"] == 42
@@ -457,7 +457,7 @@ def test_a_producer_that_reconnects_goes_on(daemon: Daemon) -> None:
     session, producer = new_id(), new_id()
     for total in (5, 5, 9):
         with daemon.worker(session, producer=producer) as worker:
-            worker.say(total={"request_count": total}, incr={"query_count": 1}).sync()
+            worker.send(total={"request_count": total}, incr={"query_count": 1}).sync()
     ended = daemon.finish(session)
     assert (ended["request_count"], ended["query_count"]) == (9, 3)
 
@@ -466,8 +466,8 @@ def test_ids_and_routes_count_once_across_workers(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as first, daemon.worker(session) as second:
         for worker in (first, second):
-            worker.say(mark={"insight_count": [ROUTE, OTHER_ROUTE]}, observe={ROUTE: [100, 300]}).sync()
-        second.say(incr={"insight_count": 2}, observe={OTHER_ROUTE: [5000]}).sync()
+            worker.send(mark={"insight_count": [ROUTE, OTHER_ROUTE]}, observe={ROUTE: [100, 300]}).sync()
+        second.send(incr={"insight_count": 2}, observe={OTHER_ROUTE: [5000]}).sync()
     ended = daemon.finish(session)
     assert (ended["insight_count"], ended["endpoint_count"]) == (4, 2)
     assert (ended["avg_duration_ms"], ended["slowest_endpoint_bucket"]) == (1160, ">5000ms")
@@ -481,8 +481,8 @@ def test_status_knows_living_producers_and_those_that_are_gone(daemon: Daemon) -
             leaving.sync()
         staying.sync()
         wait_until(lambda: daemon.sessions()[session]["producers"] == {"live": 1, "gone": 1})
-    owner.say(end={"exit_reason": "clean"})
-    daemon.end_of(session)
+    owner.send(end={"exit_reason": "clean"})
+    daemon.session_of(session)
     owner.close()
 
 
@@ -499,20 +499,20 @@ def test_sdk_is_the_workers_never_the_owners(daemon: Daemon) -> None:
     owner.sync()
     with daemon.worker(session, sdk="python") as worker:
         worker.sync()
-    owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["sdk"] == "python"
+    owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["sdk"] == "python"
     owner.close()
 
 
 def test_what_was_written_before_the_owners_end_counts_also_where_nobody_has_been_accepted(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    with stopped(daemon.pid):
+    with suspended(daemon.pid):
         for _ in range(200):
             with daemon.worker(session) as worker:
-                worker.say(incr={"request_count": 3})
-        owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["request_count"] == 600
+                worker.send(incr={"request_count": 3})
+        owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["request_count"] == 600
     owner.close()
 
 
@@ -521,9 +521,9 @@ def test_producers_that_come_and_go_until_the_owner_ends_are_counted(daemon: Dae
     owner = daemon.owner(session)
     for _ in range(200):
         with daemon.worker(session) as worker:
-            worker.say(incr={"request_count": 3})
-    owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["request_count"] == 600
+            worker.send(incr={"request_count": 3})
+    owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["request_count"] == 600
     owner.close()
 
 
@@ -531,31 +531,31 @@ def test_a_living_worker_may_say_goodbye_after_the_owners_end(daemon: Daemon) ->
     session = new_id()
     owner = daemon.owner(session)
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
-        with stopped(daemon.pid):
-            owner.say(end={"exit_reason": "clean"}).close()
-            worker.say(incr={"request_count": 1}).say(end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 2
+        worker.send(incr={"request_count": 1}).sync()
+        with suspended(daemon.pid):
+            owner.send(end={"exit_reason": "clean"}).close()
+            worker.send(incr={"request_count": 1}).send(end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 2
 
 
 def test_a_worker_that_had_not_been_accepted_is_waited_for_too(daemon: Daemon) -> None:
     """Its hello waits when the owner's end is read: the daemon takes it in first, and then hears it out."""
     session = new_id()
     owner = daemon.owner(session)
-    with stopped(daemon.pid):
+    with suspended(daemon.pid):
         worker = daemon.worker(session)
-        owner.say(end={"exit_reason": "clean"})
+        owner.send(end={"exit_reason": "clean"})
     with worker:
         worker.sync()  # it has been accepted by now; half a second is a long time for the next line
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"})
-        assert daemon.end_of(session)["request_count"] == 1
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "clean"})
+        assert daemon.session_of(session)["request_count"] == 1
     owner.close()
 
 
 def test_a_worker_that_never_says_goodbye_is_not_waited_for_long(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
+        worker.send(incr={"request_count": 1}).sync()
         assert daemon.finish(session)["request_count"] == 1  # while the worker stays
 
 
@@ -565,10 +565,10 @@ def test_a_killed_owner_is_a_crash(daemon: Daemon) -> None:
     assert owner.stdout is not None
     assert owner.stdout.readline()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
         owner.kill()
         owner.communicate(timeout=PATIENCE_S)
-        ended = daemon.end_of(session)
+        ended = daemon.session_of(session)
         assert (ended["exit_reason"], ended["request_count"]) == ("crash", 1)
 
 
@@ -592,8 +592,8 @@ def test_a_hello_to_an_ended_session_is_accepted_and_its_lines_are_refused(daemo
     daemon.finish(session)
     before = daemon.refused()
     with daemon.worker(session) as late:
-        late.say(incr={"request_count": 1}).say(event={"name": "first_request", "port": 80})
-        late.say(end={"exit_reason": "crash"})
+        late.send(incr={"request_count": 1}).send(event={"name": "first_request", "port": 80})
+        late.send(end={"exit_reason": "crash"})
         assert late.sync() == [{"reason": "session_ended", "line": 2}]
     assert daemon.refused() - before == Counter(session_ended=3)
     assert session not in daemon.sessions()
@@ -605,16 +605,16 @@ def test_an_owner_cannot_open_an_ended_session_again(daemon: Daemon) -> None:
     session = new_id()
     daemon.finish(session)
     with daemon.owner(session) as owner:
-        assert owner.say(end={"exit_reason": "crash"}).sync() == [{"reason": "session_ended", "line": 3}]
-    assert daemon.end_of(session)["exit_reason"] == "clean"
+        assert owner.send(end={"exit_reason": "crash"}).sync() == [{"reason": "session_ended", "line": 3}]
+    assert daemon.session_of(session)["exit_reason"] == "clean"
 
 
 def test_a_worker_that_outlives_its_session_is_refused(daemon: Daemon) -> None:
     session = new_id()
     with daemon.worker(session) as worker:
-        worker.say(incr={"request_count": 1}).sync()
+        worker.send(incr={"request_count": 1}).sync()
         assert daemon.finish(session)["request_count"] == 1
-        assert worker.say(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 4}]
+        assert worker.send(incr={"request_count": 1}).sync() == [{"reason": "session_ended", "line": 4}]
 
 
 # --- the ends that wait for the grace time: all of them wait at once ----------------------------------
@@ -637,24 +637,24 @@ def graced(daemon: Daemon) -> Graced:
         group = new_id()
         before = daemon.sessions().keys()
         with daemon.wire().hello(group=group) as first:
-            first.say(incr={"request_count": 1}).sync()
+            first.send(incr={"request_count": 1}).sync()
             (ids[what],) = daemon.sessions().keys() - before
             with daemon.wire().hello(group=group) as second:
-                second.say(incr={"request_count": 10}, end={"exit_reason": "clean"}).sync()
+                second.send(incr={"request_count": 10}, end={"exit_reason": "clean"}).sync()
         return group
 
     with daemon.worker(session("the last producer crashes")) as worker:
         with daemon.worker(ids["the last producer crashes"]) as earlier:
-            earlier.say(end={"exit_reason": "clean"}).sync()
-        worker.say(incr={"request_count": 2}).sync()
+            earlier.send(end={"exit_reason": "clean"}).sync()
+        worker.send(incr={"request_count": 2}).sync()
 
     with daemon.worker(session("the last producer says sigterm")) as worker:
         with daemon.worker(ids["the last producer says sigterm"]) as earlier:
-            earlier.say(incr={"request_count": 2}).sync()
-        worker.say(end={"exit_reason": "sigterm"}).sync()
+            earlier.send(incr={"request_count": 2}).sync()
+        worker.send(end={"exit_reason": "sigterm"}).sync()
 
     with daemon.worker(session("a reload")) as worker:
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
 
     group("a group")
     daemon.owner(session("the owner loses its connection")).close()
@@ -662,11 +662,11 @@ def graced(daemon: Daemon) -> Graced:
 
     # Within the grace of those above: each of these goes on.
     with daemon.worker(ids["a reload"]) as worker:
-        worker.say(incr={"request_count": 1}, end={"exit_reason": "sigint"}).sync()
+        worker.send(incr={"request_count": 1}, end={"exit_reason": "sigint"}).sync()
     with daemon.owner(ids["the owner comes back"]) as owner:
         wait_until(lambda: daemon.events_of(ids["the owner loses its connection"]), "the end of the grace")
-        owner.say(end={"exit_reason": "sigint"}).sync()
-    return Graced({what: daemon.end_of(session_id) for what, session_id in ids.items()})
+        owner.send(end={"exit_reason": "sigint"}).sync()
+    return Graced({what: daemon.session_of(session_id) for what, session_id in ids.items()})
 
 
 @pytest.mark.slow
@@ -713,11 +713,11 @@ def test_two_groups_are_two_sessions(daemon: Daemon) -> None:
 def test_many_connections_at_once_are_all_served(daemon: Daemon) -> None:
     session = new_id()
     owner = daemon.owner(session)
-    wires = [daemon.worker(session).say(incr={"request_count": 1}) for _ in range(300)]
+    wires = [daemon.worker(session).send(incr={"request_count": 1}) for _ in range(300)]
     for wire in wires:
-        wire.say(end={"exit_reason": "clean"})
+        wire.send(end={"exit_reason": "clean"})
         wire.stream.shutdown(socket.SHUT_WR)
-    owner.say(end={"exit_reason": "clean"})
-    assert daemon.end_of(session)["request_count"] == 300
+    owner.send(end={"exit_reason": "clean"})
+    assert daemon.session_of(session)["request_count"] == 300
     for wire in (*wires, owner):
         wire.close()

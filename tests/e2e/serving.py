@@ -56,7 +56,7 @@ class Ran(NamedTuple):
     code: int  # the exit code of the whole command
     port: int
     bodies: list[dict[str, Any]]
-    recorded: list[dict[str, Any]]  # by tests.e2e.apps.witness, in each worker
+    recorded: list[dict[str, Any]]  # by tests.e2e.apps.event_recorder, in each worker
 
     def properties(self, event: str) -> dict[str, Any]:
         """Return the properties of the only event with that name."""
@@ -96,7 +96,7 @@ class Server:
         self._records = os.path.join(place.root, "records.jsonl")
         environ = {
             "PYTHONPATH": REPOSITORY,
-            "WITNESS_FILE": self._records,
+            "EVENT_RECORD_FILE": self._records,
             "POSTHOG_API_KEY": "phc_the_users_own",  # brakit's own telemetry would send with this key
             "BRAKIT_PORT": "none",  # keeps brakit from looking for its Node core
         }

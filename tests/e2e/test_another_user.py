@@ -78,7 +78,7 @@ def test_roots_lines_are_refused_by_the_others_daemon(others: OthersPlace) -> No
 def test_roots_worker_and_commands_do_not_use_the_others_daemon(others: OthersPlace) -> None:
     theirs = {"BRAKIT_SIDECAR_SOCKET": others.socket_path, "BRAKIT_SESSION_ID": new_id()}
     with Place() as roots:
-        ran = roots.python(WORKER.replace("start=True", ""), **theirs)
+        ran = roots.run_python(WORKER.replace("start=True", ""), **theirs)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
         assert roots.run("status", **theirs).returncode == 1
     assert others.refused_all()
@@ -118,7 +118,7 @@ def received(listening: socket.socket) -> bytes:
 
 def test_a_worker_writes_nothing_to_a_daemon_of_another_user(others_socket: tuple[Place, socket.socket]) -> None:
     place, listening = others_socket
-    ran = place.python(WORKER)
+    ran = place.run_python(WORKER)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
     assert received(listening) == b""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.serving import SOURCES
-from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, stopped, wait_until
+from tests.harness import PATIENCE_S, Place, Wire, end_process, new_id, suspended, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,7 +180,7 @@ def session(home: Place) -> Iterator[Session]:
     with Wire(home.socket_path).hello(session.id, role="owner") as owner:
         owner.sync()
         yield session
-        owner.say(end={"exit_reason": "clean"}).sync()
+        owner.send(end={"exit_reason": "clean"}).sync()
 
 
 @pytest.fixture
@@ -593,7 +593,7 @@ def test_a_suspended_daemon_loses_no_count(session: Session) -> None:
         pid = wire.ask()[0]["pid"]
     with Worker(session) as worker:
         worker.do("requests.inc()")
-        with stopped(pid):
+        with suspended(pid):
             worker.do("for n in range(100_000): requests.inc()")
             worker.do("for n in range(2000): telemetry.request(f'GET /{n % 5}', 7); telemetry.incr('query_count', 2)")
             worker.do("for n in range(2000): telemetry.mark('insight_count', str(n))")
@@ -614,9 +614,9 @@ def test_the_counts_of_a_suspended_worker_are_in_the_event(endpoint: Endpoint) -
         worker = stack.enter_context(Worker(session))
         worker.do("for n in range(1000): requests.inc()")
         owner.sync()
-        with stopped(worker.process.pid):
-            owner.say(end={"exit_reason": "clean"})
-            found = endpoint.end_of(session.id)
+        with suspended(worker.process.pid):
+            owner.send(end={"exit_reason": "clean"})
+            found = endpoint.session_of(session.id)
         assert worker.end() == 0
     assert (found["request_count"], found["exit_reason"]) == (1000, "clean")
 

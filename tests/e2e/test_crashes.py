@@ -52,7 +52,7 @@ def test_a_session_of_run_is_one_exact_event_after_twenty_kills(place: Place, en
         wait_until(place.accepts, "another daemon")
         total += 10
         with Wire(place.socket_path).hello(session, producer=raw) as wire:
-            wire.say(total={"error_count": total}).sync()
+            wire.send(total={"error_count": total}).sync()
     with open(path + ".stop", "w", encoding="ascii"):
         pass
     assert running.wait(PATIENCE_S) == 0
@@ -64,9 +64,9 @@ def test_a_session_of_run_is_one_exact_event_after_twenty_kills(place: Place, en
     assert (found["request_count"], found["query_count"]) == (counted, counted)
     assert found["error_count"] == total
     assert (found["endpoint_count"], found["framework"], found["exit_reason"]) == (5, "flask", "clean")
-    wait_until(place.is_gone, "the last daemon's exit")
-    assert len({str(body) for body in endpoint.named("first_request")}) == 1
-    assert len({str(body) for body in endpoint.named("session")}) == 1
+    wait_until(place.daemon_has_exited, "the last daemon's exit")
+    assert len({str(body) for body in endpoint.bodies_of("first_request")}) == 1
+    assert len({str(body) for body in endpoint.bodies_of("session")}) == 1
     assert runtime_files(place) == ["sidecar-1.lock"]
     assert journal_of(place) == []
 
@@ -81,7 +81,7 @@ def test_a_worker_that_counted_and_died_while_no_daemon_ran_is_counted(place: Pl
     end_process(served, signal.SIGKILL)
     worker.count(7).die()
     place.serve()
-    found = endpoint.end_of(session)
+    found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (12, "crash")
 
 
@@ -97,7 +97,7 @@ def test_a_new_daemon_waits_for_a_living_worker_that_makes_no_call(place: Place,
     assert found["fields"]["request_count"] == 12
     time.sleep(6)  # longer than the grace of a session without producers
     worker.count(1).end()
-    ended = endpoint.end_of(session)
+    ended = endpoint.session_of(session)
     assert (ended["request_count"], ended["exit_reason"]) == (13, "clean")
 
 
@@ -109,7 +109,7 @@ def test_a_new_daemon_watches_the_process_that_owns_the_session(place: Place, en
     place.serve()
     assert [found["id"] for found in place.status()["sessions"]] == [session]
     end_process(owner, signal.SIGKILL)
-    assert endpoint.end_of(session)["exit_reason"] == "crash"
+    assert endpoint.session_of(session)["exit_reason"] == "crash"
 
 
 # --- the owner -------------------------------------------------------------------------------------------------------
@@ -136,5 +136,5 @@ def test_a_stopped_daemon_is_not_started_again_by_the_owner(place: Place) -> Non
     open_session(place)
     assert place.run("stop").returncode == 0
     assert running.wait(PATIENCE_S) == 0
-    assert place.is_gone()
+    assert place.daemon_has_exited()
     assert [receipt["event"] for receipt in place.receipts()] == ["session"]

@@ -53,7 +53,7 @@ def test_an_event_without_a_session_survives_the_kill(place: Place, endpoint: En
 def test_after_a_power_cut_the_next_start_finishes_the_session(place: Place, endpoint: Endpoint) -> None:
     served, session = place.serve(), new_id()
     with Wire(place.socket_path).hello(session) as wire:
-        wire.say(incr={"request_count": 3}).sync()
+        wire.send(incr={"request_count": 3}).sync()
         end_process(served, signal.SIGKILL)
     (journal,) = journal_of(place)
     path = os.path.join(place.home, ".local", "state", "brakit", journal, session + ".jsonl")
@@ -64,7 +64,7 @@ def test_after_a_power_cut_the_next_start_finishes_the_session(place: Place, end
     with open(path, "w", encoding="utf-8") as file:
         file.write(written.replace(boot, new_id()))
     place.start()
-    found = endpoint.end_of(session)
+    found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "crash")
 
 
@@ -85,7 +85,7 @@ def test_an_empty_journal_is_removed_by_the_next_daemon(place: Place) -> None:
 def test_an_opt_out_after_the_kill_leaves_the_next_daemon_nothing_to_send(place: Place, endpoint: Endpoint) -> None:
     served, session = place.serve(), new_id()
     with Wire(place.socket_path).hello(session) as wire:
-        wire.say(incr={"request_count": 3}).sync()
+        wire.send(incr={"request_count": 3}).sync()
         end_process(served, signal.SIGKILL)
     assert place.run("telemetry", "off").returncode == 0
     assert journal_of(place) == []
@@ -108,7 +108,7 @@ def test_a_worker_that_outlives_its_session_opens_no_second_session(place: Place
     place.serve()
     worker.count(2).end()
     assert place.run("stop").returncode == 0
-    assert [body["properties"]["request_count"] for body in endpoint.named("session")] == [5]
+    assert [body["properties"]["request_count"] for body in endpoint.bodies_of("session")] == [5]
 
 
 # --- without the CLI -------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_worker_that_may_start_daemons_replaces_a_killed_one(place: Place, end
     wait_until(is_replaced, "another daemon")
     assert open_session(place) == session
     worker.end()
-    found = endpoint.end_of(session)
+    found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (worker.counted, "clean")
 
 
@@ -167,4 +167,4 @@ def test_a_counter_file_does_not_reopen_a_session_whose_event_is_frozen(place: P
     wait_until(place.receipts, "the receipt")
     assert place.status()["sessions"] == []
     assert place.run("stop").returncode == 0
-    assert len({str(body) for body in endpoint.named("session")}) == 1
+    assert len({str(body) for body in endpoint.bodies_of("session")}) == 1

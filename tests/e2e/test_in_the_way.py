@@ -145,7 +145,7 @@ def test_an_obstacle_that_stops_the_daemon_stays_and_run_and_workers_work(
     target = os.path.join(place.root, "target")
     os.mkdir(target)
     obstacles = Obstacles(make, [os.path.join(place.runtime, where)], target)
-    for ran in (place.run("run", "--", sys.executable, "-c", WORKER), place.python(WORKER)):
+    for ran in (place.run("run", "--", sys.executable, "-c", WORKER), place.run_python(WORKER)):
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert place.run("telemetry", "off").returncode == 0
     assert obstacles.are_unchanged()

@@ -81,8 +81,8 @@ def assert_exact(endpoint: Endpoint, place: Place) -> None:
     assert (found["request_count"], found["query_count"], found["insight_count"]) == (6, 3, 1)
     assert (found["endpoint_count"], found["avg_duration_ms"]) == (2, 7)
     assert (found["framework"], found["exit_reason"]) == ("flask", "clean")
-    assert len({str(body) for body in endpoint.named("session")}) == 1
-    first_requests = endpoint.named("first_request")
+    assert len({str(body) for body in endpoint.bodies_of("session")}) == 1
+    first_requests = endpoint.bodies_of("first_request")
     assert len({str(body) for body in first_requests}) == 1
     assert first_requests[0]["properties"]["port"] == 8000
     assert os.listdir(os.path.dirname(place.socket_path)) == ["sidecar-1.lock"]
@@ -138,7 +138,7 @@ def test_a_daemon_that_gets_a_signal_at_a_system_call_sends_each_session_once(pa
             session_under_strace(place, "-e", f"trace={kind}", "-e", f"inject={kind}:signal={name}:when={number}")
             (receipt,) = [receipt for receipt in place.receipts() if receipt["event"] == "session"]
             is_late = receipt["reason"] == "shutdown"  # strace slows the loading of what sends
-            sent = endpoint.named("session")
+            sent = endpoint.bodies_of("session")
             assert len(sent) == 1 or (is_late and not sent)
             assert not os.path.lexists(place.socket_path)
         endpoint.close()

@@ -54,7 +54,7 @@ def test_every_field_of_the_session_is_exact(ran: Ran) -> None:
 
 @pytest.mark.parametrize("event", sorted(ONCE_A_SESSION | {"cli_invoked", "cli_uninstall", "session"}))
 def test_each_event_arrives_once(ran: Ran, event: str) -> None:
-    assert len(ran.endpoint.named(event)) == 1
+    assert len(ran.endpoint.bodies_of(event)) == 1
 
 
 def test_no_two_events_have_the_same_uuid(ran: Ran) -> None:
@@ -62,24 +62,24 @@ def test_no_two_events_have_the_same_uuid(ran: Ran) -> None:
 
 
 def test_setup_completed_has_the_duration_of_one_worker(ran: Ran) -> None:
-    (body,) = ran.endpoint.named("setup_completed")
+    (body,) = ran.endpoint.bodies_of("setup_completed")
     assert body["properties"]["setup_duration_ms"] in counting.SETUP_MS
 
 
 def test_first_request_has_the_values_of_one_worker(ran: Ran) -> None:
-    (body,) = ran.endpoint.named("first_request")
+    (body,) = ran.endpoint.bodies_of("first_request")
     assert body["properties"]["port"] == 8000
     assert body["properties"]["time_to_first_request_ms"] in counting.FIRST_REQUEST_MS
 
 
 def test_the_request_count_at_the_dashboards_opening_covers_all_workers(ran: Ran) -> None:
-    (body,) = ran.endpoint.named("dashboard_viewed")
+    (body,) = ran.endpoint.bodies_of("dashboard_viewed")
     at_least = min(requests_of(worker) for worker in counting.WORKERS)
     assert at_least <= body["properties"]["request_count_at_open"] <= sum(map(requests_of, counting.WORKERS))
 
 
 def test_events_that_are_sent_each_time_have_their_fields(ran: Ran) -> None:
-    invoked, uninstalled = (ran.endpoint.named(name)[0]["properties"] for name in ("cli_invoked", "cli_uninstall"))
+    invoked, uninstalled = (ran.endpoint.bodies_of(name)[0]["properties"] for name in ("cli_invoked", "cli_uninstall"))
     assert (invoked["command"], invoked["has_package_json"], invoked["cwd_has_node_modules"]) == ("run", True, False)
     removed = ("instrumentation_removed", "package_removed", "mcp_removed", "data_removed")
     assert [uninstalled[name] for name in removed] == [True, False, False, True]
@@ -192,7 +192,7 @@ def test_forked_children_and_their_children_count_for_themselves(place: Place, e
 
 def test_a_forked_child_does_not_report_its_parents_counts_again(place: Place, endpoint: Endpoint) -> None:
     session = counted(place, endpoint, _FORKS)
-    assert (session["error_count"], session["insight_count"], len(endpoint.named("first_request"))) == (4, 2, 1)
+    assert (session["error_count"], session["insight_count"], len(endpoint.bodies_of("first_request"))) == (4, 2, 1)
 
 
 _FORKS = """

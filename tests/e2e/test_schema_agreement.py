@@ -47,8 +47,8 @@ def arriving(place: Place, endpoint: Endpoint, event: str) -> dict[str, Any]:
     with Wire(place.start()["socket"]) as owner:
         owner.hello(new_id(), role="owner")
         if event != "session":
-            owner.say(event={"name": event})
-        owner.say(end={"exit_reason": "clean"})
+            owner.send(event={"name": event})
+        owner.send(end={"exit_reason": "clean"})
         (body,) = endpoint.wait_for(event)
     properties: dict[str, Any] = body["properties"]
     return properties

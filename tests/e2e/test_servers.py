@@ -132,7 +132,7 @@ def test_a_server_that_reloads_is_one_session_with_every_request(
     assert found["request_count"] == visitor.answered >= 30
     assert found["exit_reason"] == {signal.SIGTERM: "sigterm", signal.SIGINT: "sigint"}[number]
     assert place.run("stop").returncode == 0
-    assert len(endpoint.named("session")) == 1
+    assert len(endpoint.bodies_of("session")) == 1
 
 
 def test_a_killed_and_replaced_worker_loses_no_request(place: Place, endpoint: Endpoint) -> None:

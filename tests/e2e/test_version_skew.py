@@ -69,9 +69,9 @@ def test_the_next_versions_daemon_leaves_open_sessions_to_the_older_daemon(place
     with next_version(place) as later:
         assert later.sessions() == []
         worker.communicate("", PATIENCE_S)
-        found = endpoint.end_of(session)
+        found = endpoint.session_of(session)
     assert (found["request_count"], found["query_count"], found["exit_reason"]) == (3, 1, "clean")
-    assert len(endpoint.named("session")) == 1
+    assert len(endpoint.bodies_of("session")) == 1
 
 
 def test_run_of_each_version_has_its_own_daemon_and_session(place: Place, endpoint: Endpoint) -> None:
@@ -141,7 +141,7 @@ print("ran")
 def test_a_refused_worker_does_not_reconnect_with_each_call(place: Place) -> None:
     with answering(place, REFUSED) as clients:
         started = time.monotonic()
-        ran = place.python(BUSY)
+        ran = place.run_python(BUSY)
         took_s = time.monotonic() - started
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
     assert clients[0] <= 3 + 2 * took_s

@@ -317,11 +317,11 @@ def test_the_same_is_counted_in_whatever_order_things_are_imported(
     session = endpoint.only_session()
     fields = ("request_count", "error_count", "endpoint_count", "framework", "setup_succeeded")
     assert [session[field] for field in fields] == [4, 1, 2, "flask", True]
-    assert [event["properties"]["port"] for event in endpoint.named("first_request")] == [8000]
+    assert [event["properties"]["port"] for event in endpoint.bodies_of("first_request")] == [8000]
 
 
 def python(place: Place, code: str, **environ: str) -> None:
-    ran = place.python(code, PYTHONPATH=REPOSITORY, BRAKIT_PORT="none", **environ)
+    ran = place.run_python(code, PYTHONPATH=REPOSITORY, BRAKIT_PORT="none", **environ)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -366,7 +366,7 @@ def tries_of_brakits_own(place: Place, code: str, **environ: str) -> int:
     """How often brakit's own telemetry tried to send, in a process that has the key which lets it."""
     place.start()  # else the process would start a daemon, which could outlive the place
     witness = os.path.join(place.root, "witness.jsonl")
-    python(place, code, WITNESS_FILE=witness, POSTHOG_API_KEY="phc_the_users_own", **environ)
+    python(place, code, EVENT_RECORD_FILE=witness, POSTHOG_API_KEY="phc_the_users_own", **environ)
     if not os.path.exists(witness):
         return 0
     with open(witness, encoding="utf-8") as file:
@@ -375,17 +375,17 @@ def tries_of_brakits_own(place: Place, code: str, **environ: str) -> int:
 
 def test_brakit_alone_tries_to_send_its_own_event(place: Place) -> None:
     """So the witness would see it."""
-    assert tries_of_brakits_own(place, "import brakit, tests.e2e.apps.witness") == 1
+    assert tries_of_brakits_own(place, "import brakit, tests.e2e.apps.event_recorder") == 1
 
 
 @pytest.mark.parametrize(
     "order", ["brakit, brakit_sidecar.integrations.brakit", "brakit_sidecar.integrations.brakit, brakit"]
 )
 def test_with_the_integration_brakit_never_tries(place: Place, order: str) -> None:
-    assert tries_of_brakits_own(place, f"import {order}, tests.e2e.apps.witness") == 0
+    assert tries_of_brakits_own(place, f"import {order}, tests.e2e.apps.event_recorder") == 0
 
 
 def test_with_the_integration_brakit_never_tries_where_the_config_opts_out(place: Place) -> None:
     """Which brakit itself does not read."""
     assert place.run("telemetry", "off").returncode == 0
-    assert tries_of_brakits_own(place, "import brakit_sidecar.integrations.brakit, tests.e2e.apps.witness") == 0
+    assert tries_of_brakits_own(place, "import brakit_sidecar.integrations.brakit, tests.e2e.apps.event_recorder") == 0

@@ -33,7 +33,7 @@ def test_a_worker_connects_to_no_daemon_until_it_can_read_the_config(endpoint: E
                 another.accept()
         place.serve()
         worker.count_after_two_polls()
-    assert endpoint.end_of(session)["request_count"] == 2 * 5
+    assert endpoint.session_of(session)["request_count"] == 2 * 5
 
 
 def test_a_daemon_closes_new_workers_connections_until_it_can_read_the_config(place: Place) -> None:
@@ -45,7 +45,7 @@ def test_a_daemon_closes_new_workers_connections_until_it_can_read_the_config(pl
         with Wire(place.socket_path) as worker:
             assert list(worker.hello(session, producer=producer, counter_file=counted.fd).lines()) == []
         with Wire(place.socket_path).hello() as command:
-            assert list(command.say(ask={"open": {"session": session}}).lines()) == []
+            assert list(command.send(ask={"open": {"session": session}}).lines()) == []
         assert place.status()["sessions"] == []
     with Wire(place.socket_path) as worker:
         worker.hello(session, producer=producer, counter_file=counted.fd)
@@ -56,8 +56,8 @@ def test_a_daemon_that_cannot_read_the_config_continues_open_sessions(endpoint: 
     place.serve()
     session = new_id()
     with Wire(place.socket_path).hello(session) as wire:
-        wire.say(incr={"request_count": 1}).sync()
+        wire.send(incr={"request_count": 1}).sync()
         with half_written_config(place), Wire(place.socket_path).hello() as command:
             assert command.ask("consent")[0] == {"on": False}
-        wire.say(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
-    assert endpoint.end_of(session)["request_count"] == 2
+        wire.send(incr={"request_count": 1}, end={"exit_reason": "clean"}).sync()
+    assert endpoint.session_of(session)["request_count"] == 2

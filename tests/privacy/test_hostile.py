@@ -122,7 +122,7 @@ def test_no_text_of_a_hostile_line_arrives_anywhere(endpoint: Endpoint, place: P
     served = place.serve()
     hostile, session, other = Hostile(1), new_id(), new_id()
     with Wire(place.socket_path).hello(session) as owned, Wire(place.socket_path).hello(other, role="owner") as owner:
-        owned.say(incr={"request_count": 1}).sync()
+        owned.send(incr={"request_count": 1}).sync()
         for batch in range(FRAMES // AT_ONCE):
             lines = [hostile.line() for _ in range(AT_ONCE)]
             with Wire(place.socket_path).hello((session, other, None)[batch % 3]) as wire:
@@ -130,10 +130,10 @@ def test_no_text_of_a_hostile_line_arrives_anywhere(endpoint: Endpoint, place: P
         status, _ = owned.ask()
         assert not traces(json.dumps(status).encode())
         assert sum(status["refused"].values()) > FRAMES / 2
-        for path, content in all_files(place):  # the journal is among them, as the sessions are open
+        for path, content in all_files(place):  # also the journal, because the sessions are open
             assert not traces(content), path
         owner.ask({"end": {"session": session}})
-        owner.say(end={"exit_reason": TEXTS["SQL"]}).sync()
+        owner.send(end={"exit_reason": TEXTS["SQL"]}).sync()
         wait_until(lambda: not owned.ask()[0]["delivery"]["queued"], "an empty queue")
     endpoint.wait_for("session", 2)
     wait_until(lambda: len([r for r in place.receipts() if r["event"] == "session"]) == 2, "the receipts")
@@ -365,10 +365,10 @@ def test_two_runs_that_differ_only_in_forbidden_texts_send_the_same_bytes(endpoi
             with Wire(place.socket_path).hello(session, producer=str(uuid.UUID(int=8))) as wire:
                 for text in texts:
                     fields = dict.fromkeys(FIELDS, text)
-                    wire.say(set=fields, incr=fields, add={name: [text] for name in FIELDS})
-                    wire.say(mark={"insight_count": [text]}, observe={text: [12.5]}, **{text: 1})
-                    wire.say(event={"name": "dashboard_viewed", "time_to_dashboard_ms": 5})
-                    wire.say(event={"name": "first_request", "time_to_first_request_ms": 5, "port": text})
+                    wire.send(set=fields, incr=fields, add={name: [text] for name in FIELDS})
+                    wire.send(mark={"insight_count": [text]}, observe={text: [12.5]}, **{text: 1})
+                    wire.send(event={"name": "dashboard_viewed", "time_to_dashboard_ms": 5})
+                    wire.send(event={"name": "first_request", "time_to_first_request_ms": 5, "port": text})
                 reported = subprocess.run(
                     [sys.executable, "-c", REPORTER, *texts],
                     env={**place.environ, "BRAKIT_SESSION_ID": session},
@@ -379,7 +379,7 @@ def test_two_runs_that_differ_only_in_forbidden_texts_send_the_same_bytes(endpoi
                 wire.ask({"end": {"session": session}})
             wait_until(lambda: len(endpoint.requests) == 4, "four events")
         runs.append(sorted(map(without_time, endpoint.requests)))
-        properties = endpoint.end_of(session)
+        properties = endpoint.session_of(session)
         found = {name: properties[name] for name in ("endpoint_count", "insight_count", "framework", "insight_types")}
         assert found == {
             "endpoint_count": len(TEXTS), "insight_count": len(TEXTS), "framework": "other", "insight_types": ["other"]

@@ -1,4 +1,4 @@
-"""Consent is withdrawn during a session. No count from before or from meanwhile arrives, also if consent returns."""
+"""Consent is withdrawn during a session. Its counts never arrive, also if consent returns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def switch_on(place: Place) -> None:
 def send_one_event(place: Place, endpoint: Endpoint) -> None:
     """Send an event that must arrive. It shows that delivery works, so that a missing event was never sent."""
     with Wire(place.socket_path).hello() as wire:
-        wire.say(event={"name": "cli_invoked"}).sync()
+        wire.send(event={"name": "cli_invoked"}).sync()
     endpoint.wait_for("cli_invoked")
 
 
@@ -121,7 +121,7 @@ def test_nothing_arrives_later_than_a_second_though_the_endpoint_is_slow(
     served = place.serve()
     with Worker(place, new_id()) as worker, Wire(place.socket_path).hello(new_id()) as wire:
         for _ in range(12):
-            wire.say(event={"name": "cli_invoked"})
+            wire.send(event={"name": "cli_invoked"})
         wire.sync()
         wait_until(lambda: len(endpoint.requests) >= 4, "the first attempts")
         withdraw(place)
@@ -129,7 +129,7 @@ def test_nothing_arrives_later_than_a_second_though_the_endpoint_is_slow(
         arrived = len(endpoint.requests)
         endpoint.may_answer.set()
         worker.count_after_two_polls()
-        wire.say(event={"name": "cli_invoked"}).sync()
+        wire.send(event={"name": "cli_invoked"}).sync()
     end_process(served)
     assert len(endpoint.requests) == arrived
     reasons = {receipt["reason"] for receipt in place.receipts()}

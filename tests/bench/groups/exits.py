@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tests.bench.child import Child
 from tests.bench.measuring import Contestant, Effort, Line, Report, Table, interleave
 from tests.bench.sessions import OwnedSession, inexact
-from tests.harness import Place, stopped
+from tests.harness import Place, suspended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +125,7 @@ class _Site:
 
     def measure(self, name: str, imports: str) -> dict[str, float]:
         with OwnedSession(self._place) as session:
-            with stopped(self._daemon.pid) if name == STOPPED else nullcontext():
+            with suspended(self._daemon.pid) if name == STOPPED else nullcontext():
                 times = _times_of(imports + WORKER, session.environ)
             self._runs += 1
             self.counted += COUNTS + REQUESTS

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tests.bench.measuring import Effort, Line, Report, Samples, Table
-from tests.faults import HEALTHY, MEETINGS, PLAIN, PROXY, TLS, met
+from tests.faults import CASES, HEALTHY, PLAIN, PROXY, TLS, network_case
 from tests.harness import POLL_S, Wire, wait_until
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ CHOSEN = [
     f"{PLAIN} answers 307",
     f"{PLAIN} answers 500",
     f"{PLAIN} answers 100 without end",
-    f"{PLAIN} says a header of a megabyte",
-    f"{PLAIN} says headers without end",
-    f"{PLAIN} says a body without end",
-    f"{PLAIN} says a compressed body without end",
-    f"{TLS} hangs in the handshake",
-    f"{TLS} has a certificate of nobody's",
-    f"{TLS} says a body without end",
+    f"{PLAIN} writes a header of a megabyte",
+    f"{PLAIN} writes headers without end",
+    f"{PLAIN} writes a body without end",
+    f"{PLAIN} writes a compressed body without end",
+    f"{TLS} is silent in the handshake",
+    f"{TLS} has a certificate of an unknown authority",
+    f"{TLS} writes a body without end",
     f"{PROXY} is silent",
     f"{PROXY} wants a password",
 ]
@@ -54,7 +54,7 @@ def _measured(chosen: Sequence[str], rounds: int) -> Report:
         order = chosen if number % 2 else chosen[::-1]
         with ExitStack() as stack, ThreadPoolExecutor(len(order)) as watching:
             for what in order:
-                _, place = stack.enter_context(met(what))
+                _, place = stack.enter_context(network_case(what))
                 begun = time.monotonic()
                 done = place.run("run", "--", "true")
                 ended = time.monotonic()
@@ -62,10 +62,12 @@ def _measured(chosen: Sequence[str], rounds: int) -> Report:
                     wrong.append(f"{what}: the command ended with {done.returncode}: {done.stdout}{done.stderr}")
                 samples.take(f"{what}, {TAKEN}", (ended - begun) * 1e3)
                 watching.submit(_watch, place, what, ended, samples)
-                wait_until(place.receipts, "the event's fate")  # a flood must not meet who is measured next
+                wait_until(
+                    place.receipts, "the event's receipt_of_one_event"
+                )  # a flood must not meet who is measured next
     for what in chosen:
         for unit in (TAKEN, MEMORY):
-            healthy = samples.taken[f"{HEALTHY[MEETINGS[what].where]}, {unit}"]
+            healthy = samples.taken[f"{HEALTHY[CASES[what].server]}, {unit}"]
             for one, other in zip(samples.taken[f"{what}, {unit}"], healthy, strict=True):
                 samples.take(f"{what}, {unit} {BEYOND}", one - other)
     return Report(
@@ -91,7 +93,7 @@ def _watch(place: Place, what: str, ended: float, samples: Samples) -> None:
     with Wire(place.socket_path).hello() as wire:
         pid = wire.ask("identity")[0]["pid"]
     most = 0.0
-    while not place.is_gone():
+    while not place.daemon_has_exited():
         most = _peak_mib(pid) or most
         time.sleep(POLL_S)
     samples.take(f"{what}, {GONE}", time.monotonic() - ended)

@@ -37,7 +37,7 @@ def run(effort: Effort) -> Report:
 
 
 def _seal_ms(place: Place, endpoint: Endpoint, producers: int, wrong: list[str], *, are_killed: bool) -> float:
-    already = len(endpoint.named("session"))
+    already = len(endpoint.bodies_of("session"))
     with OwnedSession(place) as session, Child.worker("crowd", environ=session.environ) as crowd:
         counted: int = crowd.ask(producers=producers)["counted"]
         wait_until(lambda: session.status()["session"]["producers"]["live"] == producers, "each producer's hello")

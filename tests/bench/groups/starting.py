@@ -76,7 +76,7 @@ def _start_of_sidecar(place: Place) -> dict[str, float]:
         wire.sync()
         answers = time.perf_counter() - begun
         wire.ask("stop")
-    wait_until(place.is_gone, "the daemon's end")
+    wait_until(place.daemon_has_exited, "the daemon's end")
     return {"accepts": accepts * 1e3, "answers": answers * 1e3}
 
 
@@ -161,7 +161,7 @@ def _one_rest(samples: Samples, rest_s: float) -> None:
             held = stack.enter_context(Wire(running["socket"]).hello())  # which it will not leave alone
             held.sync()
             if place is after_event:
-                held.say(event={"name": "cli_invoked", "command": "install"})
+                held.send(event={"name": "cli_invoked", "command": "install"})
                 endpoint.wait_for("cli_invoked")
         session = stack.enter_context(OwnedSession(in_session))
         stack.enter_context(Wire(in_session.socket_path).hello(session.id)).sync()

@@ -26,7 +26,7 @@ def main(behaviour: str) -> None:
         if request["ask"] == "url":
             return {"url": endpoint.url}
         wait_until(lambda: len(endpoint.bodies) >= request["at_least"], "the arrival of all events")
-        counted = sum(body["properties"].get("request_count", 0) for body in endpoint.named("session"))
+        counted = sum(body["properties"].get("request_count", 0) for body in endpoint.bodies_of("session"))
         return {"request_count": counted, "events": Counter(body["event"] for body in endpoint.bodies)}
 
     serve_requests(answer)

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import create_engine, text
 
-from tests.e2e.apps import witness  # noqa: F401 (it records from its import on)
+from tests.e2e.apps import event_recorder  # noqa: F401 (it records from its import on)
 
 app = FastAPI(default_response_class=PlainTextResponse)
 engine = create_engine("sqlite:///shop.db")

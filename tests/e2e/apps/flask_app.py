@@ -10,7 +10,7 @@ import brakit_sidecar.integrations.brakit  # noqa: F401 (its import is its set-u
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-from tests.e2e.apps import witness  # noqa: F401 (it records from its import on)
+from tests.e2e.apps import event_recorder  # noqa: F401 (it records from its import on)
 
 app = Flask(__name__)
 engine = create_engine("sqlite:///shop.db")

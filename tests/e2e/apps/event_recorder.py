@@ -17,7 +17,7 @@ _original_emit = EventBus.emit
 
 
 def _write(**record: Any) -> None:
-    path = os.environ.get("WITNESS_FILE")
+    path = os.environ.get("EVENT_RECORD_FILE")
     if path is None:
         return
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
