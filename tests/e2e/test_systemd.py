@@ -266,7 +266,7 @@ def test_a_stopped_service_starts_again_with_the_next_connection(installed: Mana
 def test_a_session_loses_no_count_if_the_daemon_is_killed(
     installed: Managed, remote: Endpoint, sandboxed: bool
 ) -> None:
-    """Neither counts from before the kill, of a worker that was killed earlier, nor counts during the restart."""
+    """No count is lost, neither from a worker killed before the daemon nor from one that counts during the restart."""
     if sandboxed and SANDBOX not in installed.files():
         pytest.skip("the sandbox does not start here")
     if not sandboxed:
@@ -286,7 +286,7 @@ def test_a_daemon_that_hangs_is_replaced_by_the_watchdog(installed: Managed, rem
 
 
 def assert_no_count_is_lost(installed: Managed, remote: Endpoint, name: str, number: signal.Signals) -> None:
-    """Send the daemon a signal amid a session. systemd must replace the daemon once, and every count must arrive."""
+    """Send the daemon a signal during a session. systemd must replace the daemon once, and every count must arrive."""
     flags = {flag: os.path.join(installed.root, f"{flag}-{name}") for flag in ("counted", "killed", "restarted")}
     command = (sys.executable, "-m", "brakit_sidecar", "run", "--", sys.executable, "-c", KILLED_WORKERS)
     application = installed.popen(*command, **flags, cwd=REPOSITORY)

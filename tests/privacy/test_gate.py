@@ -1,4 +1,4 @@
-"""The gate alone: for any values it makes a body that is in the grammar and holds only words of its own tables.
+"""Tests of the gate alone. For any values, its body is in the grammar and holds only words of the gate's own tables.
 
 These are plain functions without fixtures, because ``test_mutations`` calls each of them for each mutant of the gate.
 """
@@ -177,7 +177,7 @@ def test_an_admitted_value_is_admitted_unchanged() -> None:
             assert payload.admitted(event, once) == once
 
 
-def test_ids_and_timestamps_in_a_wrong_form_raise() -> None:
+def test_an_id_or_timestamp_in_a_wrong_form_raises_an_error() -> None:
     for wrong in ("", SECRET, AN_ID.upper(), AN_ID + "\n", " " + AN_ID, AN_ID + SECRET, AN_ID.replace("-", "")):
         for name in ("distinct_id", "uuid"):
             with pytest.raises(payload.InadmissibleError):

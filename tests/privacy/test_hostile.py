@@ -130,7 +130,7 @@ def test_no_text_of_a_hostile_line_arrives_anywhere(endpoint: Endpoint, place: P
         status, _ = owned.ask()
         assert not traces(json.dumps(status).encode())
         assert sum(status["refused"].values()) > FRAMES / 2
-        for path, content in all_files(place):  # the journal is among them, as the sessions are open
+        for path, content in all_files(place):  # also the journal, because the sessions are open
             assert not traces(content), path
         owner.ask({"end": {"session": session}})
         owner.send(end={"exit_reason": TEXTS["SQL"]}).sync()

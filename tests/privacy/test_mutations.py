@@ -63,7 +63,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _returns_none(node: ast.stmt) -> bool:
-    """Return whether this is ``return None``, without which a function may well do the same."""
+    """Return whether this is ``return None``, whose removal changes nothing at a function's end."""
     return isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is None
 
 

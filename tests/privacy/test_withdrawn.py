@@ -1,4 +1,4 @@
-"""Consent is withdrawn during a session. No count from before or from meanwhile arrives, also if consent returns."""
+"""Consent is withdrawn during a session. Its counts never arrive, also if consent returns."""
 
 from __future__ import annotations
 

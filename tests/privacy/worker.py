@@ -1,4 +1,4 @@
-"""A worker that counts each time that the test commands it, in two kinds, and a config that is half written."""
+"""A worker that counts when the test commands it, and a block during which the config is half written."""
 
 from __future__ import annotations
 
