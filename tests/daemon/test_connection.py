@@ -10,59 +10,22 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 import pytest
-from brakit_sidecar.core.protocol import Ended, Joined, TryLater
+from brakit_sidecar.core.protocol import Ended
 from brakit_sidecar.core.refusal import Refusal
-from brakit_sidecar.core.session.member import Member
-from brakit_sidecar.core.session.totals import ProducerTotals
 from brakit_sidecar.daemon import connection as module
 from brakit_sidecar.daemon.connection import Connection
 from brakit_sidecar.host import peercred
 
+from tests.daemon.recording_book import RecordingBook
 from tests.harness import new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from brakit_sidecar.core.frames import Frame, Hello
 
 pytestmark = pytest.mark.anyio
 
 HELLO = {"protocol": 1, "session": new_id(), "producer": new_id(), "sdk": "python"}
-
-
-class Book:
-    """Lets every hello join, and notes what follows."""
-
-    def __init__(self) -> None:
-        self.member = Member(HELLO["session"], HELLO["producer"], ProducerTotals("p"), None)  # type: ignore[arg-type]
-        self.outcome: Joined | Ended | TryLater = Joined(self.member)
-        self.hellos: list[tuple[int | None, int]] = []
-        self.totals: list[int] = []
-        self.refusals: list[Refusal] = []
-        self.closed_as: list[bool] = []
-        self.fails = False
-
-    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
-        self.hellos.append((counter_file, pid))
-        return self.outcome
-
-    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
-        if self.fails:
-            raise ArithmeticError
-        self.totals += [total for _field, total in frame.totals]
-        return []
-
-    def receive_increments(self, member: Member, lines: list[bytes]) -> bool:
-        return False
-
-    def ask(self, member: Member | None, question: Any) -> Any:
-        return question
-
-    def refused(self, reason: Refusal) -> None:
-        self.refusals.append(reason)
-
-    def closed(self, member: Member, *, is_evicted: bool) -> None:
-        self.closed_as.append(is_evicted)
 
 
 class Pair:
@@ -72,7 +35,7 @@ class Pair:
         self.client, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         served.setblocking(False)
         self.client.setblocking(False)
-        self.book = Book()
+        self.book = RecordingBook()
         self.connections: dict[Connection, None] = {}
         self.wakes: list[None] = []
         self.connection = Connection(served, self.book, self.connections, lambda: self.wakes.append(None))
@@ -198,18 +161,18 @@ async def test_closing_sends_the_refusal_although_input_is_unread(pair: Pair) ->
 async def test_a_member_is_closed_once(pair: Pair) -> None:
     pair.joined().connection.close()
     pair.connection.close()
-    assert pair.book.closed_as == [False]
+    assert pair.book.closed_as == {HELLO["producer"]: False}
 
 
 async def test_a_connection_without_a_member_closes_silently(pair: Pair) -> None:
     pair.connection.close()
-    assert pair.book.closed_as == []
+    assert pair.book.closed_as == {}
 
 
 async def test_an_evicted_client_loses_nothing_that_it_wrote(pair: Pair) -> None:
     pair.joined().send(total(1)).connection.evict()
     assert pair.book.totals == [1]
-    assert pair.book.closed_as == [True]
+    assert pair.book.closed_as == {HELLO["producer"]: True}
 
 
 async def test_a_connection_that_is_closing_can_be_evicted(pair: Pair) -> None:
@@ -217,7 +180,7 @@ async def test_a_connection_that_is_closing_can_be_evicted(pair: Pair) -> None:
     pair.connection.drain()
     pair.connection.drain()
     pair.connection.evict()
-    assert pair.book.closed_as == [True]
+    assert pair.book.closed_as == {HELLO["producer"]: True}
 
 
 async def test_a_client_that_reset_the_connection_is_at_eof(pair: Pair) -> None:
@@ -253,7 +216,7 @@ async def test_a_served_connection_answers_until_eof(pair: Pair) -> None:
     pair.send({"hello": HELLO, "ask": "status"}, total(1), {"ask": "again"}).client.shutdown(socket.SHUT_WR)
     await served(pair)
     assert pair.received() == [{"answer": "status"}, {"answer": "again"}, {}]
-    assert (pair.book.totals, pair.book.closed_as) == ([1], [False])
+    assert (pair.book.totals, pair.book.closed_as) == ([1], {HELLO["producer"]: False})
     assert pair.connections == {}
     assert pair.wakes
 
@@ -263,7 +226,7 @@ async def test_a_fault_ends_only_this_connection(pair: Pair) -> None:
     pair.send({"hello": HELLO}, total(1))
     await served(pair)
     assert pair.received() == [{}]
-    assert pair.book.closed_as == [False]
+    assert pair.book.closed_as == {HELLO["producer"]: False}
 
 
 async def test_a_client_that_does_not_read_gets_its_answer_when_it_does(pair: Pair) -> None:
@@ -289,7 +252,7 @@ async def test_a_connection_that_is_closed_beside_its_task_ends_the_task(pair: P
         tasks.start_soon(served, pair)
         await anyio.lowlevel.checkpoint()
         pair.joined().connection.close()
-    assert pair.book.closed_as == [False]
+    assert pair.book.closed_as == {HELLO["producer"]: False}
 
 
 async def test_a_drain_that_finds_eof_wakes_the_task(pair: Pair) -> None:
@@ -298,4 +261,4 @@ async def test_a_drain_that_finds_eof_wakes_the_task(pair: Pair) -> None:
         await anyio.lowlevel.checkpoint()
         pair.send({"hello": HELLO}).client.shutdown(socket.SHUT_WR)
         pair.connection.drain()
-    assert pair.book.closed_as == [False]
+    assert pair.book.closed_as == {HELLO["producer"]: False}

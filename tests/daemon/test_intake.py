@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from brakit_sidecar.core.protocol import Joined
-from brakit_sidecar.core.session.member import Member
-from brakit_sidecar.core.session.totals import ProducerTotals
 from brakit_sidecar.daemon import intake as module
 from brakit_sidecar.daemon.intake import Intake
 from brakit_sidecar.host import launch
 
+from tests.daemon.recording_book import RecordingBook
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -24,45 +22,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyio.abc import TaskGroup
-    from brakit_sidecar.core.frames import Frame, Hello
-    from brakit_sidecar.core.protocol import SessionBook
-    from brakit_sidecar.core.refusal import Refusal
+    from brakit_sidecar.core.session.member import Member
 
 pytestmark = pytest.mark.anyio
 
 
-class Book:
-    """Lets every hello join, and says of the members which may be evicted."""
+class EvictingBook(RecordingBook):
+    """Implements Evictor too."""
 
     def __init__(self) -> None:
-        self.members: list[Member] = []
+        super().__init__()
         self.evictable: set[str] = set()  # by producer
-        self.totals: list[int] = []
-        self.closed_as: dict[str, bool] = {}  # by producer: whether it was evicted
         self.released = 0
-
-    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined:
-        if hello.session is None:
-            return Joined(None)
-        assert hello.producer is not None
-        self.members.append(Member(hello.session, hello.producer, ProducerTotals(hello.producer), None))
-        return Joined(self.members[-1])
-
-    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
-        self.totals += [total for _field, total in frame.totals]
-        return []
-
-    def receive_increments(self, member: Member, lines: list[bytes]) -> bool:
-        return False
-
-    def ask(self, member: Member | None, question: Any) -> Any:
-        return question
-
-    def refused(self, reason: Refusal) -> None:
-        raise AssertionError(reason)
-
-    def closed(self, member: Member, *, is_evicted: bool) -> None:
-        self.closed_as[member.producer] = is_evicted
 
     def release_descriptors(self) -> None:
         self.released += 1
@@ -76,13 +47,13 @@ class Listening:
 
     def __init__(self, directory: Path, tasks: TaskGroup) -> None:
         self.directory, self.path = str(directory), str(directory / "s")
-        self.book = Book()
+        self.book = EvictingBook()
         self.wakes: list[None] = []
         self.tasks = tasks
         self.intake = Intake(
             launch.listen(self.path), self.path, tasks, lambda: self.wakes.append(None), is_inherited=False
         )
-        self.intake.connect(cast("SessionBook", self.book), self.book)
+        self.intake.connect(self.book, self.book)
         self.clients: list[socket.socket] = []
 
     def client(self, *lines: dict[str, Any]) -> socket.socket:
