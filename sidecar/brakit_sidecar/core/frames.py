@@ -65,14 +65,14 @@ class Frame:
 
     @property
     def only_increments(self) -> bool:
-        """Whether the line has increments, no other part, and no refusal."""
+        """Return True if the line has increments, no other part, and no refusal."""
         other = self.totals or self.scalars or self.members or self.marks or self.durations or self.rows or self.events
         more = self.hello is not None or self.end is not None or self.ask is not None
         return bool(self.increments) and not (other or more or self.refused)
 
     @property
     def needs_a_session(self) -> bool:
-        """Whether the line has a part that applies only to a session."""
+        """Return True if the line has a part that applies only to a session."""
         return bool(
             self.increments or self.totals or self.scalars or self.members or self.marks or self.durations or self.rows
         ) or (self.end is not None)

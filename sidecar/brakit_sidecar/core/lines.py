@@ -51,5 +51,5 @@ class FrameReader:
 
     @property
     def is_overlong(self) -> bool:
-        """Whether the unfinished line is already too long."""
+        """Return True if the unfinished line is already too long."""
         return self._held >= MAX_LINE

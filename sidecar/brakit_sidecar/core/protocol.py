@@ -95,7 +95,7 @@ class LineProtocol:
 
     @property
     def has_pending(self) -> bool:
-        """Whether lines wait to be applied."""
+        """Return True if lines wait to be applied."""
         return bool(self._pending)
 
     def apply_pending(self, most: int | None) -> None:

@@ -68,7 +68,7 @@ class EventSpec(NamedTuple):
 
     @property
     def once(self) -> bool:
-        """Whether a session sends this event only once. Other events are sent each time they occur."""
+        """Return True if a session sends this event only once. Other events are sent each time they occur."""
         return self.name in ONCE_A_SESSION
 
 

@@ -1,13 +1,18 @@
 """The daemon: the only package that imports anyio and aiohttp, and the only process that uses the network.
 
-start        the lock and the socket, before anything heavy is imported
-server       the main path: start, main loop, stop
-intake       the listener and its connections; all descriptor pressure
-connection   one connection's I/O; protocol is the same without I/O
-interfaces   what these parts know of each other
-service      the sessions' book: what a connection may call; it seals
-effect_runner  carries out what core/session decides
-journal      what the next daemon needs; recovery reads it
-reporter     makes events; delivery sends them through a sink; receipts keep what became of them
-control      what a command may ask
+start            takes the lock and listens, before anything heavy is imported
+server           the main path: start, main loop, stop
+intake           the listener, its connections, and the shortage of descriptors
+connection       the I/O of one connection; its protocol is in core
+interfaces       the few methods by which intake and service call each other
+service          applies reports to sessions, carries out effects, seals
+consent_gate     whether telemetry is on now, and under which anonymous id
+counter_files    the workers' counter files
+process_watcher  the exits of processes that are not our children
+journal          the records that the next daemon needs; recovery replays them
+reporter         makes events; delivery sends them through a sink; receipts keep their outcomes
+control          answers the commands
+timers, config   due times, and all durations
+service_manager  systemd's side
+log              the daemon's log
 """

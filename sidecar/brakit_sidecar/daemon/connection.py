@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from ..core.session.member import Member
 
 READ_SIZE = 128 * 1024  # bytes of one turn
-LINES_AT_ONCE = (
-    4096  # applied one by one in a turn: a hundred thousand empty lines, each refused, take most of a second
-)
+LINES_AT_ONCE = 4096  # lines of one turn; READ_SIZE bytes of empty lines would take most of a second of refusals
 HELLO_TIMEOUT_S = 1.0  # a client sends its hello at once
 MAX_DISCARDED = 1024 * 1024  # bytes; more than any Unix socket holds
 _FD_SIZE = 4  # an int, as SCM_RIGHTS carries it
@@ -51,7 +49,7 @@ class Connection:
         connections: dict[Connection, None],
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """Add itself to the open ``connections``. ``wake`` is called when none is left."""
+        """Join the set of open ``connections``. ``wake`` is called when the last of them has closed."""
         self._stream = stream
         self._book = book
         self._connections = connections
@@ -69,7 +67,7 @@ class Connection:
         """Read until EOF, a closing refusal or ``close``."""
         try:
             while not self.protocol.is_closing:
-                with suppress(anyio.ClosedResourceError):  # closed, or drained, while it waited
+                with suppress(anyio.ClosedResourceError):  # another task closed or drained it meanwhile
                     await self._take_turn()
         except Exception as error:  # noqa: BLE001 (one connection's fault must not end the daemon)
             log_unexpected(_log, "serving a connection", error)
@@ -147,7 +145,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost if it is closed: its hello is overdue, or its session is over.
+        """Return True if closing it loses nothing, because its hello is overdue or its session is over.
 
         A member's connection is not idle here. Whether it may be closed depends on its session.
         """
@@ -167,7 +165,7 @@ class Connection:
             data = self._stream.recv(most) if self.protocol.outcome else self._receive_with_descriptor(most)
         except BlockingIOError:
             return 0
-        except OSError:  # reset: as good as EOF, and what came before it has been read
+        except OSError:  # a reset counts as EOF; the bytes before it have been read
             data = b""
         if data:
             self.protocol.receive_data(data)
@@ -205,7 +203,7 @@ class Connection:
             sent = self._stream.send(unsent)
         except BlockingIOError:
             return
-        except OSError:  # the client is gone; reading will find EOF
+        except OSError:  # the client has disconnected; the next read finds EOF
             sent = len(unsent)
         self.protocol.sent(sent)
 

@@ -1,4 +1,4 @@
-"""The daemon's one question about consent: may it count and send now, and under which anonymous id?"""
+"""The daemon's consent: whether telemetry is on now, and under which anonymous id."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class ConsentGate:
-    """Reads the config at every question, because any program may change it."""
+    """Reads the config at every call, because any program may change it."""
 
     environ: MutableMapping[str, str]
-    last_anonymous_id: str | None = None  # as of the last question that could be answered
+    last_anonymous_id: str | None = None  # as of the last call that could read the config
     _when_readable: Callable[[bool], None] | None = None
 
     def when_readable(self, call: Callable[[bool], None]) -> None:
@@ -25,7 +25,7 @@ class ConsentGate:
         self.allows()
 
     def allows(self) -> bool | None:
-        """Whether telemetry is on. Returns None if the config cannot be read now, so that clients try again later."""
+        """Return True if telemetry is on. Returns None if the config cannot be read now, so that clients try again."""
         decision = consent.current(self.environ)
         if decision.unreadable:
             return None
@@ -36,7 +36,7 @@ class ConsentGate:
         return decision.on
 
     def allows_id(self, anonymous_id: str | None) -> bool:
-        """Whether an event of this anonymous id may be sent now.
+        """Return True if an event of this anonymous id may be sent now.
 
         A withdrawal of consent replaces the id, and nothing is sent under an old one.
         """
@@ -44,7 +44,7 @@ class ConsentGate:
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
 
     def allows_event(self, anonymous_id: str | None) -> bool:
-        """Whether an event of this anonymous id may be made. An opt-out by environment is written to the config."""
+        """Return True if an event of this anonymous id may be made. Writes an opt-out by environment to the config."""
         decision = config_file.settled(self.environ)
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
 
@@ -60,7 +60,7 @@ class ConsentGate:
         return {"on": decision.on, "why": decision.why}
 
     def config_was_changed(self) -> bool:
-        """Whether a person has opted out in the config.
+        """Return True if a person has opted out in the config.
 
         That decision is later than the opt-in by the environment which the daemon was started with.
         """

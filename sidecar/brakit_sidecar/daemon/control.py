@@ -1,4 +1,4 @@
-"""What a command may ask the daemon. Every answer is made at once, from what is in memory."""
+"""The questions of commands, and their answers. Every answer is made at once, from the state in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Control:
-    """Answers questions by their names."""
+    """Answers each question of QUESTIONS."""
 
     table: SessionTable
     service: Service
@@ -147,7 +147,7 @@ class Control:
         found = None if session is None else self.table.open.get(session)
         if found is None and session is not None and self.table.has_ended(session):
             return Refusal.SESSION_ENDED
-        if found is None:  # it names no session, or one of an earlier daemon
+        if found is None:  # no session is named, or it belonged to an earlier daemon
             self.reporter.report_without_session(occurred)
             return {"emitted": True}
         if spec.requests_in:  # a count of all producers

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Origin(NamedTuple):
-    """Which worker the file belongs to, as the file itself says."""
+    """The worker and the session that the file's first cells name."""
 
     pid: int
     session: str | None
@@ -37,7 +37,7 @@ class CounterFile:
     """One worker's counter file; its descriptor is ours to close.
 
     It is read with pread and never mapped, because a worker that truncates a mapped file would kill the daemon. If
-    descriptors are short, its name stands for the descriptor.
+    descriptors are short, it is opened by its name instead.
     """
 
     def __init__(self, fd: int, path: str | None = None) -> None:
@@ -46,7 +46,7 @@ class CounterFile:
         self._identity = _identity(os.fstat(fd))
 
     def is_acceptable(self) -> bool:
-        """Whether it is what a worker's client makes: a regular file of this user, of the right size and magic.
+        """Return True if it is a regular file of this user with the right size and magic.
 
         After the daemon accepts it, the worker sends no more lines about its counts.
         """
@@ -57,7 +57,7 @@ class CounterFile:
 
     @property
     def origin(self) -> Origin:
-        """What its first cells say. Raises OSError."""
+        """Return the origin that the first cells hold. Raises OSError."""
         with self._opened() as fd:
             head = _head(fd)
         kind = value_at(head, counter_layout.KIND)
@@ -72,7 +72,7 @@ class CounterFile:
         )
 
     def is_in_use(self) -> bool:
-        """Whether its worker's process has it still. True if that cannot be found out."""
+        """Return True if its worker's process still maps it, and if that cannot be found out."""
         try:
             return process.maps(self.origin.pid, self._identity[1])
         except OSError:
@@ -91,18 +91,18 @@ class CounterFile:
             return None
 
     def link_at(self, path: str) -> None:
-        """Give it that name. It stays nameless if it has no place in that directory (a memfd, macOS)."""
+        """Link it at that path. A file of another filesystem (a memfd) cannot be linked, and none can on macOS."""
         with suppress(OSError), self._opened() as fd:
             _link(fd, path)
             self._path = path
 
     @property
     def has_name(self) -> bool:
-        """Whether it can be opened again by its name."""
+        """Return True if it can be opened again by its name."""
         return self._path is not None
 
     def release_descriptor(self) -> None:
-        """Close the descriptor, if the name leads to the same file."""
+        """Close the descriptor, if the file can be opened again by its name."""
         with suppress(OSError):
             if self._fd is not None and self._path is not None and _identity(os.lstat(self._path)) == self._identity:
                 self.close()
@@ -148,7 +148,7 @@ class CounterFile:
 class CounterFiles:
     """The accepted counter files, by session and producer. Each is also kept for the next daemon.
 
-    It is kept by a name beside the socket, and in a service manager's store, in whose sandbox no name can be given.
+    It is linked beside the socket, and stored by a service manager. In a service manager's sandbox it cannot be linked.
     """
 
     socket_path: str
@@ -194,12 +194,12 @@ class CounterFiles:
         return None if file is None else file.read()
 
     def is_in_use(self, session_id: str, producer: str) -> bool:
-        """Whether the producer's process has its file still."""
+        """Return True if the producer's process still maps its file."""
         file = self.of(session_id, producer)
         return file is not None and file.is_in_use()
 
     def has_exited(self, session_id: str, producer: str, pid: int) -> bool:
-        """Whether the producer's process has certainly exited. ``pid``, 0 if unknown, stands in for a missing file."""
+        """Return True if the producer's process has certainly exited. Without a file, ``pid`` decides; 0 is unknown."""
         file = self.of(session_id, producer)
         if file is not None:
             return not file.is_in_use()
@@ -246,7 +246,7 @@ def left_behind(socket_path: str, stored: Mapping[str, int]) -> Iterator[tuple[s
             if _is_acceptable(producer, file):
                 yield producer, file
             else:
-                file.close()  # not made by a client of ours: left as it is
+                file.close()  # not made by our client, so it stays
 
 
 def _is_acceptable(producer: str, file: CounterFile) -> bool:
@@ -266,7 +266,7 @@ def _head(fd: int) -> bytes:
 
 
 def _link(fd: int, path: str) -> None:
-    """Link by /proc, which needs no privilege. Python's call takes that path only beside a directory's descriptor."""
+    """Link by /proc, which needs no privilege. os.link follows that link only if ``src_dir_fd`` is given."""
     with suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(fd)):
             return  # the producer reconnected

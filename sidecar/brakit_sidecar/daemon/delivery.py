@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .journal import Journal
 
 DEADLINE_S = 3.0  # for all of one attempt, name resolution included
-ASK_S = 0.25  # how often consent is asked during an attempt, because a withdrawal may be an edit of the config
+CONSENT_POLL_S = 0.25  # consent is read this often during an attempt, because an editor may change the config
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Delivery:
     _has_work: anyio.Event = field(default_factory=anyio.Event)
     _settled: anyio.Event = field(default_factory=anyio.Event)
     _attempts: dict[anyio.CancelScope, QueuedEvent] = field(default_factory=dict)
-    _is_asking: bool = False
+    _is_polling: bool = False
 
     def put(self, event: QueuedEvent) -> None:
         """Journal an event and queue it."""
@@ -60,9 +60,9 @@ class Delivery:
         while True:
             task = self.outbox.next_task(monotonic())
             if isinstance(task, Send):
-                if not self._is_asking:
-                    self._is_asking = True
-                    tasks.start_soon(self._ask_meanwhile)
+                if not self._is_polling:
+                    self._is_polling = True
+                    tasks.start_soon(self._poll_consent)
                 tasks.start_soon(self._attempt, task.event)
             elif isinstance(task, Drop):
                 self._settle(task.event, task.verdict)
@@ -71,7 +71,7 @@ class Delivery:
                 self._has_work = anyio.Event()
 
     async def load(self) -> None:
-        """Load the sink ahead of an event that will have little time."""
+        """Import the sink before the last event is queued, because a stop leaves that event little time."""
         try:
             await self._loaded()
         except Exception as error:  # noqa: BLE001 (the event's own attempt tries again and has the outcome)
@@ -114,7 +114,7 @@ class Delivery:
 
     async def _send(self, event: QueuedEvent) -> Verdict:
         sink = await self._loaded()
-        if not self.consent.allows_id(event.distinct_id):  # asked right before the request
+        if not self.consent.allows_id(event.distinct_id):  # read right before the request
             return Verdict.dropped(Reason.CONSENT)
         return await sink.send(event.body)
 
@@ -124,15 +124,15 @@ class Delivery:
                 self._sink = await sinks.choose(self.environ)
             return self._sink
 
-    async def _ask_meanwhile(self) -> None:
-        """Cancel attempts whose consent is withdrawn, for as long as there are attempts."""
-        await anyio.sleep(ASK_S)  # the first attempt asks for itself
+    async def _poll_consent(self) -> None:
+        """Cancel attempts whose consent was withdrawn, while there are attempts."""
+        await anyio.sleep(CONSENT_POLL_S)  # the first attempt has just read it
         while self._attempts:
             for attempt, event in self._attempts.items():
                 if not self.consent.allows_id(event.distinct_id):
                     attempt.cancel()
-            await anyio.sleep(ASK_S)
-        self._is_asking = False
+            await anyio.sleep(CONSENT_POLL_S)
+        self._is_polling = False
 
     def _settle(self, event: QueuedEvent, verdict: Verdict) -> None:
         self.outbox.report(verdict, monotonic())

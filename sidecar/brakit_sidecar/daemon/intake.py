@@ -1,4 +1,4 @@
-"""The listener and its connections, and what to do if descriptors run short. All of that pressure is handled here."""
+"""The listener and its connections. A shortage of descriptors is handled here and nowhere else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ACCEPT_AT_ONCE = 16  # then the connections have their turn, so that a flood of connects starves none of them
 MAX_PENDING = BACKLOG + 1  # Linux queues backlog + 1 connections
-RETRY_ACCEPT_S = 0.1  # if a connection waits that cannot be accepted: trying again at once would only spin
+RETRY_ACCEPT_S = 0.1  # after a pending connection could not be accepted, because an immediate retry would spin
 # Descriptors that connections do not get: one for the counter file of each connection that is accepted at once, and a
 # few for the config, the receipts, and what sending takes.
 RESERVE = ACCEPT_AT_ONCE + 8
@@ -46,18 +46,19 @@ class Intake:
         self._tasks = tasks
         self._wake = wake
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._is_starved = False  # a connection waits that cannot be accepted
+        self._is_starved = False  # a pending connection could not be accepted
         self._accepting = anyio.CancelScope()
         self._book: SessionBook
         self._evictor: Evictor
         self.connections: dict[Connection, None] = {}  # the oldest first
 
     async def serve(self) -> None:
-        """Accept until ``stop``. Then close the listener at once, because its number may be another socket's later."""
+        """Accept until ``stop``, then close the listener."""
         with self._accepting:
             while True:
                 await anyio.wait_readable(self._listening)
-                if self._accepting.cancel_called:  # it became readable in the very turn of the stop
+                # Race: the listener may become readable in the turn in which ``stop`` is called. Accept nothing then.
+                if self._accepting.cancel_called:
                     break
                 self.accept(ACCEPT_AT_ONCE)
                 if self._is_starved and not self._make_room():
@@ -88,8 +89,8 @@ class Intake:
     def drain(self, expendable: Callable[[Member], bool] = lambda _member: False) -> bool:
         """Accept every pending connection and read every pending byte, without yielding.
 
-        Returns False if a connection still waits for want of descriptors. Connections of ``expendable`` members are
-        closed for it, after they were read.
+        Returns False if descriptors are too short to accept one. To accept it, connections of ``expendable`` members
+        are read and closed.
         """
         while not self._drain_once():
             if not self._close_one(expendable):
@@ -101,12 +102,12 @@ class Intake:
         self._accepting.cancel()
 
     def remove_path(self) -> None:
-        """Unlink the socket, if its path still leads to what was bound. The directory may be another one by now."""
+        """Unlink the socket, if its path still leads to it. Another program may have replaced the directory."""
         if self._bound is not None and _identity(self._path) == self._bound:
             os.unlink(self._path)
 
     def is_short_of_descriptors(self) -> bool:
-        """Whether a further descriptor would be one of the reserve. The kernel gives the lowest number that is free."""
+        """Return True if the next descriptor would be one of the reserve. The kernel gives the lowest free number."""
         try:
             probe = os.dup(self._listening.fileno())
         except OSError:
@@ -158,7 +159,7 @@ class Intake:
                 return False
 
     def _make_room(self) -> bool:
-        """Free descriptors. Returns False if all are needed, or if the machine is short of them and not this process.
+        """Free descriptors. Returns False if all are needed, or if not this process but the machine is short of them.
 
         Counter files are read by their names from here on. The connections that have been open longest and lose nothing
         are closed, one for each that waits.

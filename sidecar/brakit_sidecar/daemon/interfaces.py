@@ -1,4 +1,4 @@
-"""What the intake and the sessions know of each other, so that neither imports the other."""
+"""The methods by which the intake and the service call each other. Neither imports the other."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 
 class Evictor(Protocol):
-    """What can be given up if descriptors run short."""
+    """Tells which descriptors can be freed if they are short."""
 
     def release_descriptors(self) -> None:
         """Close the descriptors of all counter files that can be opened again by their names."""
 
     def may_evict(self, member: Member) -> bool:
-        """Whether the member loses nothing if its connection is closed."""
+        """Return True if the member loses nothing when its connection is closed."""
 
 
 class Intake(Protocol):
-    """How a session gets all that was written for it."""
+    """Reads all that was written to the connections."""
 
     def drain(self, expendable: Callable[[Member], bool] = ...) -> bool:
         """Accept every pending connection and read every pending byte, without yielding.
 
-        Returns False if a connection still waits for want of descriptors. Connections of ``expendable`` members are
-        closed for it, after they were read.
+        Returns False if descriptors are too short to accept one. To accept it, connections of ``expendable`` members
+        are read and closed.
         """
 
     def is_short_of_descriptors(self) -> bool:
-        """Whether a further descriptor would be one of the reserve."""
+        """Return True if the next descriptor would be one of the reserve."""

@@ -1,4 +1,4 @@
-"""What the next daemon needs to know of this one's sessions and events, if this one dies.
+"""The records by which the next daemon continues the sessions and events of this one, if this one dies.
 
 Each session has a file of one record a line. It is removed when the session is sealed and its events have their
 receipts. One append is one write, so a daemon that is killed leaves whole lines, or at worst an incomplete last one. A
@@ -39,7 +39,7 @@ class Journal:
     """Records by session, and the events that wait for their receipts."""
 
     directory: str
-    consent: ConsentGate  # what was journaled under another anonymous id must not be sent
+    consent: ConsentGate  # gives the anonymous id; events journaled under another id must not be sent
     found_foreign_id: bool = False  # an earlier daemon counted under an anonymous id that was replaced since
     _sizes: dict[str, int] = field(default_factory=dict)  # by session: bytes appended since the file was rewritten
     _unsettled: dict[str, dict[str, QueuedEvent]] = field(
@@ -48,7 +48,9 @@ class Journal:
     _first_lines: dict[str, Record] = field(default_factory=dict)  # with the anonymous id under which each began
     _sealed: set[str] = field(default_factory=set)  # sessions whose files are kept only for their events
     _unsynced: set[str] = field(default_factory=set)
-    _has_directory: bool = False  # a real one that is ours; whatever else its path leads to is left alone
+    _has_directory: bool = (
+        False  # whether the directory exists and is private; a link or a foreign directory is not touched
+    )
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -94,7 +96,7 @@ class Journal:
         self._remove_if_done(session)
 
     def take_unsynced(self) -> list[str]:
-        """Return the paths that the disk may not have kept yet, for ``sync``."""
+        """Return the paths that were written since the last call, for ``sync``."""
         if not self._unsynced:
             return []
         paths = [*map(self._path, self._unsynced), self.directory]
@@ -182,7 +184,7 @@ class Journal:
 
 
 def sync(paths: Iterable[str]) -> None:
-    """Have the disk keep these files. Blocks for as long as the disk takes, so it runs in a thread."""
+    """Sync these files to the disk. It runs in a thread, because a slow disk blocks it."""
     for path in paths:
         with suppress(OSError):  # removed meanwhile, or a disk that cannot
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

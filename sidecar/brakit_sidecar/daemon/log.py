@@ -29,7 +29,7 @@ def set_up(environ: Mapping[str, str]) -> None:
 
 
 def _is_journal(environ: Mapping[str, str]) -> bool:
-    """Whether stderr is the stream that systemd names in JOURNAL_STREAM, as device and inode (systemd.exec(5))."""
+    """Return True if stderr is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5))."""
     try:
         info = os.fstat(sys.stderr.fileno())
     except (AttributeError, OSError, ValueError):  # no stderr, or a closed one

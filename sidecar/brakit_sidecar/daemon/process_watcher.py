@@ -1,4 +1,4 @@
-"""Watching for the exit of processes that are not our children, by a descriptor if one can be had, else by polling."""
+"""The exits of processes that are not our children, watched by a descriptor if possible, else by polling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class ProcessWatcher:
     """Calls a function once for each watched process, when that process has exited."""
 
     tasks: TaskGroup
-    polled: dict[Name, tuple[Callable[[], bool], Call]] = field(default_factory=dict)  # what ``poll`` looks at
+    polled: dict[Name, tuple[Callable[[], bool], Call]] = field(
+        default_factory=dict
+    )  # the processes without a descriptor
     _scopes: dict[Name, anyio.CancelScope] = field(default_factory=dict)
 
     def watch(
@@ -51,7 +53,7 @@ class ProcessWatcher:
             self.unwatch(name)
 
     def poll(self) -> None:
-        """Look at the processes whose exit no descriptor reports."""
+        """Check the processes that are watched without a descriptor."""
         for name, (is_alive, then) in list(self.polled.items()):
             if name in self.polled and not is_alive():
                 del self.polled[name]

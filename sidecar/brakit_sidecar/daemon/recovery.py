@@ -1,6 +1,6 @@
-"""A daemon goes on where one that died was: with its sessions, its events, and its workers' counter files.
+"""Continues the sessions, events and counter files of a daemon that died.
 
-What a dead daemon left behind may hold anything by now. A part that cannot be used costs itself and nothing else.
+Its files may hold anything by now. A file or record that cannot be used is skipped, and the others are recovered.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Recovery:
     api_key: str  # under which journaled events are sent, whatever key they were made with
 
     def recover(self, is_on: bool) -> None:  # noqa: FBT001 (a callback)
-        """Take up what a dead daemon left behind. If telemetry is off, drop all of it."""
+        """Continue what a dead daemon left behind. If telemetry is off, drop all of it."""
         try:
             self._recover()
         except Exception as error:  # noqa: BLE001 (what a dead daemon left behind must not end this one)
@@ -64,7 +64,7 @@ class Recovery:
             self.service.withdraw()
 
     def _recover(self) -> None:
-        """Take up sessions and events first, because counter files belong to sessions."""
+        """Recover sessions and events first, because counter files belong to sessions."""
         now = monotonic()
         written = receipts.written()
         for uuid, event_name in written.items():
@@ -82,7 +82,7 @@ class Recovery:
             _log.info("recovered %d sessions", len(self.table.open))
 
     def _recover_session(self, session_id: str, records: list[Record], written: Mapping[str, str], now: float) -> None:
-        """Take up the session of a journal, and send its events that have no receipt.
+        """Continue the session of a journal, and send its events that have no receipt.
 
         An event whose receipt cannot be read is sent again. It is the same frozen body with the same uuid, which the
         endpoint counts once, and without a second attempt it might be lost.
@@ -114,7 +114,7 @@ class Recovery:
             self.service.run(session.owner_exited(now))
 
     def _recover_counter_file(self, producer: str, file: CounterFile, now: float) -> None:
-        """Merge the file of a worker that counted while no daemon ran. Its process, if it is alive, may be idle."""
+        """Merge the file of a worker that may have counted while no daemon ran. A live process may be idle."""
         is_alive, origin, snapshot = file.is_in_use(), file.origin, file.read()
         cell = counter_layout.anonymous_id_cell(self.consent.last_anonymous_id)
         is_foreign = self.journal.found_foreign_id or origin.anonymous_id_cell not in (0, cell)

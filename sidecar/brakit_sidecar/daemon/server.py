@@ -102,7 +102,7 @@ class Server:
         _log.info("stopped")
 
     def stop(self) -> None:
-        """Begin the end."""
+        """Begin to stop."""
         self._stopping.set()
 
     # --- its tasks -------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Server:
         self._is_syncing = False
 
     def _poll(self) -> None:
-        """Look at processes whose exit no descriptor reports, after reading all that they wrote."""
+        """Poll the processes without a descriptor. All that they wrote is read first."""
         self._scheduled.discard("poll")
         self._intake.drain()
         self._watcher.poll()
@@ -191,11 +191,11 @@ class Server:
         return self._idle_since + self._config.linger_s if is_idle and self._config.linger_s is not None else NEVER
 
     def _stop_if_idle(self) -> bool:
-        """Stop, and return True, unless a client connected at the last moment.
+        """Stop, and return True, unless a connection is pending.
 
-        Race: a client that connects after the last accept is never accepted. Its connection to a socket of ours is
-        closed before any answer, and it asks again, then the next daemon. In a service manager's socket it waits, and
-        the service manager starts the next daemon for it.
+        Race: a client may connect after this last accept. If the socket is ours, the client's connection is closed
+        before any answer, and the client connects again, to the next daemon. If the socket is a service manager's, the
+        connection stays pending, and the service manager starts the next daemon.
         """
         if self._intake.accept():
             return False

@@ -46,10 +46,10 @@ class Service:
     reporter: Reporter
     watcher: ProcessWatcher
     intake: Intake
-    wake: Callable[[], None]  # a due time may have moved
+    wake: Callable[[], None]  # is called if a due time may have moved
     answer: Callable[[Any], Any] = lambda _question: Refusal.UNKNOWN_ASK
     refusals: Counter[Refusal] = field(default_factory=Counter)
-    is_stopping: bool = False  # no session is opened, because no daemon would end it: a client asks the next daemon
+    is_stopping: bool = False  # then no session is opened; its client is sent to the next daemon
 
     # --- SessionBook -----------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Service:
         self.refusals[reason] += 1
 
     def closed(self, member: Member, *, is_evicted: bool = False) -> None:
-        """Note that the member's connection is closed, and that all of it was read."""
+        """Apply the disconnect of a member whose bytes were all read."""
         session = self.table.open.get(member.session_id)
         if session is not None:
             self.read_counter(session, member.producer)
@@ -130,7 +130,7 @@ class Service:
         self.counter_files.release_descriptors()
 
     def may_evict(self, member: Member) -> bool:
-        """Whether the member is a worker that counts in a file with a name, or its session is over."""
+        """Return True if the member is a worker with a named counter file, or if its session is over."""
         if member.session_id not in self.table.open:
             return True
         file = self.counter_files.of(member.session_id, member.producer)
@@ -180,7 +180,7 @@ class Service:
         now = monotonic()
         if session.id not in self.table.open or not session.may_be_sealed(now):  # consent was withdrawn, or it waits
             return
-        if not is_drained:  # what the session's own workers write from now on is too late in any case
+        if not is_drained:  # close the session's own workers, because what they write from now on is too late
             self.intake.drain(lambda member: member.worker is not None and member.session_id == session.id)
             if session.id not in self.table.open:
                 return

@@ -50,11 +50,11 @@ class ServiceManager:
     # --- its store of descriptors, which outlives the daemon --------------------------------------------------------
 
     def store(self, name: str, fd: int) -> None:
-        """Give it a duplicate for the next daemon. It stores the same file under the same name once."""
+        """Store a duplicate of the descriptor for the next daemon. The same file under the same name is stored once."""
         self._notify(f"FDSTORE=1\nFDNAME={name}", fd)
 
     def discard(self, name: str) -> None:
-        """Have it close a stored descriptor."""
+        """Remove a stored descriptor."""
         self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def take_stored(self) -> dict[str, int]:
@@ -92,7 +92,7 @@ class ServiceManager:
                 socket.send_fds(self._socket, [message.state], [message.fd])
         except BlockingIOError:
             return False
-        except OSError:  # the service manager is gone
+        except OSError:  # the service manager does not listen any more
             return True
         return True
 
@@ -101,7 +101,9 @@ def _inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket | None,
     """Return the listening socket, and the stored descriptors by name. Closes every other descriptor."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not count.isdecimal():  # inherited from a parent, and meant for that process
+    if (
+        pid != str(os.getpid()) or not count.isdecimal()
+    ):  # the variables were inherited from a parent process, for which they were meant
         return None, {}
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     listening: socket.socket | None = None

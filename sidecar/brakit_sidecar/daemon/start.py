@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-NOBODY = 65534  # how every foreign user looks inside a user namespace: a daemon of this user could not reject them
+NOBODY = 65534  # the overflow user: inside a user namespace every foreign user has this id, so none could be refused
 
 
 class AlreadyRunningError(Exception):

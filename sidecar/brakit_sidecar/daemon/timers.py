@@ -1,4 +1,4 @@
-"""Calls that are due at a time. Time comes in as a number, in monotonic seconds."""
+"""Calls that are scheduled for a time in monotonic seconds. The caller passes the current time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Timers:
 
     next_due: float = NEVER
     _calls: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _numbers: Iterator[int] = field(default_factory=count)  # calls of the same time run in the order of their making
+    _numbers: Iterator[int] = field(default_factory=count)  # orders calls of the same time by their scheduling
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
         """Call ``function`` at that time."""

@@ -36,7 +36,7 @@ def end_of(pid: int) -> int | None:
 
 
 def can_be_watched(pid: int) -> bool:
-    """Whether the exit of this process can be watched for."""
+    """Return True if the exit of this process can be watched for."""
     exit_fd = end_of(pid)
     if exit_fd is not None:
         os.close(exit_fd)

@@ -1,6 +1,6 @@
-"""What the daemon must do after a stimulus, in the order of the list that it got.
+"""The effects of a stimulus. The daemon carries them out in the order of the list.
 
-A session or a worker is named by its id, so an effect stays true whatever happens to the session afterwards.
+An effect names sessions and workers by their ids, so it stays valid if the session is closed before it is carried out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class WatchWorker(NamedTuple):
 
 
 class UnwatchWorker(NamedTuple):
-    """Stop watching a worker's process, because its connection says more."""
+    """Stop watching a worker's process, because it is connected again."""
 
     session_id: str
     producer: str

@@ -1,4 +1,4 @@
-"""Counting equal increment lines before they are parsed.
+"""Equal increment lines, counted before they are parsed.
 
 A simple producer sends the same line thousands of times. Increments commute, so their order among themselves does not
 matter. A batch is flushed before any other line applies.
@@ -42,7 +42,7 @@ class LineBatch:
 
     @property
     def is_full(self) -> bool:
-        """Whether a flush is due, because more distinct lines are remembered than the bound."""
+        """Return True if a flush is due, because more distinct lines are remembered than the bound."""
         return len(self._increments) > MAX_DISTINCT
 
     def flush(self, totals: ProducerTotals) -> None:

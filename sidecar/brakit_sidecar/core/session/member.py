@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Member:
-    """What a connection that joined a session holds on to."""
+    """The part of one connection that joined a session."""
 
     __slots__ = ("batch", "producer", "session_id", "totals", "worker")
 

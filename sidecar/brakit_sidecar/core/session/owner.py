@@ -1,12 +1,12 @@
-"""The owner of a session: its end is the session's end. Time comes in as a number."""
+"""The owner of a session, whose end is the session's end. The caller passes the time."""
 
 from __future__ import annotations
 
 
 class Owner:
-    """Nobody, a connection, a process, an owner that was lost, or one that is dead.
+    """A session has no owner, or a connection or a process owns it, or its owner is lost or dead.
 
-    A method that may end the session returns since when it is over, in monotonic seconds, or None if it goes on.
+    A method that may end the session returns the time of that end in monotonic seconds, or None if it goes on.
     """
 
     __slots__ = ("connections", "is_dead", "lost_at", "pid")
@@ -19,7 +19,7 @@ class Owner:
 
     @property
     def exists(self) -> bool:
-        """Whether a connection or a process owns the session now."""
+        """Return True if a connection or a process owns the session now."""
         return self.pid is not None or self.connections > 0
 
     def connect(self) -> None:

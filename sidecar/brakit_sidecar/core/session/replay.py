@@ -1,6 +1,6 @@
 """A session from the records of its journal, by the same stimuli that wrote them.
 
-A record may hold anything, because a file is not under our control. One that is not ours costs only itself.
+A record may hold anything, because another program may have changed the file. A record that is not ours is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Replayed(NamedTuple):
-    """What a journal holds."""
+    """The contents of a journal."""
 
     session: Session | None  # None if it was reported, or if the journal is of events without a session
     events: list[QueuedEvent]  # frozen, and not known to have a receipt
@@ -72,7 +72,7 @@ class _Reader:
         }
 
     def read(self, record: Record) -> None:
-        """Apply one record. Raises anything if it is not ours."""
+        """Apply one record. Raises KeyError, TypeError, ValueError or AttributeError if it is not ours."""
         self._last_at = max(self._last_at, (record.get("at") or 0) / NS_PER_S)
         for key, reader in self._readers.items():
             if key in record:

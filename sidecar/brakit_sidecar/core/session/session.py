@@ -1,7 +1,7 @@
 """One session while it is open. Every stimulus is a method that returns the effects which the daemon must carry out.
 
-A session ends by its owner's word; by its owner's loss, when the owner's process has exited or the grace is over; and
-without an owner, when its last worker left and the grace is over. It is then *ending*: live workers may still report.
+A session ends when its owner reports the end, when its lost owner has exited or the grace is over, and, without an
+owner, when the grace after its last worker is over. It is then *ending*: live workers may still report.
 Records for the journal come before the effects that they explain, so that a next daemon knows what this one did.
 """
 
@@ -33,7 +33,7 @@ COMPACT_AFTER = 64  # workers that left; one's totals take up to 200 KiB, and ea
 
 
 class Timing(NamedTuple):
-    """How long a session waits, in seconds."""
+    """The waiting times of a session, in seconds."""
 
     grace_s: float = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
     goodbye_s: float = 0.5
@@ -44,7 +44,7 @@ USUAL = Timing()
 
 
 class Ending(NamedTuple):
-    """How and when the session ended, and until when its live workers may report their end (monotonic seconds)."""
+    """The end of a session. Live workers may report their own end until ``seal_by``. Times are monotonic seconds."""
 
     exit_reason: str
     ended_at: float  # the session's duration runs to here
@@ -290,7 +290,7 @@ class Session:
         return self.last_left.left_at + self.timing.grace_s
 
     def may_be_sealed(self, now: float) -> bool:
-        """Whether the session has ended and waits for nothing: its goodbye time is over, or no worker is live."""
+        """Return True if the session has ended and its goodbye time is over or no worker is live."""
         return self.ending is not None and (self.ending.seal_by <= now or not self.has_live_workers)
 
     def stop_waiting(self) -> None:
@@ -302,7 +302,7 @@ class Session:
 
     @property
     def has_live_workers(self) -> bool:
-        """Whether a worker may still report something."""
+        """Return True if a worker may still report something."""
         return any(worker.is_live for worker in self.workers.values())
 
     def age_s(self, now: float) -> float:

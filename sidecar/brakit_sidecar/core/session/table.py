@@ -1,4 +1,4 @@
-"""All open sessions: which one a hello joins, which ones are due, and which ids are over. Time comes in as a number."""
+"""All open sessions: the one that a hello joins, those that are due, and the ids that are over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMEMBERED = 10_000  # ended sessions, some 2 MB; a producer that outlives so ma
 
 
 class Opening(NamedTuple):
-    """What a session that is opened now is made with."""
+    """The circumstances in which a session is opened."""
 
     now: float  # monotonic seconds
     anonymous_id: str | None  # the one under which it counts
@@ -121,7 +121,7 @@ class SessionTable:
         return [session for session in self.open.values() if session.may_be_sealed(now)]
 
     def to_compact(self) -> list[tuple[Session, list[Worker]]]:
-        """Return the workers that may be compacted, if so many have left that it is worth it."""
+        """Return the workers that may be compacted, if enough workers have left."""
         return [(session, workers) for session in self.open.values() if (workers := session.compactable())]
 
     def next_due(self) -> float | None:
@@ -131,7 +131,7 @@ class SessionTable:
     # --- what is over ----------------------------------------------------------------------------------------------
 
     def has_ended(self, session_id: str) -> bool:
-        """Whether the session was sealed, here or by an earlier daemon."""
+        """Return True if the session was sealed, here or by an earlier daemon."""
         return event_uuid(session_id, SESSION) in self._ended
 
     def remember_end(self, session_event_uuid: str) -> None:
@@ -141,7 +141,7 @@ class SessionTable:
             del self._ended[next(iter(self._ended))]
 
     def opens_none(self, hello: Hello) -> bool:
-        """Whether no session would have to be opened for this hello."""
+        """Return True if no session would have to be opened for this hello."""
         if hello.session is not None:
             return hello.session in self.open or self.has_ended(hello.session)
         return hello.group is None or hello.group in self._groups

@@ -1,7 +1,7 @@
-"""What producers reported, and what a session makes of it.
+"""The totals of producers, and the values of a session that are made of them.
 
 A producer's totals are its own running state. A session merges the totals of its producers, so neither the order nor
-the repetition of reports matters. This file knows no phases, no connections and no clock: time comes in as a number.
+the repetition of reports matters. This file knows no phases, no connections and no clock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPACTED = "compacted"  # the totals of all compacted workers; not a producer's
 
 
 class Changes:
-    """What changed in a producer's totals since they were last journaled, as keys of the totals."""
+    """The keys of a producer's totals that changed since the totals were last journaled."""
 
     __slots__ = ("counts", "marks", "routes", "values")
 

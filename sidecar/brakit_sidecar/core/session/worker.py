@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    """How far a worker's life in the session has come."""
+    """The phases of a worker's life in its session."""
 
     NEW = "new"
     CONNECTED = "connected"
@@ -24,7 +24,7 @@ class Phase(Enum):
 
 
 class Stimulus(Enum):
-    """What can happen to a worker."""
+    """The events that move a worker from phase to phase."""
 
     HELLO = "hello"
     END = "reports its end"
@@ -82,12 +82,12 @@ class Worker:
 
     @property
     def is_present(self) -> bool:
-        """Whether it has a connection, or a process that may connect again."""
+        """Return True if it has a connection, or a process that may connect again."""
         return self.phase in (Phase.CONNECTED, Phase.FINISHED, Phase.RECONNECTING)
 
     @property
     def is_live(self) -> bool:
-        """Whether it may still report something."""
+        """Return True if it may still report something."""
         return self.phase in (Phase.CONNECTED, Phase.RECONNECTING)
 
 
