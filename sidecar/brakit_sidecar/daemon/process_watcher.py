@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import anyio
-
 from ..host import process
+from .log import log_unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anyio.abc import TaskGroup
-
     Name = tuple[str, str | None]  # a session, and one of its workers or None for its owner
     Call = Callable[[], object]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class ProcessWatcher:
     """Calls a function once for each watched process, when that process has exited."""
 
-    tasks: TaskGroup
     polled: dict[Name, tuple[Callable[[], bool], Call]] = field(
         default_factory=dict
     )  # the processes without a descriptor
-    _scopes: dict[Name, anyio.CancelScope] = field(default_factory=dict)
+    _exit_fds: dict[Name, int] = field(default_factory=dict)
 
     def watch(
         self, name: Name, pid: int, is_alive: Callable[[], bool], then: Call, *, by_descriptor: bool = True
@@ -38,32 +38,31 @@ class ProcessWatcher:
         if exit_fd is None:
             self.polled[name] = is_alive, then
             return
-        scope = self._scopes[name] = anyio.CancelScope()
-        self.tasks.start_soon(_call_at_exit, exit_fd, scope, then)
+        self._exit_fds[name] = exit_fd
+        asyncio.get_running_loop().add_reader(exit_fd, self._exited, name, then)
 
     def unwatch(self, name: Name) -> None:
         """Stop watching."""
         self.polled.pop(name, None)
-        if scope := self._scopes.pop(name, None):
-            scope.cancel()
+        exit_fd = self._exit_fds.pop(name, None)
+        if exit_fd is not None:
+            asyncio.get_running_loop().remove_reader(exit_fd)
+            os.close(exit_fd)
 
     def unwatch_all(self, session_id: str) -> None:
         """Stop watching the processes of a session."""
-        for name in [name for name in (*self._scopes, *self.polled) if name[0] == session_id]:
+        for name in [name for name in (*self._exit_fds, *self.polled) if name[0] == session_id]:
             self.unwatch(name)
 
     def poll(self) -> None:
         """Check the processes that are watched without a descriptor."""
         for name, (is_alive, then) in list(self.polled.items()):
             if name in self.polled and not is_alive():
-                del self.polled[name]
-                then()
+                self._exited(name, then)
 
-
-async def _call_at_exit(exit_fd: int, scope: anyio.CancelScope, then: Call) -> None:
-    try:
-        with scope:
-            await anyio.wait_readable(exit_fd)
+    def _exited(self, name: Name, then: Call) -> None:
+        self.unwatch(name)
+        try:
             then()
-    finally:
-        os.close(exit_fd)
+        except Exception as error:  # noqa: BLE001 (one session's fault must not end the daemon)
+            log_unexpected(_log, "handling a process exit", error)

@@ -73,7 +73,7 @@ class Server:
         delivery = Delivery(os.environ, journal, consent)
         reporter = Reporter(api_key, own, consent, delivery)
         table = SessionTable(process.boot_id(), config.timing, own)
-        watcher = ProcessWatcher(tasks)
+        watcher = ProcessWatcher()
         counter_files = CounterFiles(socket_path, manager)
         intake = Intake(listening, socket_path, tasks, wake, is_inherited=listening is manager.listening)
         service = Service(table, consent, counter_files, journal, reporter, watcher, intake, wake)
