@@ -135,6 +135,14 @@ class _Capture(BaseHTTPRequestHandler):
         pass
 
 
+SERVE_WITH_GRACE = """
+import sys
+from brakit_sidecar.daemon import start
+from brakit_sidecar.daemon.config import USUAL
+start.foreground(USUAL._replace(timing=USUAL.timing._replace(grace_s=float(sys.argv[1]))))
+"""
+
+
 class Place:
     """A private HOME and runtime directory for one daemon. Stops that daemon and removes the files at the end.
 
@@ -201,9 +209,13 @@ class Place:
         found: dict[str, Any] = json.loads(started.stdout)
         return found
 
-    def serve(self) -> subprocess.Popen[bytes]:
-        """Return a daemon in the foreground, which has no linger, as soon as it accepts."""
-        served = self.popen(sys.executable, "-m", "brakit_sidecar", "serve")
+    def serve(self, grace_s: float | None = None) -> subprocess.Popen[bytes]:
+        """Return a daemon in the foreground, which has no linger, as soon as it accepts.
+
+        ``grace_s`` replaces the grace of five seconds, for tests that need not wait so long.
+        """
+        command = ["-m", "brakit_sidecar", "serve"] if grace_s is None else ["-c", SERVE_WITH_GRACE, str(grace_s)]
+        served = self.popen(sys.executable, *command)
         self._served.append(served)
         wait_until(lambda: self.accepts() or served.poll() is not None, "a daemon that accepts")
         assert served.poll() is None

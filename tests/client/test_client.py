@@ -832,11 +832,12 @@ Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
 """
 
 
-def test_the_exit_reason_is_written_to_the_counter_file_and_no_line_is_sent(home: Place, remote: Endpoint) -> None:
+def test_the_exit_reason_is_written_to_the_counter_file_and_no_line_is_sent(place: Place, endpoint: Endpoint) -> None:
+    place.serve(grace_s=0.5)
     session = new_id()
-    worker = home.run_python(PRINTS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
+    worker = place.run_python(PRINTS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
     assert (worker.stdout, worker.stderr) == ("[]\n", "")
-    found = remote.session_of(session)
+    found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (3, "clean")
 
 
@@ -853,7 +854,7 @@ while telemetry._link._channel.is_ready():
 
 
 def test_the_exit_reason_is_in_the_counter_file_if_the_socket_is_full(place: Place, endpoint: Endpoint) -> None:
-    session, daemon = new_id(), place.serve()
+    session, daemon = new_id(), place.serve(grace_s=0.5)
     with subprocess.Popen(
         [sys.executable, "-c", FILLS_THE_SOCKET_BEFORE_ITS_EXIT],
         env={**place.environ, "BRAKIT_SESSION_ID": session},

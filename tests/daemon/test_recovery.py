@@ -114,7 +114,7 @@ def test_an_unfinished_attempt_is_repeated_if_the_receipts_cannot_be_read(place:
     endpoint.may_answer.clear()
     killed = Killed(place)
     os.mkdir(os.path.join(killed.state, "receipts.jsonl"), 0o700)
-    served = place.serve()
+    served = place.serve(grace_s=0.5)
     wait_until(lambda: endpoint.requests, "the first attempt")
     end_process(served, signal.SIGKILL)
     endpoint.may_answer.set()

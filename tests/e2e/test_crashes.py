@@ -80,7 +80,7 @@ def test_a_worker_that_counted_and_died_while_no_daemon_ran_is_counted(place: Pl
     open_session(place)
     end_process(served, signal.SIGKILL)
     worker.count(7).die()
-    place.serve()
+    place.serve(grace_s=0.5)
     found = endpoint.session_of(session)
     assert (found["request_count"], found["exit_reason"]) == (12, "crash")
 

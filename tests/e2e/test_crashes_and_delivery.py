@@ -150,7 +150,7 @@ def test_a_worker_that_may_start_no_daemon_leaves_no_file() -> None:
 def test_a_counter_file_does_not_reopen_a_session_whose_event_is_frozen(place: Place, endpoint: Endpoint) -> None:
     """A daemon leaves such a counter file if it is killed after it froze the event and before it removed the file."""
     endpoint.may_answer.clear()
-    served, session = place.serve(), new_id()
+    served, session = place.serve(grace_s=0.5), new_id()
     worker = Worker(place, BRAKIT_SESSION_ID=session).count(5)
     open_session(place)
     (name,) = [name for name in runtime_files(place) if name.startswith("counters-")]

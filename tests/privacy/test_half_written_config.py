@@ -31,7 +31,7 @@ def test_a_worker_connects_to_no_daemon_until_it_can_read_the_config(endpoint: E
             worker.count_after_two_polls()
             with pytest.raises(BlockingIOError):
                 another.accept()
-        place.serve()
+        place.serve(grace_s=0.5)
         worker.count_after_two_polls()
     assert endpoint.session_of(session)["request_count"] == 2 * 5
 
@@ -53,7 +53,7 @@ def test_a_daemon_closes_new_workers_connections_until_it_can_read_the_config(pl
 
 
 def test_a_daemon_that_cannot_read_the_config_continues_open_sessions(endpoint: Endpoint, place: Place) -> None:
-    place.serve()
+    place.serve(grace_s=0.5)
     session = new_id()
     with Wire(place.socket_path).hello(session) as wire:
         wire.send(incr={"request_count": 1}).sync()
