@@ -12,7 +12,6 @@ from ..core.version import __version__
 from ..host import config_file, consent, launch, secure_files
 from ..host.conversation import NoDaemonError
 from . import daemon_client, notice
-from .consent_text import in_words
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def start(arguments: Namespace) -> int:
     """Start the daemon unless it runs, and print the path of its socket. Starts nothing if telemetry is off."""
     decision = config_file.settled(os.environ)
     if not decision.on:
-        print(f"brakit-sidecar: no daemon was started; {in_words(decision)}", file=sys.stderr)
+        print(f"brakit-sidecar: no daemon was started; {decision.sentence}", file=sys.stderr)
         if arguments.json:
             print(json.dumps({"socket": None, "pid": None, "version": __version__}))
         return 0
@@ -83,7 +82,7 @@ def status(arguments: Namespace) -> int:
         return 0
     decision = consent.current(os.environ)
     not_running = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
-    print(json.dumps(not_running, indent=2) if arguments.json else f"no daemon is running; {in_words(decision)}")
+    print(json.dumps(not_running, indent=2) if arguments.json else f"no daemon is running; {decision.sentence}")
     return 1
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from ..host import config_file
 from ..host.debug import debug
 from . import notice
-from .consent_text import in_words
 from .errors import UsageError
 from .session_owner import OwnedSession
 
@@ -59,7 +58,7 @@ def _open_session() -> OwnedSession | None:
         if decision.on:
             notice.show_once()
             return OwnedSession(os.environ)
-        debug(in_words(decision))
+        debug(decision.sentence)
     except Exception as error:  # noqa: BLE001 (an error of the sidecar must not keep the command from running)
         debug("the command runs without telemetry", error)
     return None

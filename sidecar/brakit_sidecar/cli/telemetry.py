@@ -11,7 +11,6 @@ from ..daemon import counter_files, journal
 from ..host import config_file, consent, guards, launch, paths
 from ..host.conversation import NoDaemonError
 from . import daemon_client
-from .consent_text import in_words
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _explanation() -> str:
     }
     return "\n".join(
         [
-            in_words(decision),
+            decision.sentence,
             "",
             "These sources are checked in this order; the arrow shows which one decided:",
             *(f"{'->' if source == decision.by else '  '} {source:18} {values[source]}" for source in consent.SOURCES),

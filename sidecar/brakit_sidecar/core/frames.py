@@ -298,4 +298,4 @@ def _is_opaque_id(raw: object) -> bool:
     return isinstance(raw, str) and _OPAQUE_ID.fullmatch(raw) is not None
 
 
-# To add a key of the wire: add a function, list it in PARTS, and apply the new part in session.state.ProducerState.
+# To add a key of the wire: add a function, list it in PARTS, and apply the new part in session.totals.ProducerTotals.

@@ -60,7 +60,7 @@ def _serve(manager: ServiceManager, config: Config, *, announce: Callable[[dict[
         raise OSError("the sidecar does not run as the user nobody; run it as a user of its own")
     decision = config_file.settled(os.environ)
     if not decision.on and manager.listening is None:  # a client that waits in an inherited socket gets its refusals
-        raise TelemetryOffError(f"telemetry is off: {decision.why}")
+        raise TelemetryOffError(decision.sentence)
     socket_path = manager.listening.getsockname() if manager.listening else paths.socket_path(os.environ)
     secure_files.ensure_directory(os.path.dirname(socket_path))
     # A daemon that listened there before the service manager did may hold the lock until its sessions are over. A

@@ -79,9 +79,12 @@ class Consent:
 
     @property
     def sentence(self) -> str:
-        """Return the decision for a person, as "telemetry is off here: NODE_ENV=production"."""
-        here = " here" if self.dormant else ""
-        return f"telemetry is {'on' if self.on else 'off'}{here}: {self.why}"
+        """Return the decision for a person, as "telemetry is off here: NODE_ENV=production".
+
+        The word "here" shows that the environment of this process decided, and not the user's config.
+        """
+        state = "on" if self.on else "off" if self.by == CONFIG else "off here"
+        return f"telemetry is {state}: {self.why}"
 
 
 def decide(environ: Mapping[str, str], config: Config) -> Consent:
