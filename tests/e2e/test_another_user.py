@@ -28,7 +28,7 @@ WORKER = (
 
 # A command as the other user. All modules are loaded before, because that user may not be able to read their files.
 BECOME = f"""
-import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio, platformdirs.unix
+import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio
 import brakit_sidecar.cli.daemon, brakit_sidecar.daemon.server
 from brakit_sidecar.cli import main
 os.setgroups([]); os.setgid({OTHER_UID}); os.setuid({OTHER_UID})

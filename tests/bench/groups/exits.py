@@ -31,8 +31,8 @@ NS_PER_MS = 1e6
 
 PRINT_TIME = "import os, time; os.write(1, b'%d' % time.monotonic_ns())"
 IMPORTS = f"import json, socket\n{PRINT_TIME}"
-# An interpreter frees its modules when it exits, which is half the exit time of even a small application.
-APPLICATION = "import asyncio, email.message, http.server, json, logging.config, sqlite3, ssl, uuid\n"
+# An interpreter frees its modules when it exits. A web framework's modules are most of an application's exit.
+APPLICATION = "import flask\n"
 WORKER = f"""
 import brakit_sidecar
 t = brakit_sidecar.connect()
@@ -50,8 +50,8 @@ ANSWERS, CLOSED, SILENT, DROPS = (
     f"sidecar, endpoint {state}" for state in ("answers", "is closed", "never answers", "drops connections")
 )
 STOPPED = "sidecar, daemon is stopped"
-HOST = "Python with a small application's imports"
-IN_HOST = ", in that application"
+HOST = "Python that imports Flask"
+IN_HOST = ", with Flask"
 EXIT, WHOLE = ", exit", ", whole process"
 
 
@@ -89,11 +89,11 @@ def run(effort: Effort) -> Report:
 
 
 def _table(samples: Samples, span: str, remarks: Mapping[str, str]) -> Table:
-    goal = 1.2 if span == EXIT else None
+    goal = 1.1 if span == EXIT else None
     lines = [
         Line(BARE + span),
         Line(IMPORTING + span, BARE + span),
-        *(Line(name + span, BARE + span, at_most=goal) for name in remarks),
+        *(Line(name + span, BARE + span) for name in remarks),
         Line(HOST + span, BARE + span),
         *(Line(name + IN_HOST + span, HOST + span, at_most=goal) for name in remarks),
     ]
