@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -557,3 +558,11 @@ def test_the_demo_prints_the_bodies_and_leaves_no_files() -> None:
         assert page.broken_promises("session", {k: v for k, v in session.items() if k[0] != "$"}) == {}
         assert os.listdir(place.home) == []
         assert os.listdir(place.runtime) == []
+
+
+def test_a_question_restarts_the_linger(place: Place) -> None:
+    pid = place.start()["pid"]
+    for _ in range(10):
+        time.sleep(0.5)
+        with Wire(place.socket_path).hello() as wire:
+            assert wire.ask("identity")[0]["pid"] == pid

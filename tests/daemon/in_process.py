@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from brakit_sidecar.daemon.delivery import Delivery
     from brakit_sidecar.daemon.process_watcher import ProcessWatcher
 
+OWNER = f"owner {os.getpid()}"  # how the process of the tests is watched as an owner
 SESSION = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
 
 
@@ -80,12 +81,12 @@ class RecordingWatcher:
     """A watcher of processes, which exit when the test calls ``exit``."""
 
     def __init__(self) -> None:
-        self.watched: dict[tuple[str, str | None], tuple[int, Callable[[], object], bool]] = {}
-        self.is_alive: dict[tuple[str, str | None], Callable[[], bool]] = {}
+        self.watched: dict[tuple[str, str], tuple[int, Callable[[], object], bool]] = {}
+        self.is_alive: dict[tuple[str, str], Callable[[], bool]] = {}
 
     def watch(
         self,
-        name: tuple[str, str | None],
+        name: tuple[str, str],
         pid: int,
         is_alive: Callable[[], bool],
         then: Callable[[], object],
@@ -95,14 +96,14 @@ class RecordingWatcher:
         self.watched[name] = pid, then, by_descriptor
         self.is_alive[name] = is_alive
 
-    def unwatch(self, name: tuple[str, str | None]) -> None:
+    def unwatch(self, name: tuple[str, str]) -> None:
         self.watched.pop(name, None)
 
     def unwatch_all(self, session_id: str) -> None:
         for name in [name for name in self.watched if name[0] == session_id]:
             del self.watched[name]
 
-    def exit(self, session_id: str, producer: str | None = None) -> None:
+    def exit(self, session_id: str, producer: str) -> None:
         """Let a watched process exit."""
         self.watched.pop((session_id, producer))[1]()
 

@@ -262,3 +262,14 @@ async def test_a_drain_that_finds_eof_wakes_the_task(pair: Pair) -> None:
         pair.send({"hello": HELLO}).client.shutdown(socket.SHUT_WR)
         pair.connection.drain()
     assert pair.book.closed_as == {HELLO["producer"]: False}
+
+
+async def test_a_fault_while_closing_ends_only_this_connection(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_member: object, *, is_evicted: bool) -> None:
+        raise KeyError(is_evicted)
+
+    monkeypatch.setattr(pair.book, "closed", fail)
+    pair.send({"hello": HELLO}).client.shutdown(socket.SHUT_WR)
+    await served(pair)
+    assert pair.connections == {}
+    assert pair.wakes

@@ -74,6 +74,14 @@ def test_only_an_event_of_the_current_id_may_be_made_and_sent(config: Config) ->
     assert [allows(config.anonymous_id) for allows in checks] == [False, False]
 
 
+def test_every_question_notes_the_current_id(config: Config) -> None:
+    for ask in (config.gate.allows_event, config.gate.allows_id):
+        config.anonymous_id = new_id()
+        config.write(telemetry=True)
+        ask(None)
+        assert config.gate.last_anonymous_id == config.anonymous_id
+
+
 def test_an_event_without_a_session_has_the_current_id_if_telemetry_is_on(config: Config) -> None:
     assert config.gate.settled_id() == config.anonymous_id
     config.write(telemetry=False)

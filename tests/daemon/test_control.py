@@ -12,7 +12,7 @@ from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.version import __version__
 from brakit_sidecar.daemon.control import Control
 
-from tests.daemon.in_process import SESSION, Daemon
+from tests.daemon.in_process import OWNER, SESSION, Daemon
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_a_command_opens_a_session_and_ends_it(asked: Asked) -> None:
 
 def test_a_process_may_own_the_session(asked: Asked) -> None:
     assert asked.ask({"open": {"session": SESSION, "owner_pid": os.getpid()}}) == {"session": SESSION}
-    asked.daemon.watcher.exit(SESSION)
+    asked.daemon.watcher.exit(SESSION, OWNER)
     assert asked.daemon.session.ending is not None
 
 

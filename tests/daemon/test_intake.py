@@ -165,13 +165,16 @@ async def test_a_silent_connection_makes_room_when_its_hello_is_overdue(
     listening: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening.allow(1)
-    listening.client()
+    silent = listening.client()
     listening.intake.drain()
     listening.worker(2)
     assert not listening.intake.drain()
     monkeypatch.setattr("brakit_sidecar.daemon.connection.HELLO_TIMEOUT_S", 0.0)
-    assert listening.intake.drain()
-    assert listening.book.totals == [2]
+    hello = {"protocol": 1, "session": new_id(), "producer": new_id()}
+    listening.intake.drain = lambda *_: None  # type: ignore[method-assign,assignment] # it is read by the eviction alone
+    silent.sendall(json.dumps({"hello": hello, "total": {"request_count": 1}}).encode() + b"\n")
+    assert listening.intake._make_room()
+    assert listening.book.totals == [1]
 
 
 async def test_a_connection_that_awaits_an_answer_is_not_evicted(listening: Listening) -> None:

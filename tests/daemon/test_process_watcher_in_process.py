@@ -67,7 +67,7 @@ async def test_an_exit_is_reported_once_and_its_descriptor_closed() -> None:
 async def test_a_process_that_is_not_watched_any_more_is_not_reported() -> None:
     watcher, calls, before = ProcessWatcher(), Calls(), open_descriptors()
     with sleeping_child() as child:
-        for name in (NAME, ("a session", None), ("another", None)):
+        for name in (NAME, ("a session", "another"), ("another", "a worker")):
             watcher.watch(name, child.pid, lambda: True, calls.named(name[0]))
         watcher.unwatch_all("a session")
         child.kill()
@@ -104,7 +104,7 @@ async def test_a_fault_while_an_exit_is_handled_costs_only_itself() -> None:
         raise ArithmeticError
 
     watcher.watch(NAME, 0, lambda: False, fail)
-    watcher.watch(("another", None), 0, lambda: False, calls.named("exited"))
+    watcher.watch(("another", "a worker"), 0, lambda: False, calls.named("exited"))
     watcher.poll()
     assert calls.names == ["exited"]
     assert not watcher.polled

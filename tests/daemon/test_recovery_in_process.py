@@ -14,7 +14,7 @@ from brakit_sidecar.daemon import receipts
 from brakit_sidecar.daemon.recovery import Recovery
 from brakit_sidecar.daemon.service_manager import ServiceManager
 
-from tests.daemon.in_process import SESSION, Daemon
+from tests.daemon.in_process import OWNER, SESSION, Daemon
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def next_daemon(dead: Daemon, *, is_on: bool = True, is_short: bool = False) -> 
 
 def test_an_open_session_goes_on(dead: Daemon) -> None:
     dead.send(dead.join(), set={"framework": "flask"})
-    assert next_daemon(dead).session.totals.total("framework") == "flask"
+    following = next_daemon(dead)
+    assert following.session.totals.total("framework") == "flask"
+    assert following.wakes
 
 
 def test_a_counter_file_goes_on_and_its_live_worker_is_watched(dead: Daemon) -> None:
@@ -161,12 +163,12 @@ def test_a_session_with_a_receipt_is_over_although_its_journal_is_open(dead: Dae
 def test_a_living_process_owns_its_session_again(dead: Daemon) -> None:
     dead.join()
     dead.service.run(dead.session.own_by_process(os.getpid()))
-    assert (SESSION, None) in next_daemon(dead).watcher.watched
+    assert (SESSION, OWNER) in next_daemon(dead).watcher.watched
 
 
 def test_a_session_whose_owner_has_exited_meanwhile_ends(dead: Daemon) -> None:
     dead.join()
-    dead.service.run(dead.session.own_by_process(2**22 + 1))
+    dead.service.run(dead.session.own_by_process(2**22))
     following = next_daemon(dead)
     assert following.session.ending is not None
     assert following.session.ending.exit_reason == "crash"

@@ -14,11 +14,13 @@ from brakit_sidecar.core.protocol import Ended, Joined, TryLater
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.schema import JOURNEY
 from brakit_sidecar.core.session.effects import WatchOwner, WatchWorker
-from brakit_sidecar.core.session.session import COMPACT_AFTER
+from brakit_sidecar.core.session.replay import replay
+from brakit_sidecar.core.session.session import COMPACT_AFTER, Session
 from brakit_sidecar.core.session.worker import Phase
 from brakit_sidecar.daemon import journal as journal_module
+from brakit_sidecar.host import process
 
-from tests.daemon.in_process import SESSION, Daemon
+from tests.daemon.in_process import OWNER, SESSION, Daemon
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -276,8 +278,8 @@ def test_a_counter_file_whose_descriptor_was_released_is_opened_by_its_name(daem
 def test_a_session_ends_when_the_process_that_owns_it_exits(daemon: Daemon) -> None:
     daemon.join()
     daemon.service.run(daemon.session.own_by_process(os.getpid()))
-    assert daemon.watcher.is_alive[SESSION, None]()
-    daemon.watcher.exit(SESSION)
+    assert daemon.watcher.is_alive[SESSION, OWNER]()
+    daemon.watcher.exit(SESSION, OWNER)
     assert daemon.session.ending is not None
     assert daemon.session.ending.exit_reason == "crash"
 
@@ -287,7 +289,7 @@ def test_the_owners_process_is_not_watched_after_the_session(daemon: Daemon) -> 
     watched = dict(daemon.watcher.watched)
     daemon.seal()
     assert not daemon.watcher.watched
-    watched[SESSION, None][1]()  # an exit that was reported at the same time
+    watched[SESSION, OWNER][1]()  # an exit that was reported at the same time
     assert not daemon.table.open
 
 
@@ -460,3 +462,84 @@ def test_every_journey_event_of_a_session_is_queued(daemon: Daemon) -> None:
     for name in JOURNEY:
         daemon.send(member, event={"name": name})
     assert [body["event"] for body in daemon.sent()] == [*JOURNEY]
+
+
+# --- files that a worker or another process changed -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 8, 40])
+def test_a_truncated_counter_file_costs_only_its_own_counts(daemon: Daemon, size: int) -> None:
+    made, producer = daemon.make_counter_file(), new_id()
+    daemon.service.closed(daemon.join(producer, made.fd), is_evicted=True)
+    assert made.fd is not None
+    os.ftruncate(made.fd, size)
+    assert daemon.watcher.is_alive[SESSION, producer]()  # nothing proves that its process has exited
+    assert not daemon.counter_files.has_exited(SESSION, producer, os.getpid())
+    daemon.service.read_counters(daemon.session)
+    daemon.seal()
+    assert len(daemon.sent()) == 1
+
+
+def test_a_counter_file_that_is_truncated_while_its_hello_is_read_joins_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = daemon.make_counter_file()
+    accept = daemon.counter_files.accept
+
+    def accept_and_truncate(fd: int) -> Any:
+        file = accept(fd)
+        assert made.fd is not None
+        os.ftruncate(made.fd, 0)
+        return file
+
+    monkeypatch.setattr(daemon.counter_files, "accept", accept_and_truncate)
+    before = len(os.listdir("/dev/fd"))
+    assert daemon.hello(counter_fd=made.fd) == Ended()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+@names_counter_files
+def test_the_name_of_a_counter_file_that_joins_nothing_is_removed(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.seal()
+    made, producer = daemon.make_counter_file(), new_id()
+    made.keep_as(str(daemon.runtime / f"counters-1-{producer}"))
+    assert daemon.hello(producer, counter_fd=made.fd) == Ended()
+    assert os.listdir(daemon.runtime) == []
+
+
+@names_counter_files
+def test_a_second_counter_file_adds_to_a_first_one_whose_descriptor_was_released(daemon: Daemon) -> None:
+    first, second, producer = daemon.make_counter_file(), daemon.make_counter_file(), new_id()
+    daemon.join(producer, first.fd)
+    daemon.count(first, "request_count", 7)
+    daemon.service.release_descriptors()
+    daemon.join(producer, second.fd)
+    assert daemon.session.totals.total("request_count") == 7
+
+
+def test_a_journal_that_is_rewritten_while_workers_are_compacted_counts_them_once(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(COMPACT_AFTER):
+        member = daemon.join()
+        daemon.send(member, incr={"request_count": 1})
+        daemon.service.closed(member)
+        daemon.session.workers[member.producer].pid = 2**22 + 1 + number  # not a process
+    for worker in daemon.session.workers.values():
+        worker.totals.incr("request_count", 1)  # not journaled yet, as of a counter file
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", daemon.journal._sizes[SESSION] + 10)
+    compact(daemon)
+    replayed = replay(Session(SESSION, None, 0.0, ""), daemon.journaled(), 1.0, process.boot_id(), "")
+    assert replayed.session is not None
+    # The last worker is not compacted, and what it counted since is not journaled.
+    assert replayed.session.totals.total("request_count") in (2 * COMPACT_AFTER, 2 * COMPACT_AFTER - 1)
+
+
+def test_a_message_that_waits_for_the_service_manager_wakes_the_main_loop(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.wakes.clear()
+    made = daemon.make_counter_file()
+    daemon.counter_files.manager.unsent.append(None)  # type: ignore[arg-type] # a stand-in for a message
+    daemon.join(counter_fd=made.fd)
+    assert daemon.wakes

@@ -29,7 +29,7 @@ def log(arguments: Namespace) -> int:
 
 def _as_text(receipt: dict[str, Any]) -> str:
     reason = f" ({receipt['reason']})" if receipt["reason"] else ""
-    body = receipt["body"]
+    body = str(receipt["body"])
     with suppress(ValueError):  # a body that is not JSON is printed unchanged
         body = json.dumps(json.loads(body), indent=2)
     return f"{receipt['at']}  {receipt['event']}  {receipt['outcome']}{reason}\n{_indented(body)}\n"

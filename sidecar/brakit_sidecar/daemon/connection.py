@@ -136,7 +136,10 @@ class Connection:
         self._stream.close()
         self._close_descriptor()
         if self.protocol.member is not None:
-            self._book.closed(self.protocol.member, is_evicted=is_evicted)
+            try:
+                self._book.closed(self.protocol.member, is_evicted=is_evicted)
+            except Exception as error:  # noqa: BLE001 (one connection's fault must not end the daemon)
+                log_unexpected(_log, "closing a connection", error)
 
     @property
     def member(self) -> Member | None:

@@ -26,10 +26,9 @@ class ConsentGate:
 
     def allows(self) -> bool | None:
         """Return True if telemetry is on. Returns None if the config cannot be read now, so that clients try again."""
-        decision = consent.current(self.environ)
+        decision = self._note(consent.current(self.environ))
         if decision.unreadable:
             return None
-        self.last_anonymous_id = decision.anonymous_id
         if self._when_readable is not None:
             call, self._when_readable = self._when_readable, None
             call(decision.on)
@@ -40,17 +39,17 @@ class ConsentGate:
 
         A withdrawal of consent replaces the id, and nothing is sent under an old one.
         """
-        decision = consent.current(self.environ)
+        decision = self._note(consent.current(self.environ))
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
 
     def allows_event(self, anonymous_id: str | None) -> bool:
         """Return True if an event of this anonymous id may be made. Writes an opt-out by environment to the config."""
-        decision = config_file.settled(self.environ)
+        decision = self._note(config_file.settled(self.environ))
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
 
     def settled_id(self) -> str | None:
         """Return the anonymous id for an event without a session. Returns None if telemetry is off."""
-        decision = config_file.settled(self.environ)
+        decision = self._note(config_file.settled(self.environ))
         return decision.anonymous_id if decision.on else None
 
     def status(self) -> dict[str, object]:
@@ -67,3 +66,8 @@ class ConsentGate:
         self.environ.pop("BRAKIT_TELEMETRY", None)
         decision = consent.current(self.environ)
         return not decision.on and not decision.unreadable
+
+    def _note(self, decision: consent.Consent) -> consent.Consent:
+        if decision.on or not decision.unreadable:
+            self.last_anonymous_id = decision.anonymous_id or self.last_anonymous_id
+        return decision

@@ -5,6 +5,7 @@ Each has a name beside the socket, by which the next daemon finds what was count
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -60,6 +61,8 @@ class CounterFile:
         """Return the origin that the first cells hold. Raises OSError."""
         with self._opened() as fd:
             head = _head(fd)
+        if len(head) < counter_layout.CELL * counter_layout.FIRST_ROW:
+            raise OSError(errno.EINVAL, "the worker has truncated its counter file")
         kind = value_at(head, counter_layout.KIND)
         id_start = counter_layout.CELL * counter_layout.ID
         named = str(UUID(bytes=bytes(head[id_start : id_start + 16])))
@@ -70,6 +73,14 @@ class CounterFile:
             anonymous_id_cell=value_at(head, counter_layout.ANONYMOUS_ID),
             is_retired=value_at(head, counter_layout.RETIRED) != 0,
         )
+
+    @property
+    def is_retired(self) -> bool:
+        """Return True if it counts for no session any more, or cannot be read."""
+        try:
+            return self.origin.is_retired
+        except OSError:
+            return True
 
     def is_in_use(self) -> bool:
         """Return True if its worker's process still maps it, and if that cannot be found out."""
@@ -95,6 +106,12 @@ class CounterFile:
         with suppress(OSError), self._opened() as fd:
             _link(fd, path)
             self._path = path
+
+    def claim(self, path: str) -> None:
+        """Note that this is its path, if the path leads to it. Its worker may have linked it there."""
+        with suppress(OSError):
+            if _identity(os.lstat(path)) == self._identity:
+                self._path = path
 
     @property
     def has_name(self) -> bool:
@@ -165,15 +182,20 @@ class CounterFiles:
 
     def attach(self, session_id: str, producer: str, file: CounterFile) -> CounterSnapshot | None:
         """Keep a file that came with a hello. Returns what an earlier file of the producer holds, which is closed."""
-        file.link_at(paths.counter_file_path(self.socket_path, producer))
-        self.manager.store(paths.counter_file_name(producer), file.fileno())
         files = self._files.setdefault(session_id, {})
         before, files[producer] = files.get(producer), file
-        if before is None:
-            return None
-        snapshot = before.read()
-        before.close()
+        snapshot = None
+        if before is not None:  # read before the link, which replaces the name of the earlier file
+            snapshot = before.read()
+            before.close()
+        file.link_at(paths.counter_file_path(self.socket_path, producer))
+        self.manager.store(paths.counter_file_name(producer), file.fileno())
         return snapshot
+
+    def reject(self, producer: str, file: CounterFile) -> None:
+        """Retire a file whose hello joined no session. Its worker named it before the hello."""
+        file.claim(paths.counter_file_path(self.socket_path, producer))
+        self.retire(producer, file)
 
     def attach_found(self, session_id: str, producer: str, file: CounterFile) -> None:
         """Keep a file that an earlier daemon kept."""

@@ -73,14 +73,22 @@ class Intake:
         """Accept at most ``most`` pending connections. Returns them."""
         streams: list[socket.socket] = []
         self._is_starved = False
-        while len(streams) < most and not self._is_starved:
-            stream = None if self.is_short_of_descriptors() else self._accept_one()
-            if stream is not None:
-                streams.append(stream)
-            elif self._is_pending():
-                self._is_starved = True
-            else:
+        while len(streams) < most:
+            if self.is_short_of_descriptors():
+                self._is_starved = self._is_pending()
                 break
+            try:
+                stream, _ = self._listening.accept()
+            except BlockingIOError:
+                break
+            except ConnectionAbortedError:  # the client closed it meanwhile
+                continue
+            except OSError as error:  # the machine is short of files or of memory
+                _log.warning("cannot accept: %s", os.strerror(error.errno or 0))
+                self._is_starved = self._is_pending()
+                break
+            stream.setblocking(False)
+            streams.append(stream)
         accepted = [Connection(stream, self._book, self.connections, self._wake) for stream in streams]
         for connection in accepted:
             self._tasks.start_soon(connection.serve)
@@ -114,22 +122,6 @@ class Intake:
             return True
         os.close(probe)
         return probe >= self._limit - RESERVE
-
-    # --- one connection --------------------------------------------------------------------------------------------
-
-    def _accept_one(self) -> socket.socket | None:
-        """Return None if no connection waits, or if the machine is short of files or of memory."""
-        while True:
-            try:
-                stream, _ = self._listening.accept()
-            except ConnectionAbortedError:  # the client closed it meanwhile
-                continue
-            except OSError as error:
-                if not isinstance(error, BlockingIOError):
-                    _log.warning("cannot accept: %s", os.strerror(error.errno or 0))
-                return None
-            stream.setblocking(False)
-            return stream
 
     def _is_pending(self) -> bool:
         waiting = select.poll()
@@ -175,9 +167,11 @@ class Intake:
 
     def _evict(self, connection: Connection) -> None:
         member = connection.member
-        if connection.protocol.is_closing or (member is None and connection.is_idle):
-            connection.close()
-        elif member is not None and not connection.protocol.owes_answer and self._evictor.may_evict(member):
+        if member is None:
+            loses_nothing = connection.is_idle
+        else:
+            loses_nothing = not connection.protocol.owes_answer and self._evictor.may_evict(member)
+        if loses_nothing or connection.protocol.is_closing:
             connection.evict()
 
     def _close_one(self, expendable: Callable[[Member], bool]) -> bool:

@@ -20,7 +20,7 @@ class Evictor(Protocol):
         """Return True if the member loses nothing when its connection is closed."""
 
 
-class Intake(Protocol):
+class Drainer(Protocol):
     """Reads all that was written to the connections."""
 
     def drain(self, expendable: Callable[[Member], bool] = ...) -> bool:

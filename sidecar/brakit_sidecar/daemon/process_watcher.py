@@ -14,7 +14,7 @@ from .log import log_unexpected
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Name = tuple[str, str | None]  # a session, and one of its workers or None for its owner
+    Name = tuple[str, str]  # a session, and one of its processes
     Call = Callable[[], object]
 
 _log = logging.getLogger(__name__)

@@ -24,14 +24,14 @@ from .counter_files import left_behind
 from .log import log_unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..core.session.session import Session
     from ..core.session.table import SessionTable
     from .consent_gate import ConsentGate
     from .counter_files import CounterFile, CounterFiles
     from .delivery import Delivery
-    from .interfaces import Intake
+    from .interfaces import Drainer
     from .journal import Journal, Record
     from .service import Service
     from .service_manager import ServiceManager
@@ -49,7 +49,7 @@ class Recovery:
     journal: Journal
     delivery: Delivery
     consent: ConsentGate
-    intake: Intake
+    intake: Drainer
     manager: ServiceManager
     socket_path: str
     api_key: str  # under which journaled events are sent, whatever key they were made with
@@ -62,6 +62,7 @@ class Recovery:
             log_unexpected(_log, "recovery", error)
         if not is_on:  # a service manager starts the daemon nevertheless
             self.service.withdraw()
+        self.service.wake()  # a recovered session may be due
 
     def _recover(self) -> None:
         """Recover sessions and events first, because counter files belong to sessions."""
@@ -74,7 +75,7 @@ class Recovery:
             with _at_its_own_cost("recovering a session"):
                 self._recover_session(session_id, records, written, now)
         for producer, file in left_behind(self.socket_path, self.manager.take_stored()):
-            with _at_its_own_cost("recovering a counter file"):
+            with _at_its_own_cost("recovering a counter file", file.close):
                 self._recover_counter_file(producer, file, now)
                 if self.intake.is_short_of_descriptors():
                     file.release_descriptor()
@@ -111,7 +112,7 @@ class Recovery:
         if process.exists(session.owner.pid):
             self.service.run([WatchOwner(session.id, session.owner.pid)])
         else:
-            self.service.run(session.owner_exited(now))
+            self.service.run(session.owner_exited(session.owner.pid, now))
 
     def _recover_counter_file(self, producer: str, file: CounterFile, now: float) -> None:
         """Merge the file of a worker that may have counted while no daemon ran. A live process may be idle."""
@@ -142,8 +143,9 @@ class Recovery:
 
 
 @contextmanager
-def _at_its_own_cost(step: str) -> Iterator[None]:
+def _at_its_own_cost(step: str, clean_up: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 (whatever is wrong with one part, the others are to be recovered)
         log_unexpected(_log, step, error)
+        clean_up()

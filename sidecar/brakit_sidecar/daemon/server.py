@@ -63,7 +63,6 @@ class Server:
         self._stopping = anyio.Event()
         self._scheduled: set[str] = set()
         self._is_syncing = False  # one at a time: while a disk hangs, a second one would hang too
-        self._is_idle = False
         self._idle_since = monotonic()
 
         own, api_key = machine.facts(), os.environ.get("BRAKIT_TELEMETRY_KEY", "")
@@ -124,11 +123,11 @@ class Server:
             for session, workers in self._table.to_compact():
                 self._service.compact(session, workers)
             due = self._table.next_due()
+            exit_at = self._exit_at(now)
             self._changed.clear()
             if now >= self._timers.next_due:
                 self._timers.run(now)
             self._schedule(now)
-            exit_at = self._exit_at(now)
             if now >= exit_at and self._stop_if_idle():
                 return
             with anyio.move_on_after(min(due or NEVER, self._timers.next_due, exit_at) - now):
@@ -184,10 +183,10 @@ class Server:
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _exit_at(self, now: float) -> float:
+        """Return when to exit if nothing happens. A connection may have opened and closed since the last turn."""
         is_idle = not self._table.open and not self._intake.connections
-        if is_idle and not self._is_idle:
+        if self._changed.is_set() or not is_idle:
             self._idle_since = now
-        self._is_idle = is_idle
         return self._idle_since + self._config.linger_s if is_idle and self._config.linger_s is not None else NEVER
 
     def _stop_if_idle(self) -> bool:

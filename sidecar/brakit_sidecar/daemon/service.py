@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..core.session.worker import Worker
     from .consent_gate import ConsentGate
     from .counter_files import CounterFiles
-    from .interfaces import Intake
+    from .interfaces import Drainer
     from .journal import Journal
     from .process_watcher import ProcessWatcher
     from .reporter import Reporter
@@ -45,7 +45,7 @@ class Service:
     journal: Journal
     reporter: Reporter
     watcher: ProcessWatcher
-    intake: Intake
+    intake: Drainer
     wake: Callable[[], None]  # is called if a due time may have moved
     answer: Callable[[Any], Any] = lambda _question: Refusal.UNKNOWN_ASK
     refusals: Counter[Refusal] = field(default_factory=Counter)
@@ -55,6 +55,7 @@ class Service:
 
     def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
         """Join the session that the hello names, which is opened if it is new."""
+        known = len(self.table.open)
         names_a_session = hello.session is not None or hello.group is not None
         allowed = self.consent.allows() if names_a_session else False
         file = None if counter_file is None else self.counter_files.accept(counter_file)
@@ -64,19 +65,20 @@ class Service:
                 file.close()
             return TryLater() if names_a_session else Joined(None, refused=refused)
         member = None
-        if allowed and not (file is not None and file.origin.is_retired):
+        if allowed and not (file is not None and file.is_retired):
             opening = Opening(monotonic(), self.consent.last_anonymous_id, str(uuid4()))
-            known = len(self.table.open)
             member, effects = self.table.hello(hello, opening, pid)
             self.run(effects)
             if hello.is_owner or len(self.table.open) > known:  # a worker of an open session makes nothing due earlier
                 self.wake()
         if member is None:
-            if file is not None:
-                file.retire()
+            if file is not None and hello.producer is not None:
+                self.counter_files.reject(hello.producer, file)
             return Ended(refused)
         if file is not None and (snapshot := self.counter_files.attach(member.session_id, member.producer, file)):
             self.table.open[member.session_id].counted(member.producer, snapshot)
+        if self.counter_files.manager.unsent:  # a message is to be sent again soon
+            self.wake()
         return Joined(member, takes_counter_file=file is not None, refused=refused)
 
     def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
@@ -149,14 +151,14 @@ class Service:
                 case fx.Emit():
                     self.reporter.report(effect)
                 case fx.WatchOwner(session_id, pid):
-                    exited = partial(self._process_exited, session_id, None)
-                    self.watcher.watch((session_id, None), pid, partial(process.exists, pid), exited)
+                    exited = partial(self._owner_exited, session_id, pid)
+                    self.watcher.watch((session_id, f"owner {pid}"), pid, partial(process.exists, pid), exited)
                 case fx.WatchWorker(session_id, producer, pid, are_short):
                     self.watcher.watch(
                         (session_id, producer),
                         pid,
                         partial(self.counter_files.is_in_use, session_id, producer),
-                        partial(self._process_exited, session_id, producer),
+                        partial(self._worker_exited, session_id, producer),
                         by_descriptor=not (are_short or self.intake.is_short_of_descriptors()),
                     )
                 case fx.UnwatchWorker(session_id, producer):
@@ -218,14 +220,15 @@ class Service:
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
-    def _process_exited(self, session_id: str, producer: str | None) -> None:
+    def _owner_exited(self, session_id: str, pid: int) -> None:
         session = self.table.open.get(session_id)
-        if session is None:
-            return
-        now = monotonic()
-        if producer is None:
-            self.run(session.owner_exited(now))
-        else:
+        if session is not None:
+            self.run(session.owner_exited(pid, monotonic()))
+            self.wake()
+
+    def _worker_exited(self, session_id: str, producer: str) -> None:
+        session = self.table.open.get(session_id)
+        if session is not None:
             self.read_counter(session, producer)
-            self.run(session.worker_exited(producer, now))
-        self.wake()
+            self.run(session.worker_exited(producer, monotonic()))
+            self.wake()

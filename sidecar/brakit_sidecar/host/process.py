@@ -45,9 +45,11 @@ def can_be_watched(pid: int) -> bool:
 
 def exists(pid: int) -> bool:
     """Return whether a process has that number. It may be a later process than the expected one."""
+    if pid <= 0:  # a group of processes
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # the process is another user's
         pass

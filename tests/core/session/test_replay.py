@@ -10,10 +10,10 @@ from brakit_sidecar.core import payload
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from brakit_sidecar.core.schema import EVENTS, SESSION
 from brakit_sidecar.core.session.replay import Replayed, replay
-from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL, Session
+from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL_TIMING, Session
 from brakit_sidecar.core.session.worker import Phase
 
-from tests.core.session.story import BOOT, SESSION_ID, Story, hello
+from tests.core.session.story import BOOT, GROUP_ID, SESSION_ID, Story, hello
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_a_rewritten_journal_restores_an_end_in_progress(story: Story) -> None:
     story.worker("p").at(4).run(story.session.end("sigint", story.now, story.now))
     rewritten = replayed(story.session.whole(story.now), story.now + 1, BOOT).session
     assert rewritten is not None
-    assert rewritten.ending == ("sigint", story.now, story.now + 1 + USUAL.goodbye_s)
+    assert rewritten.ending == ("sigint", story.now, story.now + 1 + USUAL_TIMING.goodbye_s)
 
 
 @pytest.mark.parametrize("is_rewritten", [False, True])
@@ -156,7 +156,7 @@ def test_the_owners_grace_begins_with_the_recovery(story: Story) -> None:
 
 def test_an_end_in_progress_continues_after_the_recovery(story: Story) -> None:
     found = recovered(story.owner().worker("p").at(4).end("owner", "sigint"), after_s=6.0)
-    assert found.ending == ("sigint", 1004.0, 1010.0 + USUAL.goodbye_s)
+    assert found.ending == ("sigint", 1004.0, 1010.0 + USUAL_TIMING.goodbye_s)
 
 
 def test_a_worker_that_was_connected_counts_as_disconnected_after_the_recovery(story: Story) -> None:
@@ -270,6 +270,14 @@ def test_an_end_without_a_time_is_skipped() -> None:
         {"opened": "yesterday"},
         {"left": ["p"], "at": 1},
         {"ending": "clean"},
+        {"ending": "clean", "ended_at": "nan"},
+        {"opened": "nan", "boot": BOOT, "group": None, "owner_pid": None},
+        {"opened": float("inf"), "boot": BOOT, "group": None, "owner_pid": None},
+        {"by": True, "at": 1, "frame": {"set": {"framework": "flask"}}},
+        {"by": "p", "at": 2**64, "frame": {"set": {"framework": "flask"}}},
+        {"by": "p", "at": True, "frame": {"set": {"framework": "flask"}}},
+        {"compacted": ["p", 7]},
+        {"joined": 7, "worker": True, "sdk": "python", "at": 1},
         {"settled": {}},
     ],
     ids=str,
@@ -289,3 +297,38 @@ def test_no_text_of_a_journal_becomes_a_value(story: Story) -> None:
     found = replayed(records, story.now, BOOT).session
     assert found is not None
     assert "zoe" not in json.dumps(summary(found))
+
+
+@pytest.mark.parametrize("pid", [0, -1, 10**18, True, "1"])
+def test_a_process_id_that_cannot_exist_owns_nothing(story: Story, pid: object) -> None:
+    records = story.worker("p").journal()
+    found = replayed([{**records[0], "owner_pid": pid}, *records[1:]], story.now, BOOT).session
+    assert found is not None
+    assert found.owner.pid is None
+
+
+def test_a_group_that_is_not_a_uuid_is_left_out(story: Story) -> None:
+    records = story.worker("p").journal()
+    found = replayed([{**records[0], "group": 5}, *records[1:]], story.now, BOOT).session
+    assert found is not None
+    assert found.group is None
+
+
+def test_a_session_does_not_wait_for_a_time_in_the_future(story: Story) -> None:
+    records = [*story.worker("p").journal(), {"left": "p", "at": int(4e18)}, {"ending": "clean", "ended_at": 4e9}]
+    records[0]["opened"] = 4e9
+    found = replayed(records, story.now, BOOT).session
+    assert found is not None
+    assert found.last_left is not None
+    assert (found.opened_at, found.last_left.left_at) == (story.now, story.now)
+    assert found.ending is not None
+    assert found.ending.ended_at == story.now
+
+
+def test_two_journals_of_one_group_are_two_sessions(story: Story) -> None:
+    first = story.group("p")
+    copy = story.table.new_session(SESSION_ID, story.opening, GROUP_ID)
+    story.table.take_up(copy)
+    assert story.group("q") == first
+    story.table.withdraw()
+    assert not story.table.open

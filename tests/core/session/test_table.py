@@ -15,14 +15,14 @@ from brakit_sidecar.core.session.effects import (
     WatchOwner,
     WatchWorker,
 )
-from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL
+from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL_TIMING
 from brakit_sidecar.core.session.table import REMEMBERED
 from brakit_sidecar.core.session.worker import Phase
 
 from tests.core.session.story import ANONYMOUS_ID, GROUP_ID, SESSION_ID, Story, frame, hello, occurred
 from tests.harness import new_id
 
-GRACE_S, GOODBYE_S, UNJOINED_S = USUAL
+GRACE_S, GOODBYE_S, UNJOINED_S = USUAL_TIMING
 
 
 @pytest.fixture
@@ -94,19 +94,19 @@ def test_the_exit_reason_is_crash_if_the_owner_does_not_reconnect(story: Story) 
 
 
 def test_a_session_does_not_wait_for_an_owner_whose_process_exited(story: Story) -> None:
-    story.owner().at(10).close("owner").at(11).run(story.session.owner_exited(story.now))
+    story.owner().at(10).close("owner").at(11).run(story.session.owner_exited(4711, story.now))
     assert story.due(11) == [("crash", 10)]
 
 
 def test_the_connection_of_an_owner_that_exited_is_first_read_to_eof(story: Story) -> None:
-    story.owner().at(10).run(story.session.owner_exited(story.now))
+    story.owner().at(10).run(story.session.owner_exited(4711, story.now))
     assert story.due(10) == []  # its end may still be unread in the socket
     story.end("owner", "sigterm").close("owner")
     assert story.due(10) == [("sigterm", 10)]
 
 
 def test_the_exit_reason_is_crash_if_the_owner_exited_without_an_end(story: Story) -> None:
-    story.owner().at(10).run(story.session.owner_exited(story.now)).close("owner")
+    story.owner().at(10).run(story.session.owner_exited(4711, story.now)).close("owner")
     assert story.due(10) == [("crash", 10)]
 
 
@@ -130,8 +130,18 @@ def test_a_session_ends_when_the_process_that_owns_it_exits(story: Story) -> Non
     assert WatchOwner(SESSION_ID, 4711) in effects
     story.worker("a").at(3).end("a").close("a")
     assert story.due(2 * UNJOINED_S) == []
-    story.run(session.owner_exited(story.now))
+    story.run(session.owner_exited(4711, story.now))
     assert story.due(2 * UNJOINED_S) == [("crash", 2 * UNJOINED_S)]
+
+
+def test_the_exit_of_another_owner_leaves_the_session_to_the_process_that_owns_it(story: Story) -> None:
+    session = story.open()
+    assert session is not None
+    session.own_by_process(1)
+    story.owner("owner", pid=2).close("owner")
+    assert session.owner_exited(2, story.now) == []
+    story.at(3).run(session.owner_exited(1, story.now))
+    assert session.ending is not None
 
 
 def test_an_owners_process_is_watched_if_its_pid_is_known(story: Story) -> None:

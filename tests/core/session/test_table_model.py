@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brakit_sidecar.core.session.session import USUAL
+from brakit_sidecar.core.session.session import USUAL_TIMING
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -49,7 +49,7 @@ class ModelSession:
             self.owner_lost_for += 1
 
     def is_over(self) -> bool:
-        grace, goodbye, unjoined = (int(seconds / TICK_S) for seconds in USUAL)
+        grace, goodbye, unjoined = (int(seconds / TICK_S) for seconds in USUAL_TIMING)
         if self.ending is None and not self.owners():
             if self.owner_lost_for is not None:
                 if self.owner_lost_for >= grace:
@@ -125,7 +125,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule()
     def the_owners_process_exits(self) -> None:
         assert self.model
-        self.story.run(self.story.session.owner_exited(self.story.now))
+        self.story.run(self.story.session.owner_exited(4711, self.story.now))
         self.model.owner_dead = True
         if not self.model.owners():
             self.model.begin_end("crash", self.model.owner_lost_for or 0)
@@ -146,7 +146,7 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model and not self.model.ever_joined)
     @rule()
     def ten_minutes_pass(self) -> None:
-        self.time_passes(ticks=int(USUAL.unjoined_s / TICK_S))
+        self.time_passes(ticks=int(USUAL_TIMING.unjoined_s / TICK_S))
         assert self.model is None
 
     def seal_what_is_over(self) -> bool:

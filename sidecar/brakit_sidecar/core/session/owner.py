@@ -36,9 +36,10 @@ class Owner:
         self.lost_at = now
         return now if self.is_dead else None
 
-    def process_exited(self, now: float) -> float | None:
+    def process_exited(self, pid: int, now: float) -> float | None:
         """Note that its process has exited. An open connection is read to EOF first, because it may hold the end."""
-        self.pid = None
+        if self.pid == pid:
+            self.pid = None
         self.is_dead = True
         if self.exists:
             return None

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .records import Record
     from .session import Session
 
+MAX_PID = 2**22  # Linux's limit
+MAX_TIME_S = 2**33  # 272 years of uptime, whose nanoseconds are still a 64-bit integer
+
 
 class Replayed(NamedTuple):
     """The contents of a journal."""
@@ -73,7 +76,7 @@ class _Reader:
 
     def read(self, record: Record) -> None:
         """Apply one record. Raises KeyError, TypeError, ValueError or AttributeError if it is not ours."""
-        self._last_at = max(self._last_at, (record.get("at") or 0) / NS_PER_S)
+        self._last_at = max(self._last_at, _time_ns(record.get("at") or 0) / NS_PER_S)
         for key, reader in self._readers.items():
             if key in record:
                 reader(record)
@@ -83,6 +86,8 @@ class _Reader:
         session = self._session
         if not self._is_open or SESSION.name in session.totals.occurred:
             return None
+        if session.boot == boot:
+            self._cut_times(now)
         for worker in session.workers.values():
             if worker.phase in (Phase.CONNECTED, Phase.FINISHED):  # its connection vanished with the daemon
                 worker.apply(Stimulus.DISCONNECT)
@@ -97,37 +102,48 @@ class _Reader:
             session.owner.lost_at = now
         return session
 
+    def _cut_times(self, now: float) -> None:
+        """Replace times in the future by now, because a session would otherwise wait for them."""
+        session = self._session
+        session.opened_at = min(session.opened_at, now)
+        for worker in session.workers.values():
+            if worker.left_at is not None:
+                worker.left_at = min(worker.left_at, now)
+        if self._ending is not None:
+            self._ending = self._ending[0], min(self._ending[1], now)
+
     # --- one method for each kind of record ------------------------------------------------------------------------
 
     def _opened(self, record: Record) -> None:
         session = self._session
-        session.opened_at, session.boot = float(record["opened"]), str(record["boot"])
-        session.group = record["group"] if UUID.fullmatch(record["group"] or "") else None
-        session.owner.pid = record["owner_pid"] if type(record["owner_pid"]) is int else None
+        session.opened_at, session.boot = _time_s(record["opened"]), str(record["boot"])
+        group, pid = record["group"], record["owner_pid"]
+        session.group = group if type(group) is str and UUID.fullmatch(group) else None
+        session.owner.pid = pid if type(pid) is int and 0 < pid <= MAX_PID else None
         self._is_open = UUID.fullmatch(session.id) is not None
 
     def _joined(self, record: Record) -> None:
-        session, producer = self._session, record["joined"]
+        session, producer = self._session, _id(record["joined"])
         if record["worker"]:
             worker = self._worker(producer)
             worker.apply(Stimulus.HELLO)
             worker.exit_reason = None
-            session.totals.replay(producer, parse(b"{}"), record["at"], record["sdk"])
+            session.totals.replay(producer, parse(b"{}"), _time_ns(record["at"]), record["sdk"])
         else:
             session.totals.producer(producer)
             self._is_owned = True
 
     def _frame(self, record: Record) -> None:
-        frame = parse(orjson.dumps(record["frame"]))
-        self._session.totals.replay(record["by"], frame, record["at"])
-        worker = self._session.workers.get(record["by"])
+        frame, producer = parse(orjson.dumps(record["frame"])), _id(record["by"])
+        self._session.totals.replay(producer, frame, _time_ns(record["at"]))
+        worker = self._session.workers.get(producer)
         if frame.end is not None and worker is not None:
             worker.exit_reason = frame.end
             worker.apply(Stimulus.END)
 
     def _left(self, record: Record) -> None:
         session, worker = self._session, self._session.workers[record["left"]]
-        left_at = None if record["at"] is None else record["at"] / NS_PER_S
+        left_at = None if record["at"] is None else _time_ns(record["at"]) / NS_PER_S
         if worker.phase is not Phase.GONE:
             worker.apply(Stimulus.DISCONNECT)
         if left_at is None:
@@ -138,16 +154,17 @@ class _Reader:
             session.last_left = worker
 
     def _compacted(self, record: Record) -> None:
-        session = self._session
-        session.totals.compact(record["compacted"])
-        for producer in record["compacted"]:
+        session, compacted = self._session, [*map(_id, record["compacted"])]
+        session.totals.compact(compacted)
+        for producer in compacted:
             worker = session.workers.setdefault(producer, Worker(producer, session.totals.producer(COMPACTED)))
             if worker.phase in (Phase.CONNECTED, Phase.FINISHED):
                 worker.apply(Stimulus.DISCONNECT)
             worker.apply(Stimulus.COMPACT)
+            worker.totals = session.totals.producer(COMPACTED)
 
     def _ends(self, record: Record) -> None:
-        self._ending = SESSION_FIELDS["exit_reason"].domain.coerce(record["ending"]), float(record["ended_at"])
+        self._ending = SESSION_FIELDS["exit_reason"].domain.coerce(record["ending"]), _time_s(record["ended_at"])
 
     def _occurred(self, record: Record) -> None:
         self._session.totals.occurred.add(EVENTS[record["occurred"]].name)
@@ -175,3 +192,24 @@ class _Reader:
         if producer not in workers:
             workers[producer] = Worker(producer, self._session.totals.producer(producer))
         return workers[producer]
+
+
+def _id(raw: object) -> str:
+    """Return the name of a producer. Raises TypeError if it is not a text."""
+    if type(raw) is str:
+        return raw
+    raise TypeError
+
+
+def _time_s(raw: object) -> float:
+    """Return a time in seconds. Raises ValueError if it is not a finite number."""
+    if type(raw) in (int, float) and 0 <= raw < MAX_TIME_S:  # type: ignore[operator] # a number; a NaN compares false
+        return float(raw)  # type: ignore[arg-type]
+    raise ValueError
+
+
+def _time_ns(raw: object) -> int:
+    """Return a time in nanoseconds. Raises ValueError if it is not a whole number of 64 bits."""
+    if type(raw) is int and 0 <= raw < MAX_TIME_S * NS_PER_S:
+        return raw
+    raise ValueError

@@ -40,7 +40,7 @@ class Timing(NamedTuple):
     unjoined_s: float = 600.0  # a CLI opened the session, and its application never started
 
 
-USUAL = Timing()
+USUAL_TIMING = Timing()
 
 
 class Ending(NamedTuple):
@@ -62,7 +62,7 @@ class Session:
         boot: str,
         *,
         anonymous_id: str | None = None,
-        timing: Timing = USUAL,
+        timing: Timing = USUAL_TIMING,
         own: Mapping[str, Any] | None = None,
     ) -> None:
         """``anonymous_id`` is the one under which it counts; ``own`` are the fields that only the daemon knows."""
@@ -102,7 +102,7 @@ class Session:
             worker = self._worker(producer)
             if worker.phase is Phase.COMPACTED:
                 return None, []
-            if worker.phase is Phase.RECONNECTING:
+            if worker.connections == 0 and worker.is_present:  # its process was watched
                 effects.append(UnwatchWorker(self.id, producer))
             worker.apply(Stimulus.HELLO)
             worker.connections += 1
@@ -183,9 +183,9 @@ class Session:
         worker.apply(Stimulus.PROCESS_EXIT)
         return self._left(worker, now)
 
-    def owner_exited(self, now: float) -> list[Effect]:
-        """Note that the owner's process has exited."""
-        over_since = self.owner.process_exited(now)
+    def owner_exited(self, pid: int, now: float) -> list[Effect]:
+        """Note that a process has exited that owned the session, by a connection or without one."""
+        over_since = self.owner.process_exited(pid, now)
         return [] if over_since is None else self.end("crash", over_since, now)
 
     def end(self, exit_reason: str, ended_at: float, now: float, goodbye_s: float | None = None) -> list[Effect]:
@@ -227,7 +227,7 @@ class Session:
             worker for worker in self.workers.values() if worker.phase is Phase.GONE and worker is not self.last_left
         ]
         lines += [records.left(worker.id, worker.left_at) for worker in gone]
-        if self.last_left is not None:  # the last one to leave is the last in the journal
+        if self.last_left is not None and self.last_left.phase is Phase.GONE:  # the last one to leave comes last
             lines.append(records.left(self.last_left.id, self.last_left.left_at))
         if self.ending is not None:
             lines.append(records.ending(self.ending.exit_reason, self.ending.ended_at))
@@ -253,13 +253,14 @@ class Session:
         gone = [worker for worker in workers if worker.phase is Phase.GONE and worker is not self.last_left]
         if not gone:
             return []
-        effects = [effect for worker in gone for effect in self._journal_changes(worker.id)]
-        effects.append(Journal(self.id, [records.compacted(worker.id for worker in gone)]))
+        # One append, because a journal that is rewritten between the changes and the compaction would count them twice.
+        journaled = [record for worker in gone for record in records.changed(worker.totals)]
+        journaled.append(records.compacted(worker.id for worker in gone))
         self.totals.compact(worker.id for worker in gone)
         for worker in gone:
             worker.apply(Stimulus.COMPACT)
             worker.totals = self.totals.producer(COMPACTED)
-        return effects + [Release(self.id, worker.id) for worker in gone]
+        return [Journal(self.id, journaled), *(Release(self.id, worker.id) for worker in gone)]
 
     # --- time ------------------------------------------------------------------------------------------------------
 

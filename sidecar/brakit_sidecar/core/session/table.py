@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..payload import event_uuid
 from ..schema import SESSION
 from .effects import Close, Journal
-from .session import USUAL, Session, Timing
+from .session import USUAL_TIMING, Session, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Opening(NamedTuple):
 class SessionTable:
     """The sessions that are open, and the ids of those that are over."""
 
-    def __init__(self, boot: str = "", timing: Timing = USUAL, own: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, boot: str = "", timing: Timing = USUAL_TIMING, own: Mapping[str, Any] | None = None) -> None:
         """``boot``: the id of this boot of the machine. ``own``: the fields that only the daemon knows."""
         self.open: dict[str, Session] = {}
         self._groups: dict[str, Session] = {}
@@ -82,7 +82,7 @@ class SessionTable:
         """Add a session: a new one, or one whose daemon died."""
         self.open[session.id] = session
         if session.group is not None:
-            self._groups[session.group] = session
+            self._groups.setdefault(session.group, session)  # a journal that was copied may name the same group
 
     def session_of_worker(
         self, producer: str, session_id: str | None, group: str | None, opening: Opening
@@ -157,7 +157,7 @@ class SessionTable:
 
     def _close(self, session: Session) -> list[Effect]:
         del self.open[session.id]
-        if session.group is not None:
+        if session.group is not None and self._groups.get(session.group) is session:
             del self._groups[session.group]
         self.remember_end(event_uuid(session.id, SESSION))
         return [Close(session.id)]
