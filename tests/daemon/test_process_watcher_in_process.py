@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 from brakit_sidecar.daemon.process_watcher import ProcessWatcher
 
@@ -74,6 +75,23 @@ async def test_a_process_that_is_not_watched_any_more_is_not_reported() -> None:
         await calls.first()
     assert calls.names == ["another"]
     assert open_descriptors() == before
+
+
+async def test_an_exit_that_was_reported_in_the_moment_of_an_unwatch_is_not_passed_on() -> None:
+    watcher, calls = ProcessWatcher(), Calls()
+
+    def unwatch_all() -> None:
+        watcher.unwatch_all("a session")
+        calls.named("exited")()
+
+    with sleeping_child() as child:
+        for worker in ("one", "two"):
+            watcher.watch(("a session", worker), child.pid, lambda: True, unwatch_all)
+        child.kill()
+        child.wait()  # the loop does not run meanwhile, so it finds both exits at once
+        await calls.first()
+        await anyio.lowlevel.checkpoint()
+    assert calls.names == ["exited"]
 
 
 async def test_a_second_watch_replaces_the_first() -> None:

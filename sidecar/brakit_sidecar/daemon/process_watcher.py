@@ -42,7 +42,7 @@ class ProcessWatcher:
         asyncio.get_running_loop().add_reader(exit_fd, self._exited, name, then)
 
     def unwatch(self, name: Name) -> None:
-        """Stop watching."""
+        """Stop watching. An exit that was reported in the same moment is not passed on."""
         self.polled.pop(name, None)
         exit_fd = self._exit_fds.pop(name, None)
         if exit_fd is not None:

@@ -221,14 +221,11 @@ class Service:
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def _owner_exited(self, session_id: str, pid: int) -> None:
-        session = self.table.open.get(session_id)
-        if session is not None:
-            self.run(session.owner_exited(pid, monotonic()))
-            self.wake()
+        self.run(self.table.open[session_id].owner_exited(pid, monotonic()))
+        self.wake()
 
     def _worker_exited(self, session_id: str, producer: str) -> None:
-        session = self.table.open.get(session_id)
-        if session is not None:
-            self.read_counter(session, producer)
-            self.run(session.worker_exited(producer, monotonic()))
-            self.wake()
+        session = self.table.open[session_id]
+        self.read_counter(session, producer)
+        self.run(session.worker_exited(producer, monotonic()))
+        self.wake()

@@ -299,6 +299,21 @@ def test_no_text_of_a_journal_becomes_a_value(story: Story) -> None:
     assert "zoe" not in json.dumps(summary(found))
 
 
+def test_a_worker_that_left_twice_counts_as_gone_once(story: Story) -> None:
+    records = story.worker("p").close("p").journal()
+    left = next(record for record in records if "left" in record)
+    found = replayed([*records, {**left, "at": None}], story.now, BOOT).session
+    assert found is not None
+    assert (found.workers["p"].phase, found.workers["p"].left_at) == (Phase.GONE, left["at"] / 1e9)
+
+
+def test_a_connected_worker_that_was_compacted_counts_as_compacted(story: Story) -> None:
+    records = [*story.worker("p").journal(), {"compacted": ["p"]}]
+    found = replayed(records, story.now, BOOT).session
+    assert found is not None
+    assert found.workers["p"].phase is Phase.COMPACTED
+
+
 @pytest.mark.parametrize("pid", [0, -1, 10**18, True, "1"])
 def test_a_process_id_that_cannot_exist_owns_nothing(story: Story, pid: object) -> None:
     records = story.worker("p").journal()
