@@ -1,4 +1,4 @@
-"""What a command may ask, of a daemon in the test's own process."""
+"""The questions that a command may ask, put to a daemon in the test's own process."""
 
 from __future__ import annotations
 

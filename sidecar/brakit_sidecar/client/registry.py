@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Registered(Protocol):
-        """What the registry needs of a producer."""
+        """Describes a producer as the registry needs it."""
 
         def reset(self) -> None:
             """Drop connection and counter file, because they belong to the parent process."""

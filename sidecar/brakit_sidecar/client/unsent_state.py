@@ -1,4 +1,4 @@
-"""What one producer has to report: running state, which may be sent any number of times. Knows no socket.
+"""The state that one producer has to report. It may be sent any number of times. Knows no socket.
 
 Counts and rows are in the counter file's cells. A daemon that reads the counter file needs no lines for them; any other
 daemon gets them by lines. ``next_frame`` returns the next frame to send. ``owe_everything`` starts over, for a daemon

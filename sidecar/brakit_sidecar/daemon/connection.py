@@ -97,7 +97,7 @@ class Connection:
     def drain(self) -> None:
         """Read and apply all that the client has written by now.
 
-        What it writes meanwhile waits, because a client that floods would never let this end.
+        Bytes that it writes meanwhile wait, because a client that floods would never let this end.
         """
         if self.protocol.is_closing:
             return

@@ -1,4 +1,4 @@
-"""The shell around the outbox: asks it for the next task, does it, and reports. Nothing waits for the network."""
+"""The shell around the outbox: asks it for the next task, does it, and reports. No caller waits for the network."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Each session has a file of one record a line. It is removed when the session is sealed and its events have their
 receipts. One append is one write, so a daemon that is killed leaves whole lines, or at worst an incomplete last one. A
-full or read-only disk costs the journal and nothing else. What the records mean is in ``core.session.records``.
+full or read-only disk costs the journal and nothing else. ``core.session.records`` describes the records.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _frozen(event: QueuedEvent) -> Record:
 
 
 def _names_in(directory: str) -> list[str]:
-    """Return the names of files that a daemon wrote there, finished or not. Whatever else is there is left alone."""
+    """Return the names of files that a daemon wrote there, finished or not. Other files are left alone."""
     try:
         secure_files.check_directory(directory)
         names = os.listdir(directory)

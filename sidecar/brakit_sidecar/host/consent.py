@@ -1,7 +1,7 @@
 """Decides whether anything may be counted and sent.
 
 The commands, the worker's side and, right before each request, the daemon ask this one function. A config that cannot
-be read means off for as long as that lasts. What was counted before is kept meanwhile.
+be read means off for as long as that lasts. Earlier counts are kept meanwhile.
 
 The order, in which the first source with an answer decides: DO_NOT_TRACK; brakit's guards; an opt-out by
 BRAKIT_TELEMETRY; a config that cannot be read; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.

@@ -24,7 +24,7 @@ _MAX_SHOWN = 40  # characters of a variable's value; enough to recognize it
 # Set in a daemon's environment, so that no process below a daemon counts.
 DAEMON_MARK = "BRAKIT_SIDECAR_DAEMON"
 
-# What a test or a demo removes from the environment of the processes that it starts.
+# The variables that a test or a demo removes from the environment of the processes that it starts.
 VARIABLES = ("BRAKIT_DISABLE", *_PRODUCTION_VARIABLES, *_CI_VARIABLES, *_CLOUD_VARIABLES)
 
 

@@ -1,4 +1,4 @@
-"""The records of a session's journal. What producers reported is in the wire's own words (``transcript``).
+"""The records of a session's journal. Reports of producers are in the wire's own words (``transcript``).
 
 The other records hold when the session began, which workers joined and left it, and how it ends. ``replay`` reads them.
 """

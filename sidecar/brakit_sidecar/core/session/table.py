@@ -99,7 +99,7 @@ class SessionTable:
         return None, []
 
     def seal(self, session: Session, now: float) -> list[Effect]:
-        """Make the event of a session that has ended. What is reported for it from now on is refused."""
+        """Make the event of a session that has ended. Later reports for it are refused."""
         return [session.report(now), *self._close(session)]
 
     def withdraw(self) -> list[Effect]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """What sends a body once."""
+    """Sends a body once."""
 
     async def send(self, body: bytes) -> Verdict:
         """Try once, and return the outcome."""
