@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..core.session.session import Timing
+from ..core.session.timing import Timing
 
 
 class Config(NamedTuple):

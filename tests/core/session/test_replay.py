@@ -10,7 +10,8 @@ from brakit_sidecar.core import payload
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from brakit_sidecar.core.schema import EVENTS, SESSION
 from brakit_sidecar.core.session.replay import Replayed, replay
-from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL_TIMING, Session
+from brakit_sidecar.core.session.session import COMPACT_AFTER, Session
+from brakit_sidecar.core.session.timing import USUAL_TIMING
 from brakit_sidecar.core.session.worker import Phase
 
 from tests.core.session.story import BOOT, GROUP_ID, SESSION_ID, Story, hello

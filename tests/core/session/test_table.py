@@ -15,8 +15,9 @@ from brakit_sidecar.core.session.effects import (
     WatchOwner,
     WatchWorker,
 )
-from brakit_sidecar.core.session.session import COMPACT_AFTER, USUAL_TIMING
+from brakit_sidecar.core.session.session import COMPACT_AFTER
 from brakit_sidecar.core.session.table import REMEMBERED
+from brakit_sidecar.core.session.timing import USUAL_TIMING
 from brakit_sidecar.core.session.worker import Phase
 
 from tests.core.session.story import ANONYMOUS_ID, GROUP_ID, SESSION_ID, Story, frame, hello, occurred

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brakit_sidecar.core.session.session import USUAL_TIMING
+from brakit_sidecar.core.session.timing import USUAL_TIMING
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule

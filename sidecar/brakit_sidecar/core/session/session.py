@@ -17,6 +17,7 @@ from .effects import Emit, Journal, Release, UnwatchWorker, WatchOwner, WatchWor
 from .member import Member
 from .owner import Owner
 from .records import COMMANDS, NOT_PRODUCERS, NS_PER_S
+from .timing import USUAL_TIMING
 from .totals import COMPACTED, SessionTotals
 from .worker import Phase, Stimulus, Worker
 
@@ -28,19 +29,9 @@ if TYPE_CHECKING:
     from ..refusal import Refusal
     from .effects import Effect
     from .records import Record
+    from .timing import Timing
 
 COMPACT_AFTER = 64  # workers that left; one's totals take up to 200 KiB, and each reload adds one
-
-
-class Timing(NamedTuple):
-    """The waiting times of a session, in seconds."""
-
-    grace_s: float = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
-    goodbye_s: float = 0.5
-    unjoined_s: float = 600.0  # a CLI opened the session, and its application never started
-
-
-USUAL_TIMING = Timing()
 
 
 class Ending(NamedTuple):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..payload import event_uuid
 from ..schema import SESSION
 from .effects import Close, Journal
-from .session import USUAL_TIMING, Session, Timing
+from .session import Session
+from .timing import USUAL_TIMING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..frames import Hello
     from .effects import Effect
     from .member import Member
+    from .timing import Timing
     from .worker import Worker
 
 REMEMBERED = 10_000  # ended sessions, some 2 MB; a producer that outlives so many of them opens a new session
