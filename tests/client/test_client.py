@@ -834,6 +834,7 @@ Channel.send = lambda channel, line: sent.append(line) or send(channel, line)
 
 def test_the_exit_reason_is_written_to_the_counter_file_and_no_line_is_sent(place: Place, endpoint: Endpoint) -> None:
     place.serve(grace_s=0.5)
+    place.status()  # it answers at once from here on, so the worker's loop does not fill the socket meanwhile
     session = new_id()
     worker = place.run_python(PRINTS_WHAT_IT_SENT_AT_EXIT, BRAKIT_SESSION_ID=session)
     assert (worker.stdout, worker.stderr) == ("[]\n", "")
