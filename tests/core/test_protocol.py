@@ -33,8 +33,8 @@ class Book:
         self.calls: list[Any] = []
         self.hellos: list[tuple[Hello, int | None, int]] = []
 
-    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
-        self.hellos.append((hello, counter_file, pid))
+    def hello(self, hello: Hello, descriptor: int | None, pid: int) -> Joined | Ended | TryLater:
+        self.hellos.append((hello, descriptor, pid))
         return self.outcome
 
     def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
@@ -97,8 +97,8 @@ def client(book: Book) -> Client:
 def test_a_hello_is_given_to_the_book_with_descriptor_and_pid(client: Client, book: Book) -> None:
     client.protocol.descriptor = 7
     client.send({"hello": {**HELLO, "counter_file": 1}})
-    ((hello, counter_file, pid),) = book.hellos
-    assert (hello.session, hello.producer, counter_file, pid) == (SESSION, PRODUCER, 7, 4711)
+    ((hello, descriptor, pid),) = book.hellos
+    assert (hello.session, hello.producer, descriptor, pid) == (SESSION, PRODUCER, 7, 4711)
     assert client.protocol.descriptor is None
     assert client.protocol.member is book.member
 
@@ -108,6 +108,12 @@ def test_a_descriptor_without_the_key_stays_with_the_connection_to_be_closed(cli
     client.send({"hello": HELLO})
     assert book.hellos[0][1] is None
     assert client.protocol.descriptor == 7
+
+
+def test_a_hello_with_the_key_and_without_a_descriptor_is_given_to_the_book(client: Client, book: Book) -> None:
+    client.send({"hello": {**HELLO, "counter_file": 1}})
+    ((hello, descriptor, _pid),) = book.hellos
+    assert (hello.counter_file, descriptor) == (1, None)
 
 
 def test_an_accepted_counter_file_is_acknowledged() -> None:
@@ -120,6 +126,16 @@ def test_a_refused_part_of_the_hello_is_answered(book: Book, client: Client) -> 
     book.outcome = Joined(book.member, refused=Refusal.BAD_COUNTER_FILE)
     assert client.send({"hello": HELLO}).received() == [{"refused": {"reason": "bad_counter_file", "line": 1}}]
     assert not client.protocol.is_closing
+
+
+def test_the_answer_about_the_counter_file_comes_before_the_other_refusals(book: Book, client: Client) -> None:
+    book.outcome = Joined(book.member, takes_counter_file=True)
+    lines = client.send({"hello": {**HELLO, "sdk": 1, "counter_file": 1}}, {"nonsense": 1}).received()
+    assert lines == [
+        {"counter_file": 1},
+        {"refused": {"reason": "bad_value", "line": 1}},
+        {"refused": {"reason": "unknown_key", "line": 2}},
+    ]
 
 
 @pytest.mark.parametrize(

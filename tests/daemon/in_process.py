@@ -21,6 +21,7 @@ from brakit_sidecar.daemon.service import Service
 from brakit_sidecar.daemon.service_manager import ServiceManager
 from brakit_sidecar.host import process
 
+from tests.daemon.by_name import NamedCounterFile, name_beside
 from tests.harness import new_id
 
 if TYPE_CHECKING:
@@ -150,6 +151,10 @@ class Daemon:
         made.sign(os.getpid(), kind, uuid.UUID(session).bytes if session else bytes(16), 0)
         return made
 
+    def named_counter_file(self, producer: str, session: str | None = SESSION) -> NamedCounterFile:
+        """Make a counter file of this process by name, which is open and not mapped."""
+        return NamedCounterFile(name_beside(self.socket_path, producer), session)
+
     def count(self, made: counter_file.CounterFile, field: str, total: int) -> None:
         """Count in a counter file as its worker does."""
         made.cells[COUNTER_CELLS[field]] = total
@@ -161,16 +166,25 @@ class Daemon:
         counter_fd: int | None = None,
         *,
         is_owner: bool = False,
+        by_name: bool = False,
     ) -> Joined | Ended | TryLater:
-        version = None if counter_fd is None else VERSION
+        """``by_name``: the producer counts in the file that it has named."""
+        version = None if counter_fd is None and not by_name else VERSION
         hello = Hello(session, None, producer or new_id(), "python", is_owner, version)
         return self.service.hello(hello, None if counter_fd is None else os.dup(counter_fd), os.getpid())
 
-    def join(self, producer: str | None = None, counter_fd: int | None = None, *, is_owner: bool = False) -> Member:
-        outcome = self.hello(producer, counter_fd=counter_fd, is_owner=is_owner)
+    def join(
+        self,
+        producer: str | None = None,
+        counter_fd: int | None = None,
+        *,
+        is_owner: bool = False,
+        by_name: bool = False,
+    ) -> Member:
+        outcome = self.hello(producer, counter_fd=counter_fd, is_owner=is_owner, by_name=by_name)
         assert isinstance(outcome, Joined)
         assert outcome.member is not None
-        assert outcome.takes_counter_file == (counter_fd is not None)
+        assert outcome.takes_counter_file == (counter_fd is not None or by_name)
         return outcome.member
 
     def send(self, member: Member | None, **keys: Any) -> list[Refusal]:

@@ -24,8 +24,8 @@ class RecordingBook:
         self.closed_as: dict[str, bool] = {}  # by producer: whether it was evicted
         self.fails = False  # whether every frame raises an error
 
-    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
-        self.hellos.append((counter_file, pid))
+    def hello(self, hello: Hello, descriptor: int | None, pid: int) -> Joined | Ended | TryLater:
+        self.hellos.append((descriptor, pid))
         if self.outcome is not None:
             return self.outcome
         assert hello.session is not None

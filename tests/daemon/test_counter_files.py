@@ -7,18 +7,16 @@ import os
 import socket
 import sys
 import tempfile
-import uuid
 from array import array
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, SIZE
 
-from tests.daemon.counting import CountingWorker, fd_of, make_counter_file
-from tests.harness import Endpoint, Place, Wire, join_once, new_id, wait_until
+from tests.daemon.counting import CountingDaemon, fd_of, make_counter_file
+from tests.harness import Place, join_once, new_id, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,94 +30,19 @@ ACCEPTED, REFUSED = [{"counter_file": 1}], [{"refused": {"reason": "bad_counter_
 sees_descriptors = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/PID/fd")
 
 
-class Daemon:
-    """The daemon that all tests of this file share. A test uses new sessions, and checks which refusals it added."""
-
-    def __init__(self, endpoint: Endpoint | None, place: Place) -> None:
-        self.endpoint = endpoint
-        self.place = place
-        self.pid = place.serve().pid
-
-    def worker(self) -> CountingWorker:
-        return CountingWorker(self.place.socket_path)
-
-    def owner(self, session: str) -> Wire:
-        """Connect the owner of a session. Returns when the session is open."""
-        owner = Wire(self.place.socket_path).hello(session, role="owner")
-        owner.sync()
-        return owner
-
-    def status(self) -> dict[str, Any]:
-        with Wire(self.place.socket_path).hello() as wire:
-            status: dict[str, Any] = wire.ask()[0]
-            return status
-
-    def refused(self) -> Counter[str]:
-        return Counter(self.status()["refused"])
-
-    def fields(self, session: str) -> dict[str, Any]:
-        """Return the fields of the session's event as they would be sent now."""
-        (fields,) = [found["fields"] for found in self.status()["sessions"] if found["id"] == session]
-        return dict(fields)
-
-    def is_sealed(self, session: str) -> bool:
-        return session not in {found["id"] for found in self.status()["sessions"]}
-
-    def finish(self, session: str) -> dict[str, Any]:
-        """End the session as its owner. Returns the properties of its event."""
-        assert self.endpoint is not None
-        endpoint = self.endpoint
-        expected = str(uuid.uuid5(uuid.UUID(session), "session"))
-        with self.owner(session) as owner:
-            owner.send(end={"exit_reason": "clean"})
-            wait_until(lambda: any(body["uuid"] == expected for body in endpoint.bodies), "the session event")
-        (properties,) = [body["properties"] for body in endpoint.bodies if body["uuid"] == expected]
-        return dict(properties)
-
-    def descriptors(self, *, only: Callable[[os.stat_result], bool] = lambda _info: True) -> int:
-        """Return how many descriptors the daemon has open."""
-        found = 0
-        for fd in os.listdir(f"/proc/{self.pid}/fd"):
-            with suppress(FileNotFoundError):
-                found += only(os.stat(f"/proc/{self.pid}/fd/{fd}"))
-        return found
-
-    def counter_files(self) -> int:
-        """Return how many open descriptors are counter files: 0 between tests, because each test ends its session."""
-        return self.descriptors(only=lambda info: info.st_size == SIZE)
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    endpoint = Endpoint()
-    with Place(endpoint.url) as place:
-        yield Daemon(endpoint, place)
-    endpoint.close()
-
-
 @pytest.fixture
-def session(daemon: Daemon) -> Iterator[str]:
-    """Open a session that this test owns, and end it after the test."""
-    session = new_id()
-    with daemon.owner(session) as owner:
-        yield session
-        owner.send(end={"exit_reason": "clean"})
-        wait_until(lambda: daemon.is_sealed(session), "the seal")
-
-
-@pytest.fixture
-def cells(daemon: Daemon) -> Iterator[CounterFile]:
+def cells(daemon: CountingDaemon) -> Iterator[CounterFile]:
     """Make a counter file as workers make it."""
     yield from _make_counter_file(daemon)
 
 
 @pytest.fixture
-def other_cells(daemon: Daemon) -> Iterator[CounterFile]:
+def other_cells(daemon: CountingDaemon) -> Iterator[CounterFile]:
     """Make a second counter file."""
     yield from _make_counter_file(daemon)
 
 
-def _make_counter_file(daemon: Daemon) -> Iterator[CounterFile]:
+def _make_counter_file(daemon: CountingDaemon) -> Iterator[CounterFile]:
     made = make_counter_file(os.path.dirname(daemon.place.socket_path))
     yield made
     made.close()
@@ -138,7 +61,9 @@ def observe(made: CounterFile, route: str, times: int) -> None:
 # --- when a counter file is read ------------------------------------------------------------------------------
 
 
-def test_a_counter_file_is_read_each_time_status_is_asked(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_a_counter_file_is_read_each_time_status_is_asked(
+    daemon: CountingDaemon, session: str, cells: CounterFile
+) -> None:
     with daemon.worker() as worker:
         assert worker.send_hello(session, fd_of(cells)).replies() == ACCEPTED
         for count in (1, 7):
@@ -148,14 +73,16 @@ def test_a_counter_file_is_read_each_time_status_is_asked(daemon: Daemon, sessio
             assert daemon.fields(session)["avg_duration_ms"] == 5
 
 
-def test_counts_from_before_the_hello_are_included(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_counts_from_before_the_hello_are_included(daemon: CountingDaemon, session: str, cells: CounterFile) -> None:
     set_count(cells, "query_count", 3)
     with daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
         assert daemon.fields(session)["query_count"] == 3
 
 
-def test_counts_of_a_worker_that_sends_no_more_lines_are_in_the_event(daemon: Daemon, cells: CounterFile) -> None:
+def test_counts_of_a_worker_that_sends_no_more_lines_are_in_the_event(
+    daemon: CountingDaemon, cells: CounterFile
+) -> None:
     session = new_id()
     with daemon.owner(session), daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -166,7 +93,7 @@ def test_counts_of_a_worker_that_sends_no_more_lines_are_in_the_event(daemon: Da
 
 
 def test_the_counter_file_of_a_disconnected_worker_is_still_read(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     """Another process may still have it mapped: a forked child that has not counted yet."""
     with daemon.worker() as worker:
@@ -176,7 +103,7 @@ def test_the_counter_file_of_a_disconnected_worker_is_still_read(
 
 
 def test_lines_and_counter_file_of_one_producer_are_one_running_total(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     set_count(cells, "request_count", 5)
     with daemon.worker() as worker:
@@ -186,7 +113,7 @@ def test_lines_and_counter_file_of_one_producer_are_one_running_total(
 
 
 def test_the_counter_files_of_two_producers_are_summed(
-    daemon: Daemon, session: str, cells: CounterFile, other_cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile, other_cells: CounterFile
 ) -> None:
     set_count(cells, "request_count", 5)
     set_count(other_cells, "request_count", 7)
@@ -203,7 +130,7 @@ def test_the_counter_files_of_two_producers_are_summed(
 
 
 def test_a_producer_that_reconnects_with_its_counter_file_is_counted_once(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     producer = new_id()
     for count in (3, 8):
@@ -214,7 +141,7 @@ def test_a_producer_that_reconnects_with_its_counter_file_is_counted_once(
 
 
 def test_a_producer_that_reconnects_with_another_counter_file_keeps_its_counts(
-    daemon: Daemon, session: str, cells: CounterFile, other_cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile, other_cells: CounterFile
 ) -> None:
     producer = new_id()
     with daemon.worker() as worker, daemon.worker() as reconnected:
@@ -271,7 +198,7 @@ def bad_fd(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_a_descriptor_that_is_not_a_counter_file_is_refused_and_the_lines_count(
-    daemon: Daemon, session: str, bad_fd: int
+    daemon: CountingDaemon, session: str, bad_fd: int
 ) -> None:
     before = daemon.refused()
     with daemon.worker() as worker:
@@ -285,7 +212,7 @@ def test_a_descriptor_that_is_not_a_counter_file_is_refused_and_the_lines_count(
 
 
 def test_a_producer_may_reconnect_with_its_counter_file_after_a_refusal(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     producer, foreign = new_id(), a_file(SIZE)
     set_count(cells, "request_count", 5)
@@ -298,7 +225,7 @@ def test_a_producer_may_reconnect_with_its_counter_file_after_a_refusal(
 
 
 def test_a_producer_that_reconnects_with_a_bad_descriptor_keeps_its_counter_file(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     producer, foreign = new_id(), a_file(SIZE)
     with daemon.worker() as worker, daemon.worker() as reconnected:
@@ -317,7 +244,7 @@ def test_a_producer_that_reconnects_with_a_bad_descriptor_keeps_its_counter_file
     [0, 1, 100, counter_layout.CELL * counter_layout.FIRST_ROW, counter_layout.CELL * counter_layout.row_cell(2) - 1],
 )
 def test_a_counter_file_that_is_truncated_later_lowers_no_reported_value(
-    daemon: Daemon, session: str, cells: CounterFile, size: int
+    daemon: CountingDaemon, session: str, cells: CounterFile, size: int
 ) -> None:
     fd = os.dup(fd_of(cells))
     with daemon.worker() as worker:
@@ -334,7 +261,7 @@ def test_a_counter_file_that_is_truncated_later_lowers_no_reported_value(
 
 
 def test_a_counter_file_whose_magic_is_overwritten_lowers_no_reported_value(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     with daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -345,7 +272,7 @@ def test_a_counter_file_whose_magic_is_overwritten_lowers_no_reported_value(
         assert daemon.fields(session)["request_count"] == 3
 
 
-def test_cells_that_decrease_lower_no_reported_value(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_cells_that_decrease_lower_no_reported_value(daemon: CountingDaemon, session: str, cells: CounterFile) -> None:
     reported = []
     with daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -355,7 +282,7 @@ def test_cells_that_decrease_lower_no_reported_value(daemon: Daemon, session: st
     assert reported == [10, 10, 10, 12]
 
 
-def test_rows_that_decrease_lower_no_reported_value(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_rows_that_decrease_lower_no_reported_value(daemon: CountingDaemon, session: str, cells: CounterFile) -> None:
     observe(cells, ROUTE, 4)
     observe(cells, OTHER_ROUTE, 1)
     with daemon.worker() as worker:
@@ -369,7 +296,7 @@ def test_rows_that_decrease_lower_no_reported_value(daemon: Daemon, session: str
     assert (after["endpoint_count"], after["avg_duration_ms"]) == (2, 5)
 
 
-def test_absurd_cells_are_reported_within_bounds(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_absurd_cells_are_reported_within_bounds(daemon: CountingDaemon, session: str, cells: CounterFile) -> None:
     absurd = array("Q", [2**64 - 1] * (SIZE // counter_layout.CELL - 1))
     with daemon.worker() as worker:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -382,7 +309,7 @@ def test_absurd_cells_are_reported_within_bounds(daemon: Daemon, session: str, c
 
 
 def test_absurd_cells_do_not_affect_another_session(
-    daemon: Daemon, session: str, cells: CounterFile, other_cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile, other_cells: CounterFile
 ) -> None:
     with daemon.worker() as worker, daemon.worker() as other, daemon.owner(new_id()):
         worker.send_hello(session, fd_of(cells)).replies()
@@ -397,7 +324,7 @@ def test_absurd_cells_do_not_affect_another_session(
 
 
 def test_the_number_of_routes_is_bounded_if_their_ids_change_all_the_time(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     row = cells.row(ROUTE)
     for number in range(1, 1 + counter_layout.MAX_ROUTES):
@@ -414,7 +341,9 @@ def test_the_number_of_routes_is_bounded_if_their_ids_change_all_the_time(
 # --- how a counter file is passed -----------------------------------------------------------------------------
 
 
-def test_the_first_of_several_descriptors_is_the_counter_file(daemon: Daemon, session: str, cells: CounterFile) -> None:
+def test_the_first_of_several_descriptors_is_the_counter_file(
+    daemon: CountingDaemon, session: str, cells: CounterFile
+) -> None:
     set_count(cells, "request_count", 5)
     more_fds = [a_file(SIZE, MAGIC), a_pipe(), os.dup(0)]
     before = daemon.refused()
@@ -428,7 +357,7 @@ def test_the_first_of_several_descriptors_is_the_counter_file(daemon: Daemon, se
 
 
 def test_a_descriptor_with_a_later_line_is_ignored(
-    daemon: Daemon, session: str, cells: CounterFile, other_cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile, other_cells: CounterFile
 ) -> None:
     set_count(other_cells, "request_count", 1000)
     before = daemon.refused()
@@ -444,7 +373,7 @@ def test_a_descriptor_with_a_later_line_is_ignored(
 
 
 def test_a_hello_in_pieces_passes_its_counter_file_with_the_first_piece(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     set_count(cells, "request_count", 5)
     hello = json.dumps({"hello": {"protocol": 1, "session": session, "producer": new_id(), "counter_file": 1}}).encode()
@@ -457,7 +386,7 @@ def test_a_hello_in_pieces_passes_its_counter_file_with_the_first_piece(
 
 @pytest.mark.parametrize("version", [None, 0, 2, True, 1.0, "1", [1]])
 def test_a_counter_file_of_an_unknown_layout_is_not_accepted(
-    daemon: Daemon, session: str, cells: CounterFile, version: Any
+    daemon: CountingDaemon, session: str, cells: CounterFile, version: Any
 ) -> None:
     set_count(cells, "request_count", 5)
     before = daemon.refused()
@@ -470,13 +399,7 @@ def test_a_counter_file_of_an_unknown_layout_is_not_accepted(
     assert daemon.refused() == before
 
 
-def test_a_hello_without_its_descriptor_is_not_acknowledged(daemon: Daemon, session: str) -> None:
-    with daemon.worker() as worker:
-        assert worker.send_hello(session).send(total={"request_count": 4}).replies() == []
-    assert daemon.fields(session)["request_count"] == 4
-
-
-def test_a_counter_file_for_an_ended_session_is_not_accepted(daemon: Daemon, cells: CounterFile) -> None:
+def test_a_counter_file_for_an_ended_session_is_not_accepted(daemon: CountingDaemon, cells: CounterFile) -> None:
     session = new_id()
     join_once(daemon.place.socket_path, session)
     assert daemon.finish(session)["request_count"] == 0
@@ -504,7 +427,9 @@ INCOMPLETE: dict[str, bytes] = {
 
 @sees_descriptors
 @pytest.mark.parametrize("line", INCOMPLETE.values(), ids=INCOMPLETE)
-def test_descriptors_passed_without_a_good_hello_are_closed(daemon: Daemon, cells: CounterFile, line: bytes) -> None:
+def test_descriptors_passed_without_a_good_hello_are_closed(
+    daemon: CountingDaemon, cells: CounterFile, line: bytes
+) -> None:
     fd = fd_of(cells)
     for _ in range(3):
         with daemon.worker() as worker:
@@ -517,7 +442,7 @@ def test_descriptors_passed_without_a_good_hello_are_closed(daemon: Daemon, cell
 
 @sees_descriptors
 def test_a_descriptor_that_is_refused_or_too_late_is_closed_at_once(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     foreign = a_file(SIZE)
     with daemon.worker() as worker, daemon.worker() as late:
@@ -534,7 +459,7 @@ def test_a_descriptor_that_is_refused_or_too_late_is_closed_at_once(
 
 @sees_descriptors
 def test_a_counter_file_is_one_descriptor_however_often_its_producer_reconnects(
-    daemon: Daemon, session: str, cells: CounterFile
+    daemon: CountingDaemon, session: str, cells: CounterFile
 ) -> None:
     producer = new_id()
     for _ in range(5):
@@ -544,7 +469,7 @@ def test_a_counter_file_is_one_descriptor_however_often_its_producer_reconnects(
 
 
 @sees_descriptors
-def test_a_sessions_descriptors_are_closed_when_it_is_sealed(daemon: Daemon, cells: CounterFile) -> None:
+def test_a_sessions_descriptors_are_closed_when_it_is_sealed(daemon: CountingDaemon, cells: CounterFile) -> None:
     session = new_id()
     with daemon.owner(session) as owner, daemon.worker() as worker, daemon.worker() as disconnected:
         worker.send_hello(session, fd_of(cells)).replies()
@@ -560,7 +485,7 @@ def test_a_sessions_descriptors_are_closed_when_it_is_sealed(daemon: Daemon, cel
 @sees_descriptors
 def test_a_hundred_sessions_leave_no_descriptor_open_in_the_daemon(cells: CounterFile) -> None:
     with Place() as place:  # local mode, because a connection to an endpoint is a descriptor as well
-        daemon = Daemon(None, place)
+        daemon = CountingDaemon(None, place)
 
         def run_a_session() -> None:
             session = new_id()

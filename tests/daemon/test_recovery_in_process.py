@@ -181,3 +181,46 @@ def test_nothing_goes_on_if_telemetry_is_off_by_now(dead: Daemon) -> None:
     assert not following.table.open
     assert following.delivery.is_withdrawn
     assert made.is_retired
+
+
+# --- files that the daemon opened by their names ----------------------------------------------------------------
+
+
+def test_a_living_worker_that_has_its_named_file_open_is_watched(dead: Daemon) -> None:
+    producer = new_id()
+    with dead.named_counter_file(producer) as named:
+        dead.join(producer, by_name=True)
+        named.count("request_count", 7)
+        following = next_daemon(dead, is_short=True)  # so that this process has no other descriptor of the file
+        assert following.session.workers[producer].phase is Phase.RECONNECTING
+        assert following.session.totals.total("request_count") == 7
+        assert (SESSION, producer) in following.watcher.watched
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_named_file_of_a_dead_worker_counts(dead: Daemon, is_known: bool) -> None:
+    producer = new_id()
+    with dead.named_counter_file(producer) as named:
+        if is_known:
+            dead.join(producer, by_name=True)
+        named.count("request_count", 7)
+        named.write(counter_layout.PID, 0)
+        following = next_daemon(dead)
+        assert following.session.workers[producer].phase is Phase.GONE
+        assert following.session.totals.total("request_count") == 7
+        assert named.has_name
+
+
+def test_a_worker_that_reconnects_with_its_recovered_named_file_is_counted_once(dead: Daemon) -> None:
+    producer = new_id()
+    with dead.named_counter_file(producer) as named:
+        dead.join(producer, by_name=True)
+        named.count("request_count", 7)
+        following = next_daemon(dead)
+        following.join(producer, by_name=True)
+        named.count("request_count", 9)
+        following.seal()
+        (body,) = following.sent()
+        assert body["properties"]["request_count"] == 9
+        assert named.is_retired
+        assert not named.has_name

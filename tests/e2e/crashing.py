@@ -1,4 +1,4 @@
-"""Calls for tests that kill the daemon: the kill, the files that are left, and a worker that counts on command."""
+"""Helpers for tests that kill the daemon: the kill, the files that are left, and a worker that counts on command."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import subprocess
 import sys
 from typing import Any
 
-from brakit_sidecar.host.process import end_of
+from brakit_sidecar.host.process import open_exit_fd
 
 from tests.harness import PATIENCE_S, Place, wait_until
 
 
 def kill_daemon(place: Place) -> None:
-    """Kill the daemon as soon as one runs. Returns when the process has exited."""
+    """Kill the daemon as soon as it runs. Returns when the process has exited."""
     found: dict[str, Any] = {}
 
     def runs() -> bool:
@@ -23,7 +23,7 @@ def kill_daemon(place: Place) -> None:
         return bool(found["running"])
 
     wait_until(runs, "a daemon")
-    end = end_of(found["pid"])
+    end = open_exit_fd(found["pid"])
     assert end is not None
     os.kill(found["pid"], signal.SIGKILL)
     select.select([end], [], [])
@@ -47,7 +47,7 @@ def runtime_files(place: Place) -> list[str]:
     return sorted(os.listdir(os.path.join(place.runtime, "brakit")))
 
 
-# A worker that counts as each line of its stdin says, then writes the line to stdout.
+# This worker counts as each line of its stdin says, and then writes the line to stdout.
 COMMANDED = """
 import os, signal, sys
 import brakit_sidecar
@@ -97,5 +97,5 @@ class Worker:
         self.process.communicate("die\n", timeout=PATIENCE_S)
 
     def end(self) -> None:
-        """Close the worker's stdin, at which it exits normally."""
+        """Close the worker's stdin, so that the worker exits normally."""
         self.process.communicate(timeout=PATIENCE_S)

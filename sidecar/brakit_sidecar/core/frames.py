@@ -1,7 +1,7 @@
-"""Frames: parsed lines, checked against the schema. The only way from a producer's text into the daemon's state.
+"""A frame is a parsed line whose parts were checked against the schema.
 
-``parse`` never raises. It turns the good parts of a line into values of the schema. Of a wrong part it keeps only the
-reason of its refusal.
+A producer's text reaches the daemon's state only through this file. ``parse`` never raises. It turns the good parts of
+a line into values of the schema. For a wrong part, it keeps only the reason of the refusal.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _OPAQUE_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Hello(NamedTuple):
-    """The first line of a connection: which producer it is, and which session it joins."""
+    """The first line of a connection. It names the producer, and the session that the producer joins."""
 
     session: str | None
     group: str | None
     producer: str | None
     sdk: str
     is_owner: bool
-    counter_file: int | None = None  # the layout version of the counter file whose descriptor comes with the line
+    counter_file: int | None = None  # the layout version of the file in which the producer counts
 
 
 class Occurred(NamedTuple):
@@ -173,9 +173,9 @@ def _observe(frame: Frame, value: object) -> None:
 
 
 def _histogram(frame: Frame, value: object) -> None:
-    """Parse running rows: for each route the sum of its durations in ns, and its six buckets.
+    """Parse running rows. A route's row holds the sum of its durations in ns, then the counts of its six buckets.
 
-    The cells of a row are running totals, so that repeating a row changes nothing.
+    The cells of a row are running totals, so repeating a row changes nothing.
     """
     for route, raw in _routes(frame, value, also=limits.OVERFLOW_ROUTE):
         cells = raw if type(raw) is list and len(raw) == len(rules.EMPTY_ROW) else ()
@@ -211,7 +211,7 @@ def _end(frame: Frame, value: object) -> None:
 
 
 def _ask(frame: Frame, value: object) -> None:
-    frame.ask = {} if value is None else value  # null is a question, and is answered as an empty one
+    frame.ask = {} if value is None else value  # null asks the same question as an empty object
 
 
 PARTS: dict[str, Callable[[Frame, Any], None]] = {
@@ -244,7 +244,7 @@ def admit_event_fields(event: EventSpec, reported: dict[str, Any]) -> tuple[dict
             refused[name] = Refusal.WRONG_KEY
         elif (value := field.domain.admit(raw)) is not None:
             admitted[name] = value
-        elif raw is not None or field.domain.default is not None:  # a null equals no report if the default is null
+        elif raw is not None or field.domain.default is not None:  # a nullable field's null is treated as not reported
             refused[name] = Refusal.BAD_VALUE
     return admitted, refused
 
@@ -260,7 +260,7 @@ def _keep(
 
 
 def _fields(frame: Frame, key: str, value: object) -> list[tuple[Field, Any]]:
-    """Return the session fields in ``value`` that may stand under ``key``, with their raw values. Refuse the others."""
+    """Return the session fields in ``value`` that ``key`` may report, with their raw values. Refuse the others."""
     if type(value) is not dict:
         frame.refused.append(Refusal.BAD_VALUE)
         return []

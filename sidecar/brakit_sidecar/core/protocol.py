@@ -43,8 +43,11 @@ class TryLater(NamedTuple):
 class SessionBook(Protocol):
     """All that a connection knows of the daemon."""
 
-    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
-        """Join the session that the hello names. Takes over the descriptor. ``pid`` is 0 if it is unknown."""
+    def hello(self, hello: Hello, descriptor: int | None, pid: int) -> Joined | Ended | TryLater:
+        """Join the session that the hello names.
+
+        Takes over ``descriptor``, which is None if no counter file came with the hello. ``pid`` is 0 if it is unknown.
+        """
 
     def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
         """Apply a frame; return what is refused. Without a member only the events count."""
@@ -157,10 +160,10 @@ class LineProtocol:
             bad = Refusal.BAD_HELLO in frame.refused
             frame.refused = [Refusal.BAD_HELLO if bad else Refusal.NO_HELLO]
             return
-        counter_file = None
+        descriptor = None
         if frame.hello.counter_file == counter_layout.VERSION:
-            counter_file, self.descriptor = self.descriptor, None
-        outcome = self._book.hello(frame.hello, counter_file, self._pid)
+            descriptor, self.descriptor = self.descriptor, None
+        outcome = self._book.hello(frame.hello, descriptor, self._pid)
         if isinstance(outcome, TryLater):
             self.is_closing = True
             return

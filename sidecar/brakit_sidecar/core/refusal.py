@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Refusal(str, Enum):
-    """One reason. Its value is the label under which ``status`` counts it and the answer to the producer names it."""
+    """The reason of a refusal. Its value is the label in ``status`` and in the answer to the producer."""
 
     OVERSIZE = "oversize"
     NO_HELLO = "no_hello"
@@ -22,7 +22,7 @@ class Refusal(str, Enum):
     UNKNOWN_ASK = "unknown_ask"
     WRONG_KEY = "wrong_key"  # the field exists, but may not be reported under this key
     BAD_VALUE = "bad_value"
-    BAD_COUNTER_FILE = "bad_counter_file"  # the descriptor is not that of a worker's counter file
+    BAD_COUNTER_FILE = "bad_counter_file"  # the descriptor, or the file of that name, is not the worker's counter file
     BAD_ID = "bad_id"  # a mark or a route that is not an opaque id of 16 hex digits
     TOO_MANY = "too_many"  # more than the daemon stores for one producer
     NO_SESSION = "no_session"

@@ -1,6 +1,7 @@
 """Workers' counter files as the daemon holds them: descriptors of another process's file, in which nothing is trusted.
 
-Each has a name beside the socket, by which the next daemon finds what was counted meanwhile.
+A worker passes the descriptor with its hello. If its language cannot pass one, the daemon opens the file by its name.
+Each file has a name beside the socket, by which the next daemon finds what was counted meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..host import paths, process, secure_files
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ..core.frames import Hello
     from .service_manager import ServiceManager
 
 
@@ -56,6 +58,20 @@ class CounterFile:
         is_own = stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == counter_layout.SIZE
         return is_own and self.read() is not None
 
+    def counts_only_for(self, hello: Hello) -> bool:
+        """Return True if the file names the session or group of the hello, and if the file has no second name.
+
+        Otherwise a hello could count or retire the file of another session, and two producers could count one file.
+        """
+        try:
+            origin = self.origin
+            with self._opened() as fd:
+                links = os.fstat(fd).st_nlink
+        except OSError:
+            return False
+        is_of_session = origin.session == hello.session if hello.session is not None else origin.group == hello.group
+        return is_of_session and links == 1
+
     @property
     def origin(self) -> Origin:
         """Return the origin that the first cells hold. Raises OSError."""
@@ -83,11 +99,17 @@ class CounterFile:
             return True
 
     def is_in_use(self) -> bool:
-        """Return True if its worker's process still maps it, and if that cannot be found out."""
+        """Return True if its worker's process maps it or has it open, or if the pid in the file cannot be read.
+
+        The worker wrote that pid, so it is not trusted: the process must hold this file. Threads of Node share one pid.
+        """
         try:
-            return process.maps(self.origin.pid, self._identity[1])
+            pid = self.origin.pid
         except OSError:
             return True
+        if process.has_mapped(pid, self._identity[1]):
+            return True
+        return self._path is not None and process.has_open(pid, os.path.basename(self._path), self._identity)
 
     def read(self) -> CounterSnapshot | None:
         """Return what is counted in it by now, or None if it is not a counter file any more."""
@@ -180,6 +202,22 @@ class CounterFiles:
         file.close()
         return None
 
+    def open_named(self, hello: Hello) -> CounterFile | None:
+        """Open the file that the producer of a hello has named beside the socket. Returns None if it is not acceptable.
+
+        The name cannot lead out of the directory, because ``core.frames`` makes every producer a UUID in lower case.
+        """
+        assert hello.producer is not None  # a hello that names a session or a group names its producer
+        path = paths.counter_file_path(self.socket_path, hello.producer)
+        try:
+            file = CounterFile(_open(path), path)
+        except OSError:
+            return None
+        if file.is_acceptable() and file.counts_only_for(hello):
+            return file
+        file.close()  # not retired, because another session may count it
+        return None
+
     def attach(self, session_id: str, producer: str, file: CounterFile) -> CounterSnapshot | None:
         """Keep a file that came with a hello. Returns what an earlier file of the producer holds, which is closed."""
         files = self._files.setdefault(session_id, {})
@@ -216,7 +254,7 @@ class CounterFiles:
         return None if file is None else file.read()
 
     def is_in_use(self, session_id: str, producer: str) -> bool:
-        """Return True if the producer's process still maps its file."""
+        """Return True if the producer's process still maps its file or has it open."""
         file = self.of(session_id, producer)
         return file is not None and file.is_in_use()
 

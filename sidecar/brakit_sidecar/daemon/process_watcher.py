@@ -34,7 +34,7 @@ class ProcessWatcher:
     ) -> None:
         """Call ``then`` when the process exits. A second watch of the same name replaces the first."""
         self.unwatch(name)
-        exit_fd = process.end_of(pid) if by_descriptor else None
+        exit_fd = process.open_exit_fd(pid) if by_descriptor else None
         if exit_fd is None:
             self.polled[name] = is_alive, then
             return

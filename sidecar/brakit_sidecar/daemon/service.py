@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ..core import counter_layout
 from ..core.protocol import Ended, Joined, TryLater
 from ..core.refusal import Refusal
 from ..core.session import effects as fx
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..core.session.table import SessionTable
     from ..core.session.worker import Worker
     from .consent_gate import ConsentGate
-    from .counter_files import CounterFiles
+    from .counter_files import CounterFile, CounterFiles
     from .interfaces import Drainer
     from .journal import Journal
     from .process_watcher import ProcessWatcher
@@ -53,13 +54,12 @@ class Service:
 
     # --- SessionBook -----------------------------------------------------------------------------------------------
 
-    def hello(self, hello: Hello, counter_file: int | None, pid: int) -> Joined | Ended | TryLater:
+    def hello(self, hello: Hello, descriptor: int | None, pid: int) -> Joined | Ended | TryLater:
         """Join the session that the hello names, which is opened if it is new."""
         known = len(self.table.open)
         names_a_session = hello.session is not None or hello.group is not None
         allowed = self.consent.allows() if names_a_session else False
-        file = None if counter_file is None else self.counter_files.accept(counter_file)
-        refused = Refusal.BAD_COUNTER_FILE if counter_file is not None and file is None else None
+        file, refused = self._counter_file_of(hello, descriptor)
         if not names_a_session or allowed is None or (self.is_stopping and not self.table.opens_none(hello)):
             if file is not None:
                 file.close()
@@ -205,6 +205,16 @@ class Service:
         self.wake()
 
     # --- counter files ---------------------------------------------------------------------------------------------
+
+    def _counter_file_of(self, hello: Hello, descriptor: int | None) -> tuple[CounterFile | None, Refusal | None]:
+        """Return the counter file of a hello, or why it is refused. Without a descriptor it is opened by its name."""
+        if descriptor is not None:
+            file = self.counter_files.accept(descriptor)
+        elif hello.counter_file == counter_layout.VERSION and (hello.session is not None or hello.group is not None):
+            file = self.counter_files.open_named(hello)
+        else:
+            return None, None
+        return file, Refusal.BAD_COUNTER_FILE if file is None else None
 
     def read_counters(self, session: Session) -> None:
         """Merge what all workers of the session have counted by now."""

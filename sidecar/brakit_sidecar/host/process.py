@@ -8,10 +8,11 @@ import sys
 from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGTERM
 
+MAX_FDS_CHECKED = 1024  # takes 5 ms; a worker opens its counter file early, so it has a low number
 ENDING_SIGNALS = (SIGTERM, SIGINT, SIGHUP)  # the signals that make a daemon exit in order
 
 
-def end_of(pid: int) -> int | None:
+def open_exit_fd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when the process exits, even before it is reaped.
 
     The caller closes it. Returns None if there is no such process, or if this platform or kernel cannot watch one.
@@ -37,7 +38,7 @@ def end_of(pid: int) -> int | None:
 
 def can_be_watched(pid: int) -> bool:
     """Return True if the exit of this process can be watched for."""
-    exit_fd = end_of(pid)
+    exit_fd = open_exit_fd(pid)
     if exit_fd is not None:
         os.close(exit_fd)
     return exit_fd is not None
@@ -56,9 +57,10 @@ def exists(pid: int) -> bool:
     return True
 
 
-def maps(pid: int, inode: int) -> bool:
+def has_mapped(pid: int, inode: int) -> bool:
     """Return whether the process maps the file, because the pid alone may belong to a later process.
 
+    The inode alone decides, because /proc/PID/maps and stat() report different devices on some filesystems (btrfs).
     A daemon inside a user namespace, such as systemd's sandbox, may not read /proc/PID/maps. Then the answer is whether
     the process is this user's.
     """
@@ -69,6 +71,33 @@ def maps(pid: int, inode: int) -> bool:
         return _may_be_signalled(pid)
     except OSError:
         return False
+
+
+def has_open(pid: int, name: str, identity: tuple[int, int]) -> bool:
+    """Return whether the process has the file open that has this name, device and inode.
+
+    No other file is asked for its identity, because a stat of a file on a network may block. The work is bounded: for a
+    file that is not among the first MAX_FDS_CHECKED descriptors of more, the answer is True. If the daemon may not read
+    /proc/PID/fd, the answer is whether the process is this user's.
+    """
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as descriptors:
+            for number, descriptor in enumerate(descriptors):
+                if number == MAX_FDS_CHECKED:
+                    return True
+                with suppress(FileNotFoundError):  # the process closed it meanwhile
+                    if name in os.readlink(descriptor.path) and _identity(descriptor.path) == identity:
+                        return True
+    except PermissionError:
+        return _may_be_signalled(pid)
+    except OSError:
+        return False
+    return False
+
+
+def _identity(path: str) -> tuple[int, int]:
+    info = os.stat(path)
+    return info.st_dev, info.st_ino
 
 
 def _may_be_signalled(pid: int) -> bool:
