@@ -1,4 +1,4 @@
-"""The wheel: its contents, an environment that holds only it, and one that holds it beside PyPI's ``sidecar``."""
+"""Tests of the wheel: its contents, its use alone in an environment, and its use beside PyPI's ``sidecar``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel, built as pip builds it: with the installed hatchling, else with one that pip fetches."""
+    """Return the wheel, built as pip builds it. Uses the installed hatchling, or else a hatchling that pip fetches."""
     directory = tmp_path_factory.mktemp("wheel")
     isolation = ["--no-build-isolation"] if find_spec("hatchling") else []
     _pip("wheel", "--no-deps", *isolation, "--wheel-dir", str(directory), REPOSITORY)
@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the ``bin`` directory of a virtual environment that holds the wheel and its dependencies only."""
+    """Return the ``bin`` directory of a virtual environment that holds only the wheel and its dependencies."""
     directory = tmp_path_factory.mktemp("venv")
     venv.create(directory, symlinks=True)
     _pip_into(directory, "--prefer-binary", str(wheel))
@@ -47,7 +47,7 @@ def _pip(*arguments: str) -> None:
 
 
 def _pip_into(environment: Path, *arguments: str) -> None:
-    """Install into that virtual environment, which needs no pip of its own."""
+    """Install into a virtual environment, which needs no pip of its own."""
     _pip("--python", str(environment / "bin" / "python"), "install", *arguments)
 
 
@@ -57,13 +57,19 @@ def test_the_wheel_holds_the_package_and_its_metadata_and_nothing_else(wheel: Pa
     assert roots == {"brakit_sidecar", f"brakit_sidecar-{__version__}.dist-info"}
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_the_units(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_package_the_units_and_what_node_loads(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("brakit_sidecar/")}
     sources = _files_below(os.path.join(SOURCES, "brakit_sidecar"))
     units = _files_below(os.path.join(REPOSITORY, "systemd"))
+    modules = {name for name in _files_below(os.path.join(SOURCES, "node")) if name.endswith(".cjs")}
     assert "py.typed" in sources
-    assert held == {f"brakit_sidecar/{name}" for name in sources} | {f"brakit_sidecar/systemd/{name}" for name in units}
+    assert "brakit.cjs" in modules
+    assert held == {
+        *(f"brakit_sidecar/{name}" for name in sources),
+        *(f"brakit_sidecar/systemd/{name}" for name in units),
+        *(f"brakit_sidecar/preload/node/{name}" for name in modules),
+    }
 
 
 def _files_below(directory: str) -> set[str]:
@@ -90,7 +96,25 @@ def test_the_demo_runs_from_the_wheel_alone(commands: Path, tmp_path: Path) -> N
     assert '"event":"session"' in ran.stdout
 
 
-def test_the_installed_package_is_the_wheels(commands: Path, tmp_path: Path) -> None:
+def test_the_preload_files_of_the_wheel_are_those_of_the_checkout(commands: Path, tmp_path: Path) -> None:
+    copies = []
+    with Place() as place:
+        for python in (commands / "python", sys.executable):
+            ran = subprocess.run(
+                [str(python), "-m", "brakit_sidecar", "run", "--", "printenv", "NODE_OPTIONS", "PYTHONPATH"],
+                env=place.environ,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+                check=True,
+            )
+            copies.append(ran.stdout)
+    assert "preload-" in copies[0]
+    assert copies[0] == copies[1]
+
+
+def test_the_installed_package_is_the_package_of_the_wheel(commands: Path, tmp_path: Path) -> None:
     """Show that the test of the demo did not run the checkout."""
     code = "import brakit_sidecar; print(brakit_sidecar.__file__)"
     assert _output(tmp_path, commands / "python", "-c", code).startswith(str(commands.parent))

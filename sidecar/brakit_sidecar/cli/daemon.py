@@ -22,7 +22,7 @@ _STOP_TIMEOUT_S = 10.0  # five times the longest time that a stop may take
 
 
 def start(arguments: Namespace) -> int:
-    """Start the daemon unless it runs, and print the path of its socket. Starts nothing if telemetry is off."""
+    """Start the daemon unless it runs, and print the path of its socket. Starts no daemon if telemetry is off."""
     decision = config_file.settled(os.environ)
     if not decision.on:
         print(f"brakit-sidecar: no daemon was started; {decision.sentence}", file=sys.stderr)
@@ -66,7 +66,7 @@ def stop(_arguments: Namespace) -> int:
             return 0  # the daemon was already about to exit
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while time.monotonic() < deadline:
-        lock = launch.acquire_lock(socket_path)  # free only after the exit, because a daemon holds it for life
+        lock = launch.acquire_lock(socket_path)  # a daemon holds this lock until it has exited
         if lock is not None:
             os.close(lock)
             return 0

@@ -17,7 +17,7 @@ _POLL_S = 0.2  # between two reads of the file with --follow; a person does not 
 
 
 def log(arguments: Namespace) -> int:
-    """Print every receipt, the oldest first. With ``--follow``, continue with new ones until interrupted."""
+    """Print every receipt, the oldest first. With ``--follow``, print new receipts until interrupted."""
     for receipt in receipts.follow() if arguments.follow else receipts.read():
         if receipt is None:
             sys.stdout.flush()

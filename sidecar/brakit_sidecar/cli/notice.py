@@ -1,8 +1,8 @@
-"""The notice that a terminal shows once, before the first event ever: what is reported, how to see it, how to opt out.
+"""The notice that is shown once in a terminal: what is reported, how to see it, and how to opt out.
 
-An empty file in the state directory marks that the notice was shown. The mark is not in the config, because brakit's
-Node SDK rewrites the config and may drop keys that it does not know. The notice is used only if telemetry is on, so an
-opt-out creates no file beside the config.
+The notice is shown before the first event. An empty file in the state directory marks that it was shown. The mark is
+not in the config, because brakit's Node SDK rewrites the config and may drop keys that it does not know. The notice is
+used only if telemetry is on, so an opt-out creates no file beside the config.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Switch it off: brakit-sidecar telemetry off, or BRAKIT_TELEMETRY=false. This not
 
 
 def show_once() -> None:
-    """Show the notice if stderr is a terminal and it was not shown before. Never raises.
+    """Show the notice if stderr is a terminal and the notice was not shown before. Never raises.
 
     The caller must have checked that telemetry is on.
     """
@@ -34,9 +34,9 @@ def show_once() -> None:
 
 
 def _is_first_time() -> bool:
-    """Return whether this process created the mark. O_EXCL lets only one of several processes do so.
+    """Return whether this process created the mark. O_EXCL lets only one of several processes create it.
 
-    Also returns True if the mark cannot be created, because a notice that is shown again is better than none.
+    Also returns True if the mark cannot be created, because showing the notice again is better than not showing it.
     """
     directory = paths.state_dir()
     try:

@@ -37,6 +37,12 @@ def parse(argv: list[str]) -> Namespace:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = _command(commands, "run", "cli.run", "run a command as one session, and report it when it ends")
+    run.add_argument(
+        "--no-inject",
+        dest="inject",
+        action="store_false",
+        help="keep NODE_OPTIONS and PYTHONPATH as they are; brakit applications then do not join by themselves",
+    )
     run.add_argument("command", nargs=REMAINDER, metavar="[--] COMMAND ARG...", help="the command and its arguments")
 
     start = _command(commands, "start", "cli.daemon", "make sure that the daemon runs; print its socket's path")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def start(arguments: Namespace) -> int:
-    """Open a session and print its id. Opens none if telemetry is off."""
+    """Open a session and print its id. Opens no session if telemetry is off."""
     if not config_file.settled(os.environ).on:
         if arguments.json:
             print(json.dumps({"session": None, "socket": None}))
@@ -34,20 +34,22 @@ def start(arguments: Namespace) -> int:
             raise CommandError("the daemon exited before it answered; try again") from error
     if opened is None:
         raise CommandError(
-            f"process {arguments.owner_pid} cannot own the session, because the daemon cannot watch it for its exit"
+            f"process {arguments.owner_pid} cannot own the session, because the daemon cannot watch that process"
         )
     print(json.dumps({"session": opened["session"], "socket": socket_path}) if arguments.json else opened["session"])
     return 0
 
 
 def end(arguments: Namespace) -> int:
-    """End a session. Fails if it is not open."""
+    """End a session. Fails if the session is not open."""
     if arguments.reason not in EXIT_REASONS:
         raise UsageError(f"{arguments.reason} is not an exit reason; use one of {', '.join(EXIT_REASONS)}")
     try:
         session = str(uuid.UUID(arguments.id))
     except ValueError:
-        raise UsageError(f"{arguments.id} is not the id of a session; `session start` prints one") from None
+        raise UsageError(
+            f"{arguments.id} is not the id of a session; `session start` prints the id of a new session"
+        ) from None
     daemon = daemon_client.connect_if_running()
     if daemon is None:
         raise CommandError("no daemon is running, so the session is already over")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..host import launch
 from ..host.conversation import Conversation, NoDaemonError, SilentDaemonError
@@ -16,19 +16,22 @@ from .daemon_client import ATTEMPTS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The limit for an answer, which normally takes a millisecond: a stopped daemon must not delay the command. It is also
+# The limit for an answer, which normally takes a millisecond. A stopped daemon must not delay the command. It is also
 # the limit for everything after the command's end. A prompt that does not return is worse than a session that ends
 # without an exit reason.
 TIMEOUT_S = 2.0
+RESULT_TIMEOUT_S = 1.0  # twice the time in which workers say goodbye
+_RESULT_POLL_S = 0.02
+_LOCAL_OUTCOME_S = 0.05  # an event that is only kept on this machine has its outcome after 5 ms
 _DAEMON_EXIT_S = 0.5  # about the time that a daemon needs to exit
 _RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # between the attempts to start another daemon
 
 
 class OwnedSession:
-    """A connection to the daemon as the owner of a new session. The session ends when the connection does."""
+    """A connection to the daemon as the owner of a new session. The session ends when the connection closes."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Open the session, and start a daemon if none runs. Raises LaunchError, NoDaemonError or OSError."""
+        """Open the session, and start a daemon if no daemon runs. Raises LaunchError, NoDaemonError or OSError."""
         self._environ = environ
         self._id, self._producer = str(uuid.uuid4()), str(uuid.uuid4())
         self._lock = threading.Lock()  # held by the thread while it reconnects, and by end()
@@ -45,18 +48,39 @@ class OwnedSession:
         threading.Thread(target=self._reconnect_whenever_closed, daemon=True).start()
 
     def end(self, exit_reason: str) -> None:
-        """End the session. If the daemon dies before it confirms that, end it at the next daemon.
+        """End the session. If the daemon dies before it confirms the end, end the session at the next daemon.
 
         Returns after at most TIMEOUT_S. Never raises.
         """
         deadline = _deadline_in(TIMEOUT_S)
         if not self._lock.acquire(timeout=TIMEOUT_S):
-            return  # the thread has waited all that time for another daemon
+            return  # the thread has waited for another daemon all that time
         while not self._is_over and not self._send_end(exit_reason, deadline):
             self._is_over = not self._reconnect(deadline)
         self._is_over = True
         self._connection.close()
         self._lock.release()
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the ended session's outcome, as the daemon answers. Returns None if no daemon answers in time.
+
+        The answer may take a moment, because the daemon waits for the goodbyes of workers that outlive the command. The
+        event may still be queued, because nothing waits for the network.
+        """
+        deadline = _deadline_in(RESULT_TIMEOUT_S)
+        question = {"result": {"session": self._id}}
+        try:
+            with Conversation(self._socket_path, _seconds_until(deadline)) as daemon:
+                while (result := daemon.ask(question, _seconds_until(deadline))) is None:
+                    if time.monotonic() > deadline:
+                        return None
+                    time.sleep(_RESULT_POLL_S)
+                if result.get("outcome") == "queued":
+                    time.sleep(_LOCAL_OUTCOME_S)
+                    result = daemon.ask(question, _seconds_until(deadline))
+        except NoDaemonError:
+            return None
+        return result if isinstance(result, dict) else None
 
     def _send_end(self, exit_reason: str, deadline: float) -> bool:
         """Return whether the end need not be sent again."""
@@ -85,7 +109,7 @@ class OwnedSession:
             time.sleep(pause_s)
 
     def _reconnect(self, deadline: float) -> bool:
-        """Connect to another daemon. Returns False if that failed or the session is over.
+        """Connect to another daemon. Returns False if the attempt failed or the session is over.
 
         A daemon that exits in order ends all sessions and removes its socket. So a missing socket means that the
         session is over. A socket that still exists means that its daemon died.

@@ -22,8 +22,8 @@ SOCKET, SERVICE = "brakit-sidecar.socket", "brakit-sidecar.service"
 _DROP_INS = f"{SERVICE}.d"
 _SANDBOX = os.path.join(_DROP_INS, "sandbox.conf")
 _LOCAL = os.path.join(_DROP_INS, "zz-here.conf")  # systemd reads it last, so its settings win
-_MARK = "# Part of brakit-sidecar:"  # how each installed file begins; a file that begins otherwise is never changed
-_WITHOUT_SYSTEMD = "without it, commands start the daemon themselves"
+_MARK = "# Part of brakit-sidecar:"  # each installed file begins with it; other files are never changed
+_WITHOUT_SYSTEMD = "without systemd, commands start the daemon themselves"
 _TIMEOUT_S = 60.0  # systemd answers within milliseconds, and starts the daemon within a second
 
 
@@ -149,7 +149,7 @@ def _check_that_files_are_ours() -> None:
 
 
 def _stop_the_running_daemon(arguments: Namespace) -> None:
-    """Stop a daemon that a command started, because the service would wait for the lock that it holds.
+    """Stop a daemon that a command started, because the service would wait for that daemon's lock.
 
     Raises CommandError if a session is open, because stopping would split the session into two.
     """
@@ -163,7 +163,7 @@ def _stop_the_running_daemon(arguments: Namespace) -> None:
 
 
 def _starts() -> bool:
-    """Start the service. Returns whether it answers at the socket that the commands use."""
+    """Start the service. Returns whether the service answers at the socket that the commands use."""
     _ask_systemd("daemon-reload")
     _systemctl("stop", SOCKET, SERVICE)
     _systemctl("reset-failed", SOCKET, SERVICE)
@@ -177,7 +177,7 @@ def _starts() -> bool:
 
 
 def _ask_systemd(*arguments: str) -> None:
-    """Run ``systemctl --user``. Raises CommandError if it fails."""
+    """Run ``systemctl --user``. Raises CommandError if the command fails."""
     ran = _systemctl(*arguments)
     if ran.returncode != 0:
         why = ran.stderr.strip().splitlines()[-1:] or ["without a message"]
@@ -185,7 +185,7 @@ def _ask_systemd(*arguments: str) -> None:
 
 
 def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``systemctl --user``. Raises CommandError if it does not exist or does not end."""
+    """Run ``systemctl --user``. Raises CommandError if systemctl does not exist or does not end in time."""
     command = ["systemctl", "--user", *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)

@@ -33,7 +33,7 @@ def telemetry(arguments: Namespace) -> int:
 def _notify_daemon() -> bool:
     """Make the running daemon read the config now, so that it drops its queue. Returns False if no daemon runs.
 
-    The daemon also reads the config before each request, so nothing would be sent even without this.
+    Nothing would be sent even without this call, because the daemon also reads the config before each request.
     """
     with suppress(NoDaemonError):
         daemon = daemon_client.connect_if_running()
@@ -45,7 +45,7 @@ def _notify_daemon() -> bool:
 
 
 def _discard_unsent_data() -> None:
-    """Discard the data that a dead daemon left for the next one: its events and sessions, and the counter files."""
+    """Discard the events, sessions and counter files that a dead daemon left for the next daemon."""
     socket_path = daemon_client.socket_path()
     with suppress(OSError):
         lock = launch.acquire_lock(socket_path)

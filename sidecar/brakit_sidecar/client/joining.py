@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 
 from ..host import consent, paths
@@ -33,7 +34,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
         debug(decision.sentence)
         return Telemetry()
     place = _place(environ, decision.anonymous_id)
-    if not start:
+    if not (start and _can_start_daemon()):
         return Producer(place, sdk)
 
     def start_daemon() -> None:
@@ -45,6 +46,13 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
 
     secure_files.ensure_directory(os.path.dirname(place.socket_path))  # the counter file is made there
     return Producer(place, sdk, start_daemon)
+
+
+def _can_start_daemon() -> bool:
+    """Return whether a daemon can run in this Python. The copy of this package that `run` lends holds no daemon."""
+    from importlib.util import find_spec  # noqa: PLC0415 (loads typing on Python 3.9, which not all applications load)
+
+    return sys.version_info >= (3, 10) and find_spec("..daemon", __package__) is not None
 
 
 def _consent_check(environ: Mapping[str, str], anonymous_id: str | None) -> Callable[[], bool | None]:

@@ -39,12 +39,15 @@ class Control:
     outbox: Outbox
     consent: ConsentGate
     socket_path: str
-    stop_daemon: Callable[[], None]  # begins the daemon's end
-    wake: Callable[[], None]  # a due time may have moved
+    stop_daemon: Callable[[], None]  # begins to stop the daemon
+    wake: Callable[[], None]  # called if a due time may have moved
     started_at: float = field(default_factory=monotonic)
 
     def answer(self, question: Any) -> Any:
-        """Answer a name, or an object of one name and its arguments. Returns a Refusal for anything else."""
+        """Answer a question: a name, or an object of one name and its arguments.
+
+        Returns a Refusal for other objects.
+        """
         if isinstance(question, str):
             question = {question: {}}
         if not isinstance(question, dict) or len(question) != 1:
@@ -54,7 +57,7 @@ class Control:
             return Refusal.UNKNOWN_ASK
         try:
             return QUESTIONS[name](self, **arguments)
-        except TypeError:  # arguments that this question does not take
+        except TypeError:  # the question does not take these arguments
             return Refusal.UNKNOWN_ASK
 
     # --- about the daemon ------------------------------------------------------------------------------------------
@@ -68,7 +71,7 @@ class Control:
         }
 
     def status(self) -> dict[str, Any]:
-        consent = self.consent.status()  # first, because a recovery may wait for it
+        consent = self.consent.status()  # this call comes first, because a recovery may wait for it
         now, outbox = monotonic(), self.outbox
         dropped = Counter(outbox.dropped) + self.reporter.withheld
         return {
@@ -137,8 +140,22 @@ class Control:
         self.wake()
         return {"session": found.id}
 
+    def result(self, session: object) -> dict[str, Any] | Refusal | None:
+        """Return the outcome of a session that has ended.
+
+        Returns None while it is open, and {} if its outcome is unknown.
+        """
+        if not _is_uuid(session):
+            return Refusal.BAD_VALUE
+        if session in self.table.open:
+            return None
+        return self.reporter.outcomes.of(session) or {}
+
     def emit(self, event: object, fields: object, session: object = None) -> dict[str, Any] | Refusal:
-        """Report a journey event of a command. It may belong to a session, of which the command is not a producer."""
+        """Report a journey event of a command. The event may belong to a session.
+
+        The command is not a producer of the session.
+        """
         spec = JOURNEY.get(event) if isinstance(event, str) else None
         if spec is None or not isinstance(fields, dict) or not (session is None or _is_uuid(session)):
             return Refusal.UNKNOWN_EVENT if spec is None else Refusal.BAD_VALUE
@@ -152,7 +169,7 @@ class Control:
         if found is None:  # no session is named, or it belonged to an earlier daemon
             self.reporter.report_without_session(occurred)
             return {"emitted": True}
-        if spec.requests_in:  # a count of all producers
+        if spec.requests_in:  # the event has a count of all producers
             self.service.read_counters(found)
         self.service.run(found.receive_event(occurred, monotonic()))
         return {"emitted": True}
@@ -165,6 +182,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
     "consent": Control.consent_changed,
     "open": Control.open_session,
     "end": Control.end_session,
+    "result": Control.result,
     "emit": Control.emit,
 }
 

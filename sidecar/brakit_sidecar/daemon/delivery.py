@@ -1,4 +1,4 @@
-"""The shell around the outbox: asks it for the next task, does it, and reports. No caller waits for the network."""
+"""Carries out the outbox's tasks and reports their verdicts. No caller waits for the network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import anyio
 from ..core.outbox import Drop, Outbox, QueuedEvent, Reason, Send, Verdict
 from . import receipts, sinks
 from .log import log_unexpected
+from .outcomes import Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .consent_gate import ConsentGate
     from .journal import Journal
 
-DEADLINE_S = 3.0  # for all of one attempt, name resolution included
+DEADLINE_S = 3.0  # for one whole attempt, including name resolution
 CONSENT_POLL_S = 0.25  # consent is read this often during an attempt, because an editor may change the config
 
 _log = logging.getLogger(__name__)
@@ -30,11 +31,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Delivery:
-    """Sends queued events and writes a receipt for each."""
+    """Sends queued events, and writes a receipt for each event."""
 
     environ: Mapping[str, str]
     journal: Journal
     consent: ConsentGate
+    outcomes: Outcomes = field(default_factory=Outcomes)
     outbox: Outbox = field(default_factory=Outbox)
     _sink: sinks.Sink | None = None
     _sink_lock: anyio.Lock = field(default_factory=anyio.Lock)
@@ -56,7 +58,7 @@ class Delivery:
         self._record(event, Verdict.dropped(reason))
 
     async def run(self, tasks: TaskGroup) -> None:
-        """Send what is queued until cancelled."""
+        """Send queued events until cancelled."""
         while True:
             task = self.outbox.next_task(monotonic())
             if isinstance(task, Send):
@@ -74,11 +76,11 @@ class Delivery:
         """Import the sink before the last event is queued, because a stop leaves that event little time."""
         try:
             await self._loaded()
-        except Exception as error:  # noqa: BLE001 (the event's own attempt tries again and has the outcome)
+        except Exception as error:  # noqa: BLE001 (the event's attempt loads the sink again)
             log_unexpected(_log, "loading the sink", error)
 
     async def finish(self, within_s: float) -> None:
-        """Make one bounded attempt for what is queued, and drop what is left then."""
+        """Send the queued events for at most ``within_s`` seconds, and drop the events that are left then."""
         with anyio.move_on_after(within_s):
             while self.outbox.queued:
                 self._settled = anyio.Event()
@@ -87,7 +89,7 @@ class Delivery:
             self._record(event, Verdict.dropped(Reason.SHUTDOWN))
 
     def withdraw(self) -> None:
-        """Drop what is queued and cancel what is being sent, because consent is withdrawn."""
+        """Drop the queued events and cancel all attempts, because consent is withdrawn."""
         _log.info("consent is withdrawn")
         for event in self.outbox.give_up(Reason.CONSENT):
             self._record(event, Verdict.dropped(Reason.CONSENT))
@@ -95,7 +97,7 @@ class Delivery:
             attempt.cancel()
 
     async def _attempt(self, event: QueuedEvent) -> None:
-        verdict = Verdict.dropped(Reason.SHUTDOWN)  # if the daemon exits first
+        verdict = Verdict.dropped(Reason.SHUTDOWN)  # the verdict if the daemon exits first
         withdrawn = anyio.CancelScope()
         self._attempts[withdrawn] = event
         try:
@@ -114,19 +116,19 @@ class Delivery:
 
     async def _send(self, event: QueuedEvent) -> Verdict:
         sink = await self._loaded()
-        if not self.consent.allows_id(event.distinct_id):  # read right before the request
+        if not self.consent.allows_id(event.distinct_id):  # consent is read right before the request
             return Verdict.dropped(Reason.CONSENT)
         return await sink.send(event.body)
 
     async def _loaded(self) -> sinks.Sink:
-        async with self._sink_lock:  # the first event loads the sink, and the others wait for it
+        async with self._sink_lock:  # the first event loads the sink, and other events wait for that
             if self._sink is None:
                 self._sink = await sinks.choose(self.environ)
             return self._sink
 
     async def _poll_consent(self) -> None:
-        """Cancel attempts whose consent was withdrawn, while there are attempts."""
-        await anyio.sleep(CONSENT_POLL_S)  # the first attempt has just read it
+        """Read the consent while attempts run, and cancel the attempts whose consent was withdrawn."""
+        await anyio.sleep(CONSENT_POLL_S)  # the first attempt has just read the consent
         while self._attempts:
             for attempt, event in self._attempts.items():
                 if not self.consent.allows_id(event.distinct_id):
@@ -141,10 +143,15 @@ class Delivery:
         self._settled.set()
 
     def _record(self, event: QueuedEvent, verdict: Verdict) -> None:
-        """Write the receipt first, because an event that has one is not sent again, whatever the journal holds."""
+        """Write the receipt, then the journal.
+
+        In this order, no daemon sends the event again, because an event that has a receipt is not sent again, whatever
+        the journal holds.
+        """
         try:
             receipts.write(event, verdict)
-        except OSError as error:  # a full or read-only disk costs the receipt and nothing else
+        except OSError as error:  # on a full or read-only disk, only the receipt is lost
             _log.warning("no receipt: %s", os.strerror(error.errno or 0))
         _log.debug("%s: %s %s", event.name, verdict.outcome.value, verdict.reason.value)
+        self.outcomes.settle(event, verdict)
         self.journal.settle(event)

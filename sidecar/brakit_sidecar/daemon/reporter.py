@@ -12,6 +12,7 @@ from ..core import outbox, payload
 from ..core.schema import SESSION
 from ..core.session.totals import SessionTotals
 from ..host import config_file
+from .outcomes import Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,24 +25,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class Reporter:
-    """Asks for consent, freezes an event, and gives it to the delivery."""
+    """Checks the consent, freezes an event, and gives it to the delivery."""
 
-    api_key: str  # with one of the wrong shape nothing is sent
+    api_key: str  # if its shape is wrong, nothing is sent
     own: Mapping[str, Any]  # the fields that only the daemon knows
     consent: ConsentGate
     delivery: Delivery
-    withheld: Counter[outbox.Reason] = field(default_factory=Counter)  # events never made, because consent was missing
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    withheld: Counter[outbox.Reason] = field(default_factory=Counter)  # events not made, because consent is missing
 
     def report(self, emit: Emit) -> None:
         """Report an event of a session.
 
-        A session counts under one anonymous id. A withdrawal of consent replaces the id, even if consent returns later.
+        A session counts under one anonymous id. If consent is withdrawn, the id is replaced. The session's events are
+        then not made, even if consent is given again.
         """
         if emit.anonymous_id is None or not self.consent.allows_event(emit.anonymous_id):
             self.withheld[outbox.Reason.CONSENT] += 1
+            if emit.event is SESSION:
+                self.outcomes.ended(emit.session_id, emit.workers, None)
             return
         values, event = emit.values, emit.event
-        if event is SESSION and emit.joined:
+        if event is SESSION and emit.workers:
             values = {**values, "first_session": config_file.take_first_session()}
         uuid = payload.event_uuid(emit.session_id, event) if event.once else str(uuid4())
         frozen = outbox.freeze(
@@ -53,13 +58,15 @@ class Reporter:
             session=emit.session_id,
             now=datetime.now(timezone.utc),
         )
-        if emit.joined:
-            self.delivery.put(frozen)
-        else:
+        if event is SESSION:
+            self.outcomes.ended(emit.session_id, emit.workers, frozen)
+        if event is SESSION and not emit.workers:
             self.delivery.drop(frozen, outbox.Reason.NOBODY_JOINED)
+        else:
+            self.delivery.put(frozen)
 
     def report_without_session(self, occurred: Occurred) -> None:
-        """Report a journey event that belongs to no session."""
+        """Report a journey event that does not belong to a session."""
         anonymous_id = self.consent.settled_id()
         if anonymous_id is None:
             self.withheld[outbox.Reason.CONSENT] += 1
@@ -77,5 +84,5 @@ class Reporter:
         self.delivery.put(frozen)
 
     def withdraw(self) -> None:
-        """Drop what is queued or being sent, because consent is withdrawn."""
+        """Drop the queued events and cancel all attempts, because consent is withdrawn."""
         self.delivery.withdraw()

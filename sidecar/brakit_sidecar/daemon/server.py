@@ -21,6 +21,7 @@ from .delivery import Delivery
 from .intake import Intake
 from .journal import Journal, sync
 from .log import log_unexpected
+from .outcomes import Outcomes
 from .process_watcher import ProcessWatcher
 from .recovery import Recovery
 from .reporter import Reporter
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(listening: socket.socket, socket_path: str, manager: ServiceManager, config: Config) -> None:
-    """Serve until a signal, a ``stop`` or the linger ends it."""
+    """Serve until a signal, a ``stop`` or the end of the linger time."""
 
     async def serve() -> None:
         async with anyio.create_task_group() as tasks:
@@ -59,18 +60,19 @@ class Server:
         self._tasks = tasks
         self._manager = manager
         self._timers = Timers()
-        self._changed = asyncio.Event()  # a due time may have moved; unlike anyio's, it can be cleared
+        self._changed = asyncio.Event()  # set if a due time may have moved; unlike anyio's events, it can be cleared
         self._stopping = anyio.Event()
         self._scheduled: set[str] = set()
-        self._is_syncing = False  # one at a time: while a disk hangs, a second one would hang too
+        self._is_syncing = False  # only one sync runs at a time, because a second sync would also hang if a disk hangs
         self._idle_since = monotonic()
 
         own, api_key = machine.facts(), os.environ.get("BRAKIT_TELEMETRY_KEY", "")
         wake = self._changed.set
         consent = ConsentGate(os.environ)
         journal = Journal(paths.journal_dir(socket_path), consent)
-        delivery = Delivery(os.environ, journal, consent)
-        reporter = Reporter(api_key, own, consent, delivery)
+        outcomes = Outcomes()
+        delivery = Delivery(os.environ, journal, consent, outcomes)
+        reporter = Reporter(api_key, own, consent, delivery, outcomes)
         table = SessionTable(process.boot_id(), config.timing, own)
         watcher = ProcessWatcher()
         counter_files = CounterFiles(socket_path, manager)
@@ -88,7 +90,7 @@ class Server:
         self._intake, self._service = intake, service
 
     async def serve(self) -> None:
-        """Run until the end, which leaves no session open and no event without a receipt."""
+        """Run until the daemon stops. Then no session is open, and every event has a receipt."""
         _log.info("started, pid %d", os.getpid())
         if self._manager.watchdog_s is not None:
             self._tasks.start_soon(self._notify_watchdog, self._manager.watchdog_s)
@@ -108,12 +110,15 @@ class Server:
 
     async def _stop_on_signals(self) -> None:
         with anyio.open_signal_receiver(*process.ENDING_SIGNALS) as received:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ENDING_SIGNALS)  # blocked since a client could connect
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, process.ENDING_SIGNALS)  # they were blocked before any connect
             async for _ in received:
                 self.stop()
 
     async def _keep_time(self) -> None:
-        """Seal what is due, and stop if nothing is left to do. Sleeps until the next due time or a change."""
+        """Seal the sessions that are due, and stop if nothing is left to do.
+
+        Sleeps until the next due time or a change.
+        """
         while not self._stopping.is_set():
             now = monotonic()
             if effects := self._table.advance(now):
@@ -139,7 +144,7 @@ class Server:
             self._manager.alive()
             await anyio.sleep(watchdog_s / 2)
 
-    # --- timers, each of which runs only while it is needed, so that an idle daemon does not wake up ---------------
+    # --- timers: each runs only while it is needed, so that an idle daemon does not wake up -----------------------
 
     def _schedule(self, now: float) -> None:
         needed = (
@@ -153,7 +158,7 @@ class Server:
                 self._timers.call_at(now + after_s, function)
 
     def _snapshot(self) -> None:
-        """Journal what was counted, because counts alone are not journaled when they change."""
+        """Journal the counts, because a line that only counts is not journaled when it arrives."""
         self._scheduled.discard("snapshot")
         for session in list(self._table.open.values()):
             self._service.read_counters(session)
@@ -163,7 +168,7 @@ class Server:
             self._tasks.start_soon(self._sync, unsynced)
 
     async def _sync(self, unsynced: list[str]) -> None:
-        """Sync in a thread, because a disk may hang. An exit does not wait for it."""
+        """Sync in a thread, because a disk may hang. An exit does not wait for the thread."""
         try:
             await to_thread.run_sync(sync, unsynced, abandon_on_cancel=True)
         except RuntimeError as error:  # no thread can be started
@@ -171,7 +176,7 @@ class Server:
         self._is_syncing = False
 
     def _poll(self) -> None:
-        """Poll the processes without a descriptor. All that they wrote is read first."""
+        """Poll the processes that are watched without a descriptor. Everything that they wrote is read first."""
         self._scheduled.discard("poll")
         self._intake.drain()
         self._watcher.poll()
@@ -183,7 +188,10 @@ class Server:
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _exit_at(self, now: float) -> float:
-        """Return when to exit if nothing happens. A connection may have opened and closed since the last turn."""
+        """Return the monotonic time in seconds at which to exit if nothing happens.
+
+        The linger time begins anew after every change, because a connection may have opened and closed meanwhile.
+        """
         is_idle = not self._table.open and not self._intake.connections
         if self._changed.is_set() or not is_idle:
             self._idle_since = now
@@ -193,7 +201,7 @@ class Server:
         """Stop, and return True, unless a connection is pending.
 
         Race: a client may connect after this last accept. If the socket is ours, the client's connection is closed
-        before any answer, and the client connects again, to the next daemon. If the socket is a service manager's, the
+        before any answer, and the client connects again to the next daemon. If the socket is a service manager's, the
         connection stays pending, and the service manager starts the next daemon.
         """
         if self._intake.accept():
@@ -207,11 +215,11 @@ class Server:
         is_idle = self._service.is_stopping
         give_up_at = monotonic() + (self._config.last_attempt_s if is_idle else self._config.stop_s)
         if not is_idle:
-            self._intake.drain()  # a client that connected before has its session
+            self._intake.drain()  # a client that has connected by now gets its session
             self._service.is_stopping = True
         self._manager.stopping()
         if self._table.open:
-            self._tasks.start_soon(self._delivery.load)  # while the workers report their ends
+            self._tasks.start_soon(self._delivery.load)  # loads the sink while workers report their ends
             await self._finish_sessions()
         self._intake.remove_path()
         self._intake.stop()

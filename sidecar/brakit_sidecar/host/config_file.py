@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-_FRESH_NAME = "first-session"  # in the state directory while no session has ended under a config that we made
+_FRESH_NAME = "first-session"  # exists until a session ends under a config that this package made
 
 
 class ConfigError(OSError):
@@ -28,9 +28,9 @@ class ConfigError(OSError):
 def settled(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
     """Return the decision, after writing it to the config.
 
-    Writes an opt-out by environment, and an anonymous id if telemetry is on without one. The decision is off if the
-    config cannot be written. ``wait`` tells whether to wait for another process that is writing the config; if not,
-    that counts as a config that cannot be written.
+    Writes an opt-out that comes from the environment. Writes an anonymous id if telemetry is on and the config has no
+    id. The decision is off if the config cannot be written. If ``wait`` is False, the config also counts as not
+    writable while another process is writing it.
     """
     decision = current(environ)
     path = paths.config_path(environ)
@@ -48,7 +48,10 @@ def settled(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
 
 
 def switch(environ: Mapping[str, str], *, on: bool) -> None:
-    """Write a person's decision. An opt-out replaces the id by one that was never sent. Raises ConfigError."""
+    """Write a person's decision. Raises ConfigError if the config cannot be written.
+
+    An opt-out replaces the anonymous id by an id that was never sent.
+    """
     path = paths.config_path(environ)
     try:
         is_first = read_config(path).missing
@@ -63,7 +66,10 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
 
 
 def take_first_session() -> bool:
-    """Return whether the session that ends now is the first under a config that we made. Returns True once."""
+    """Return whether the session that ends now is the first under a config that this package made.
+
+    Returns True only once.
+    """
     path = os.path.join(paths.state_dir(), _FRESH_NAME)
     try:
         if not secure_files.is_own_file(path):
@@ -86,7 +92,7 @@ def _opt_out(path: str, *, wait: bool) -> None:
 
 
 def _give_id(path: str, *, wait: bool) -> None:
-    """Make the config, or add an id to it. If several processes do this at the same time, the first one's id stays."""
+    """Make the config, or add an id to it. If several processes add an id at the same time, the first id stays."""
     config = read_config(path)
     if config.missing:
         if _write(path, {"telemetry": True, "anonymousId": _new_id()}, only_if_missing=True):
@@ -100,7 +106,7 @@ def _give_id(path: str, *, wait: bool) -> None:
 
 
 def _mark_fresh() -> None:
-    """Remember that no session has ended yet. If that fails, the first session is reported as a later one."""
+    """Mark that no session has ended yet. If the mark cannot be made, the first session is reported as a later one."""
     try:
         secure_files.ensure_directory(paths.state_dir())
         os.close(secure_files.open_file(os.path.join(paths.state_dir(), _FRESH_NAME), os.O_WRONLY | os.O_CREAT))
@@ -109,7 +115,7 @@ def _mark_fresh() -> None:
 
 
 def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]], *, wait: bool = True) -> None:
-    """Rewrite the config as ``change`` returns it, which gets the current content, or {} if that is unreadable.
+    """Replace the config's content by ``change(content)``. The content of an unreadable config is {}.
 
     A lock on the directory lets one process write at a time, so that no process undoes another's change. Writes nothing
     if ``change`` returns the same content. Raises BlockingIOError if the lock is taken and ``wait`` is False.
@@ -129,7 +135,7 @@ def _update(path: str, change: Callable[[dict[str, Any]], dict[str, Any]], *, wa
 def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False) -> bool:
     """Write the whole file or nothing, even if this process is killed.
 
-    ``only_if_missing`` makes the file. Returns False if another process has made it first.
+    With ``only_if_missing``, writes nothing and returns False if another process has made the file first.
     """
     secure_files.ensure_directory(os.path.dirname(path))
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -149,6 +155,6 @@ def _write(path: str, content: dict[str, Any], *, only_if_missing: bool = False)
     finally:
         try:
             os.unlink(temporary)
-        except FileNotFoundError:  # it was renamed
+        except FileNotFoundError:  # the temporary file was renamed
             pass
     return True

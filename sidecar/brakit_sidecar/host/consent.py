@@ -1,10 +1,10 @@
 """Decides whether anything may be counted and sent.
 
-The commands, the worker's side and, right before each request, the daemon ask this one function. A config that cannot
-be read means off for as long as that lasts. Earlier counts are kept meanwhile.
+Commands, workers and the daemon all call ``decide``. The daemon calls it right before each request. While the config
+cannot be read, telemetry is off, but earlier counts are kept.
 
-The order, in which the first source with an answer decides: DO_NOT_TRACK; brakit's guards; an opt-out by
-BRAKIT_TELEMETRY; a config that cannot be read; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
+The first of these sources that has an answer decides: DO_NOT_TRACK; brakit's guards; an opt-out by BRAKIT_TELEMETRY; a
+config that cannot be read; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ DO_NOT_TRACK, GUARDS, VARIABLE, CONFIG = SOURCES = ("DO_NOT_TRACK", "brakit's gu
 _NO = frozenset({"false", "0", "off", "no"})
 _YES = frozenset({"true", "1", "yes", "on"})
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)  # no other spelling
-_MAX_CONFIG = 64 * 1024  # bytes; a config has a hundred, and a larger file is not a config
+_MAX_CONFIG = 64 * 1024  # bytes; a config has about a hundred bytes, so a larger file is not a config
 
 
 class Config:
-    """Brakit's config as it was read: its JSON object, or the reason why there is none."""
+    """Brakit's config as it was read: its JSON object, or the reason why it could not be read."""
 
     __slots__ = ("content", "missing", "problem")
 
@@ -43,7 +43,7 @@ class Config:
 
     @property
     def anonymous_id(self) -> str | None:
-        """Return the anonymous id in lower case. Returns None if the config has no valid one."""
+        """Return the anonymous id in lower case. Returns None if the config has no valid id."""
         found = (self.content or {}).get("anonymousId")
         return found.lower() if isinstance(found, str) and _UUID.fullmatch(found) else None
 
@@ -51,9 +51,9 @@ class Config:
 class Consent:
     """The decision.
 
-    ``why`` is one clause for a person, and ``by`` the one of SOURCES that decided. ``dormant`` means that no file may
-    be made. ``unreadable`` means that the config cannot be read now, because a process is writing it or the descriptor
-    limit is reached: then nothing is counted or sent, and nothing is discarded either.
+    ``why`` is the reason, as one clause for a person. ``by`` is the entry of SOURCES that decided. ``dormant`` means
+    that no file may be made. ``unreadable`` means that the config cannot be read now, because a process is writing it
+    or the descriptor limit is reached. Nothing is then counted or sent, and nothing is discarded.
     """
 
     __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "unreadable", "why")
@@ -79,7 +79,7 @@ class Consent:
 
     @property
     def sentence(self) -> str:
-        """Return the decision for a person, as "telemetry is off here: NODE_ENV=production".
+        """Return the decision for a person, such as "telemetry is off here: NODE_ENV=production".
 
         The word "here" shows that the environment of this process decided, and not the user's config.
         """
@@ -120,7 +120,8 @@ def read_config(path: str) -> Config:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        # A dangling link is not a missing config: a process that makes the config now does not make a link.
+        # A dangling link is not a missing config. Race: a process may make the config before this check. That is
+        # harmless, because the process makes a file and not a link.
         if os.path.islink(path):
             return Config(None, problem="is a link to a missing file")
         return Config(None, missing=True)

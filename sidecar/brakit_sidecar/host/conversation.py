@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 5.0  # a daemon answers in a millisecond, or in a second on an overloaded machine
 _RETRY_S = 0.005
-_OTHER_PROTOCOL = {"refused": {"reason": "bad_hello", "line": 1}}  # a hello is valid in its own protocol
+_OTHER_PROTOCOL = {"refused": {"reason": "bad_hello", "line": 1}}  # a daemon of our protocol never gives this answer
 
 
 class NoDaemonError(Exception):
@@ -25,11 +25,14 @@ class NoDaemonError(Exception):
 
 
 class SilentDaemonError(NoDaemonError):
-    """A process listens at the socket, and does not answer in time."""
+    """A process listens at the socket, but does not answer in time."""
 
 
 class StrangerError(NoDaemonError):
-    """A process that is not a daemon of this program listens at the socket, so a retry is useless. Says what it is."""
+    """A process that is not a daemon of this program listens at the socket, so a retry is useless.
+
+    The message says what kind of process it is.
+    """
 
 
 class Conversation:
@@ -55,9 +58,9 @@ class Conversation:
             raise NoDaemonError(str(error)) from error
 
     def ask(self, question: Any, answer_s: float | None = None) -> Any:
-        """Return the daemon's answer, which it gives after it has applied every line before.
+        """Return the daemon's answer. The daemon answers after it has applied all earlier lines.
 
-        ``answer_s`` bounds this wait and all later ones.
+        ``answer_s`` bounds this wait and all later waits.
         """
         if answer_s is not None:
             self._socket.settimeout(answer_s)
@@ -73,7 +76,7 @@ class Conversation:
                 raise StrangerError("an incompatible version of brakit-sidecar listens there")
 
     def identity(self) -> dict[str, Any]:
-        """Return the daemon's ``socket``, ``pid`` and ``version``, and what else it answers."""
+        """Return the daemon's ``socket``, ``pid`` and ``version``, and any other entries of its answer."""
         identity = self.ask("identity")
         if not isinstance(identity, dict) or not identity.keys() >= {"socket", "pid", "version"}:
             raise StrangerError("a program that is not brakit-sidecar listens there")
@@ -97,7 +100,7 @@ class Conversation:
         while b"\n" not in self._lines:
             try:
                 chunk = self._socket.recv(65536)
-            except socket.timeout as error:  # in Python 3.9 it is not a TimeoutError
+            except socket.timeout as error:  # in Python 3.9, this is not a TimeoutError
                 raise SilentDaemonError("the daemon does not answer") from error
             except OSError as error:
                 raise NoDaemonError(str(error)) from error
@@ -111,8 +114,8 @@ class Conversation:
 def _connect(socket_path: str, timeout_s: float) -> socket.socket:
     """Return a connected socket, within ``timeout_s`` seconds.
 
-    The connect has a timeout, because a blocking connect to a full backlog waits without bound. The kernel refuses such
-    a connect at once, so it is retried.
+    The connect has a timeout, because a blocking connect to a full backlog waits without bound. With a timeout, the
+    kernel refuses a connect to a full backlog at once. The connect is then retried.
     """
     deadline = time.monotonic() + timeout_s
     while True:

@@ -1,4 +1,4 @@
-"""The environments in which brakit stays dormant: production, CI and cloud. The lists are those of both brakit SDKs."""
+"""The environments in which brakit stays dormant: production, CI and cloud. Both brakit SDKs have the same lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLOUD_VARIABLES = (
 )  # fmt: skip
 _MAX_SHOWN = 40  # characters of a variable's value; enough to recognize it
 
-# Set in a daemon's environment, so that no process below a daemon counts.
+# This variable is set in a daemon's environment, so that a process that the daemon starts does not count.
 DAEMON_MARK = "BRAKIT_SIDECAR_DAEMON"
 
 # The variables that a test or a demo removes from the environment of the processes that it starts.
@@ -29,7 +29,10 @@ VARIABLES = ("BRAKIT_DISABLE", *_PRODUCTION_VARIABLES, *_CI_VARIABLES, *_CLOUD_V
 
 
 def dormant_because(environ: Mapping[str, str]) -> str | None:
-    """Return the variable that keeps brakit dormant, as "NODE_ENV=production". Returns None if there is none."""
+    """Return the variable that keeps brakit dormant, such as "NODE_ENV=production".
+
+    Returns None if no variable keeps brakit dormant.
+    """
     name = _guard(environ)
     return None if name is None else f"{name}={environ[name][:_MAX_SHOWN]}"
 

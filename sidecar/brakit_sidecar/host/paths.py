@@ -1,7 +1,8 @@
 """The paths of this program's files.
 
-The worker's side asks for the runtime directory and the config only. On Linux that works without platformdirs, because
-importing it takes 25 ms and an application's environment may lack it. A test holds that the answer is platformdirs'.
+A worker needs only the paths of the runtime directory and of the config. On Linux, these are computed without
+platformdirs, because importing it takes 25 ms and an application's environment may lack it. A test checks that
+platformdirs returns the same paths.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 _SOCKET_NAME = f"sidecar-{PROTOCOL}.sock"  # an incompatible protocol has a daemon of its own
 _LOCK_NAME = f"sidecar-{PROTOCOL}.lock"
 _NOWHERE = os.devnull  # a parent in which no user, root included, can make a file
-_COUNTER_FILE_PREFIX = f"counters-{PROTOCOL}-"  # by protocol, because a daemon reads every file with its prefix
+_COUNTER_FILE_PREFIX = f"counters-{PROTOCOL}-"  # has the protocol, because a daemon reads all files with its prefix
 
 
 def socket_path(environ: Mapping[str, str]) -> str:
@@ -38,36 +39,38 @@ def lock_path(socket: str) -> str:
 def runtime_dir(environ: Mapping[str, str]) -> str:
     """Return the directory of socket and lock: platformdirs' runtime directory for ``brakit``.
 
-    There are two short fallbacks below /tmp, which are 0700 and checked before use. One stands in if platformdirs would
-    derive a directory from TMPDIR, which differs between shells: all processes of a user must get the same answer. The
-    other stands in if the socket's path would be longer, in bytes, than the kernel allows.
+    There are two short fallback directories below /tmp. Both have mode 0700 and are checked before use. The first is
+    used if platformdirs would derive a directory from TMPDIR. TMPDIR differs between shells, but all processes of a
+    user must get the same directory. The second is used if the socket's path would have more bytes than the kernel
+    allows.
     """
     preferred = _preferred_runtime_dir(environ)
     if preferred is not None:
         if len(os.fsencode(os.path.join(preferred, _SOCKET_NAME))) <= MAX_SOCKET_PATH:
             return preferred
-        import hashlib  # noqa: PLC0415 (loads OpenSSL, for a path that is hardly ever needed)
+        import hashlib  # noqa: PLC0415 (it loads OpenSSL and is hardly ever needed)
 
         distinct = hashlib.blake2b(os.fsencode(preferred), digest_size=4).hexdigest()
-        return f"/tmp/brakit-{os.getuid()}-{distinct}"  # noqa: S108 (ensure_directory refuses another user's)
-    return f"/tmp/brakit-{os.getuid()}"  # noqa: S108 (ensure_directory refuses another user's)
+        return f"/tmp/brakit-{os.getuid()}-{distinct}"  # noqa: S108 (ensure_directory refuses another user's directory)
+    return f"/tmp/brakit-{os.getuid()}"  # noqa: S108 (ensure_directory refuses another user's directory)
 
 
 def state_dir() -> str:
     """Return the directory of receipts and journal: platformdirs' state directory for ``brakit``."""
-    if sys.platform == "linux":  # the import would be 1.7 MiB of the daemon's memory; a test holds that both agree
+    # Importing platformdirs would take 1.7 MiB of the daemon's memory. A test checks that it returns the same path.
+    if sys.platform == "linux":
         named = os.environ.get("XDG_STATE_HOME", "")
         base = named if os.path.isabs(named) else os.path.join(home(os.environ), ".local", "state")
         return os.path.join(base, "brakit")
-    import platformdirs  # noqa: PLC0415 (needed on this platform only)
+    import platformdirs  # noqa: PLC0415 (only this platform needs it)
 
     found = platformdirs.user_state_dir("brakit", appauthor=False)
-    # Without a usable HOME, platformdirs answers with a relative path, and files would land in the working directory.
+    # Without a usable HOME, platformdirs returns a relative path. Files would then be made in the working directory.
     return found if os.path.isabs(found) else os.path.join(home(os.environ), ".local", "state", "brakit")
 
 
 def journal_dir(socket: str) -> str:
-    """Return the journal of the daemon that listens there. Daemons of different places have different journals."""
+    """Return the journal directory of the daemon that listens at ``socket``. Every socket has a journal of its own."""
     from zlib import crc32  # noqa: PLC0415 (a worker never needs this path)
 
     return os.path.join(state_dir(), f"journal-{crc32(os.fsencode(socket)):08x}")
@@ -79,32 +82,32 @@ def counter_file_path(socket: str, producer: str) -> str:
 
 
 def counter_file_name(producer: str) -> str:
-    """Return the name of a worker's counter file, beside the socket and in a service manager's store."""
+    """Return the name of a worker's counter file. The file has the same name in a service manager's store."""
     return _COUNTER_FILE_PREFIX + producer
 
 
 def producer_of(name: str) -> str:
-    """Return the producer that a counter file's name holds."""
+    """Return the producer's id in the name of a counter file."""
     return name[len(_COUNTER_FILE_PREFIX) :]
 
 
 def named_counter_files(socket: str) -> dict[str, str]:
-    """Return the paths of the counter files beside the socket, by producer. Raises OSError."""
+    """Return the paths of the counter files beside the socket, by producer. Raises OSError if they cannot be listed."""
     directory = os.path.dirname(socket)
     names = [name for name in os.listdir(directory) if name.startswith(_COUNTER_FILE_PREFIX)]
     return {producer_of(name): os.path.join(directory, name) for name in names}
 
 
 def config_path(environ: Mapping[str, str]) -> str:
-    """Return the path of brakit's config, which its Node SDK shares."""
+    """Return the path of brakit's config. Brakit's Node SDK uses the same file."""
     return os.path.join(home(environ), ".brakit", "config.json")
 
 
 def home(environ: Mapping[str, str]) -> str:
-    """Return HOME if it is absolute, else the home directory of the password database.
+    """Return HOME if it is an absolute path. Otherwise return the home directory of the password database.
 
-    Returns a path in which nothing can be made if neither is known, as for a container's arbitrary user: no file must
-    land in the working directory.
+    If the database does not have this user, as in some containers, return a path in which no file can be made. No file
+    is then made in the working directory.
     """
     named = environ.get("HOME", "")
     if os.path.isabs(named):
@@ -118,9 +121,9 @@ def home(environ: Mapping[str, str]) -> str:
 
 
 def _preferred_runtime_dir(environ: Mapping[str, str]) -> str | None:
-    """Return platformdirs' answer. Returns None if platformdirs would warn on stderr and derive it from TMPDIR."""
+    """Return platformdirs' directory. Returns None if platformdirs would warn on stderr and derive it from TMPDIR."""
     if sys.platform == "darwin":
-        import platformdirs  # noqa: PLC0415 (needed on this platform only)
+        import platformdirs  # noqa: PLC0415 (only this platform needs it)
 
         return platformdirs.user_runtime_dir("brakit", appauthor=False)
     named = environ.get("XDG_RUNTIME_DIR", "").strip()
@@ -133,7 +136,7 @@ def _preferred_runtime_dir(environ: Mapping[str, str]) -> str | None:
 
 
 def _may_hold_ours(directory: str) -> bool:
-    """Return whether the directory is private, or is missing and can be made."""
+    """Return whether the directory is private. If it is missing, return whether it can be made."""
     try:
         return _is_private(os.lstat(directory))
     except FileNotFoundError:

@@ -11,7 +11,10 @@ _LOCAL_PEERCRED, _LOCAL_PEERPID = 1, 2
 
 
 def pid_of(connection: socket.socket) -> int:
-    """Return the peer's process id. Returns 0 if the platform does not know it. Raises OSError on Linux."""
+    """Return the peer's process id. Returns 0 if macOS does not report it.
+
+    Raises OSError if Linux does not report it.
+    """
     if sys.platform == "linux":
         return _credentials(connection)[0]
     try:
@@ -21,7 +24,10 @@ def pid_of(connection: socket.socket) -> int:
 
 
 def is_own_user(connection: socket.socket) -> bool:
-    """Return whether the peer runs as this user. Root is another user, which a socket's mode 0600 does not keep out."""
+    """Return whether the peer runs as this user. Root counts as another user.
+
+    A socket's mode does not keep root out.
+    """
     try:
         return _credentials(connection)[1] == os.getuid()
     except OSError:
@@ -29,7 +35,7 @@ def is_own_user(connection: socket.socket) -> bool:
 
 
 def _credentials(connection: socket.socket) -> memoryview:
-    """Return what the kernel recorded at the peer's connect or listen, as numbers. The user is the second of them."""
+    """Return the numbers that the kernel recorded at the peer's connect or listen. The second number is the user."""
     if sys.platform == "linux":  # struct ucred: pid, uid, gid
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     else:  # struct xucred: a version, uid, groups

@@ -10,19 +10,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The errors of open() if something at the path is not a file that this user can open.
+# The errors of open() if the path exists and is not a file that this user can open.
 _NOT_OPENABLE = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
 
 class UnsafePathError(OSError):
-    """Something at one of this program's paths is another user's, shared, or not of the expected type.
+    """A file at one of this program's paths belongs to another user, is shared, or has an unexpected type.
 
     The message names the path and the remedy.
     """
 
 
 def ensure_directory(directory: str) -> None:
-    """Make the directory with mode 0700 if it is missing. Raises UnsafePathError as ``check_directory`` does."""
+    """Make the directory with mode 0700 if it is missing.
+
+    Raises UnsafePathError if the directory cannot be made, or does not belong to this user.
+    """
     try:
         _make_directory(directory)
     except OSError as error:
@@ -33,7 +36,7 @@ def ensure_directory(directory: str) -> None:
 
 
 def _make_directory(directory: str) -> None:
-    """Make the directory and its missing parents. All get mode 0700, because others must not enter any of them."""
+    """Make the directory and its missing parents. All get mode 0700, because other users must not enter them."""
     if not os.path.isdir(directory):
         _make_directory(os.path.dirname(directory))
         try:
@@ -59,9 +62,10 @@ def check_directory(directory: str) -> None:
 
 
 def open_file(path: str, flags: int) -> int:
-    """Return a descriptor of a file of this user. A new file gets mode 0600, and a wider mode is reduced to that.
+    """Return a descriptor of a file of this user. A new file gets mode 0600, and a wider mode is reduced to 0600.
 
-    Never blocks. Raises FileNotFoundError, and UnsafePathError if something else is at the path.
+    Never blocks. Raises FileNotFoundError if the file does not exist and is not to be created. Raises UnsafePathError
+    if the path is not a file of this user.
     """
     try:
         fd = os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -76,7 +80,7 @@ def open_file(path: str, flags: int) -> int:
         raise UnsafePathError(f"{path} is not a file of this user; remove it")
     if stat.S_IMODE(info.st_mode) & 0o077:
         os.fchmod(fd, 0o600)
-    if flags & os.O_TRUNC:  # not by open(), because the file is known to be this user's only now
+    if flags & os.O_TRUNC:  # open() does not truncate, because the owner is checked first
         os.ftruncate(fd, 0)
     return fd
 
@@ -94,7 +98,7 @@ def is_own_file(path: str) -> bool:
 
 
 def is_own_socket(path: str) -> bool:
-    """Return whether the path is a socket of this user. No process need listen there any more."""
+    """Return whether the path is a socket of this user. The socket may be one at which no process listens any more."""
     return _is_own(path, stat.S_ISSOCK)
 
 

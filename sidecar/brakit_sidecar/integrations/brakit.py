@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from .. import connect
 from ..host.debug import debug
+from . import brakit_import_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ class _Listener:
 
     def __init__(self, telemetry: Telemetry, setup_ms: float | None) -> None:
         self._telemetry = telemetry
-        self._setup_ms = setup_ms  # how long brakit's import took; None if brakit was imported before this module
+        self._setup_ms = setup_ms  # how long brakit's import took; None if it is not known
         self._is_set_up = False
         self._had_request = False
         self._channels: dict[str, Callable[[Any], None]] = {
@@ -109,7 +110,7 @@ def _adapters() -> list[str]:
 
 def _install() -> None:
     """Wrap brakit. Raises ImportError if brakit is not installed, and any exception if its internals have changed."""
-    setup_ms = None
+    setup_ms = brakit_import_ms
     if "brakit" not in sys.modules:
         started = time.perf_counter()
         import brakit  # noqa: F401, PLC0415 (importing brakit sets it up)

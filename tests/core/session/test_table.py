@@ -34,12 +34,12 @@ def story() -> Story:
 # --- the owner ----------------------------------------------------------------------------------------
 
 
-def test_the_owners_end_is_the_sessions_end(story: Story) -> None:
+def test_a_session_ends_when_its_owner_reports_the_end(story: Story) -> None:
     story.owner().at(7).end("owner", "sigint")
     assert story.due(7) == [("sigint", 7)]
 
 
-def test_the_first_end_of_the_owner_counts(story: Story) -> None:
+def test_only_the_first_end_that_the_owner_reports_counts(story: Story) -> None:
     story.owner().worker("a")
     story.at(7).end("owner", "sigint").end("owner", "crash").close("owner")
     assert story.due(7 + GOODBYE_S) == [("sigint", 7)]
@@ -62,7 +62,7 @@ def test_an_ended_session_is_sealed_as_soon_as_its_last_worker_ends(story: Story
     assert story.due(7.1) == [("clean", 7)]
 
 
-def test_a_session_does_not_wait_for_a_worker_that_reported_its_end_before(story: Story) -> None:
+def test_a_session_does_not_wait_for_a_worker_that_has_already_reported_its_end(story: Story) -> None:
     story.owner().worker("a").end("a").at(7).end("owner")
     assert story.due(7) == [("clean", 7)]
 
@@ -79,7 +79,7 @@ def test_a_session_that_has_not_ended_is_not_sealed_when_the_daemon_stops_waitin
     assert story.due(1) == []
 
 
-def test_an_owner_that_lost_its_connection_has_the_grace_to_reconnect(story: Story) -> None:
+def test_an_owner_that_lost_its_connection_may_reconnect_within_the_grace_period(story: Story) -> None:
     story.owner().at(10).close("owner")
     assert story.due(10 + GRACE_S - 0.001) == []
     story.owner("owner again")
@@ -111,7 +111,7 @@ def test_the_exit_reason_is_crash_if_the_owner_exited_without_an_end(story: Stor
     assert story.due(10) == [("crash", 10)]
 
 
-def test_an_owner_with_two_connections_may_lose_one(story: Story) -> None:
+def test_an_owner_with_two_connections_still_owns_the_session_after_one_closes(story: Story) -> None:
     story.owner("first").owner("second").at(1).close("first")
     assert story.due(1 + 2 * GRACE_S) == []
 
@@ -150,7 +150,7 @@ def test_an_owners_process_is_watched_if_its_pid_is_known(story: Story) -> None:
     assert not [effect for effect in Story().owner().effects if isinstance(effect, WatchOwner)]
 
 
-def test_live_workers_have_the_goodbye_after_the_owners_grace(story: Story) -> None:
+def test_live_workers_have_the_goodbye_time_after_the_owners_grace_period(story: Story) -> None:
     story.owner().worker("a").at(10).close("owner")
     assert story.due(10 + GRACE_S) == []
     assert story.due(10 + GRACE_S + GOODBYE_S) == [("crash", 10)]
@@ -159,7 +159,7 @@ def test_live_workers_have_the_goodbye_after_the_owners_grace(story: Story) -> N
 # --- without an owner ---------------------------------------------------------------------------------
 
 
-def test_the_grace_runs_from_the_last_disconnect(story: Story) -> None:
+def test_the_grace_period_begins_at_the_last_disconnect(story: Story) -> None:
     story.worker("a").worker("b").at(5).end("b").close("b")
     story.at(9).end("a", "sigterm").close("a")
     assert story.table.next_due() == 1009 + GRACE_S
@@ -167,7 +167,7 @@ def test_the_grace_runs_from_the_last_disconnect(story: Story) -> None:
     assert story.due(9 + GRACE_S) == [("sigterm", 9)]
 
 
-def test_a_worker_that_connects_within_the_grace_continues_the_session(story: Story) -> None:
+def test_a_worker_that_connects_within_the_grace_period_continues_the_session(story: Story) -> None:
     story.worker("a").at(5).end("a").close("a").at(5 + GRACE_S - 0.001).worker("b")
     assert story.due(100) == []
     story.end("b", "sighup").close("b")
@@ -189,14 +189,14 @@ def test_a_reconnect_revokes_the_workers_end(story: Story) -> None:
     assert story.due(3 + GRACE_S) == [("crash", 3)]
 
 
-def test_a_worker_with_two_connections_leaves_with_the_last_one(story: Story) -> None:
+def test_a_worker_with_two_connections_leaves_when_both_are_closed(story: Story) -> None:
     story.worker("a").worker("a", "second").at(4).close("a")
     assert story.due(4 + 2 * GRACE_S) == []
     story.close("second")
     assert story.due(4 + 3 * GRACE_S) == [("crash", 4 + 2 * GRACE_S)]
 
 
-def test_a_session_without_worker_and_owner_ends_after_ten_minutes(story: Story) -> None:
+def test_a_session_without_workers_and_without_an_owner_ends_after_ten_minutes(story: Story) -> None:
     story.open()
     assert UNJOINED_S == 600
     assert story.table.next_due() == 1600
@@ -204,7 +204,7 @@ def test_a_session_without_worker_and_owner_ends_after_ten_minutes(story: Story)
     assert story.due(600) == [("unknown", 600)]
 
 
-def test_the_grace_applies_and_not_the_ten_minutes_once_a_worker_has_joined(story: Story) -> None:
+def test_after_the_last_worker_has_left_the_grace_period_applies_instead_of_the_ten_minutes(story: Story) -> None:
     story.open()
     story.at(10).worker("a").at(11).end("a").close("a")
     assert story.due(11 + GRACE_S) == [("clean", 11)]
@@ -213,17 +213,17 @@ def test_the_grace_applies_and_not_the_ten_minutes_once_a_worker_has_joined(stor
 # --- the event ----------------------------------------------------------------------------------------
 
 
-def test_the_event_is_marked_as_joined_if_a_worker_joined(story: Story) -> None:
-    story.owner().worker("a").end("owner").end("a")
-    assert story.seal().joined
+def test_the_event_has_the_number_of_the_workers_that_joined(story: Story) -> None:
+    story.owner().worker("a").worker("b").close("b").end("owner").end("a")
+    assert story.seal().workers == 2
 
 
-def test_the_event_is_not_marked_as_joined_if_only_the_owner_joined(story: Story) -> None:
+def test_the_owner_is_not_a_worker_of_the_event(story: Story) -> None:
     story.owner().send("owner", incr={"request_count": 3}).end("owner")
-    assert not story.seal().joined
+    assert story.seal().workers == 0
 
 
-def test_an_event_has_the_anonymous_id_with_which_its_session_opened(story: Story) -> None:
+def test_an_event_has_the_anonymous_id_under_which_its_session_was_opened(story: Story) -> None:
     assert story.worker("a").seal().anonymous_id == ANONYMOUS_ID
 
 
@@ -233,7 +233,7 @@ def test_an_event_holds_increments_that_were_not_parsed_yet(story: Story) -> Non
     assert story.seal().values["request_count"] == 6
 
 
-def test_lines_are_not_counted_unparsed_if_one_of_them_is_not_an_increment(story: Story) -> None:
+def test_all_lines_are_parsed_if_one_line_is_not_an_increment(story: Story) -> None:
     story.worker("a")
     assert not story.members["a"].count([b'{"incr":{"request_count":2}}', b"{}"])
     assert story.seal().values["request_count"] == 0
@@ -250,11 +250,11 @@ def test_a_member_with_very_many_distinct_lines_is_flushed(story: Story) -> None
 # --- groups -------------------------------------------------------------------------------------------
 
 
-def test_a_group_joins_its_open_session(story: Story) -> None:
+def test_a_worker_of_a_group_joins_the_open_session_of_the_group(story: Story) -> None:
     assert story.group("a") == story.group("b")
 
 
-def test_another_group_is_another_session(story: Story) -> None:
+def test_each_group_has_a_session_of_its_own(story: Story) -> None:
     assert story.group("a") != story.group("b", new_id())
 
 
@@ -262,7 +262,7 @@ def test_the_session_of_a_group_has_an_id_of_its_own(story: Story) -> None:
     assert story.group("a") != GROUP_ID
 
 
-def test_a_group_whose_session_was_sealed_opens_the_next_one(story: Story) -> None:
+def test_a_group_whose_session_was_sealed_opens_a_new_session(story: Story) -> None:
     first = story.group("a")
     story.at(1).close("a").due(1 + GRACE_S)
     story.seal()
@@ -271,13 +271,13 @@ def test_a_group_whose_session_was_sealed_opens_the_next_one(story: Story) -> No
     assert story.group("c") == second
 
 
-def test_the_session_in_a_hello_takes_precedence_over_the_group(story: Story) -> None:
+def test_a_hello_with_a_session_and_a_group_joins_the_session(story: Story) -> None:
     member = story.connect(hello("a", SESSION_ID, GROUP_ID))
     assert member is not None
     assert member.session_id == SESSION_ID
 
 
-def test_a_hello_opens_no_session_if_its_own_is_known_or_it_names_none(story: Story) -> None:
+def test_a_hello_opens_no_session_if_it_names_a_known_session_or_no_session(story: Story) -> None:
     story.group("a")
     assert story.table.opens_none(hello("b", None, GROUP_ID))
     assert not story.table.opens_none(hello("b", None, new_id()))
@@ -373,7 +373,7 @@ def test_an_evicted_worker_that_had_reported_its_end_counts_as_disconnected(stor
     assert story.due(1 + GRACE_S) == [("clean", 1)]
 
 
-def test_an_end_in_the_counter_file_is_the_workers_end(story: Story) -> None:
+def test_an_end_in_the_counter_file_counts_as_the_workers_end(story: Story) -> None:
     story.owner().worker("a").counted("a", CounterSnapshot({}, {}, "sigint"))
     assert not story.session.has_live_workers
     story.close("owner").at(2).close("a")
@@ -391,33 +391,33 @@ def test_the_counter_file_of_an_owner_counts(story: Story) -> None:
 
 
 def found(story: Story, producer: str, snapshot: CounterSnapshot, *, is_alive: bool, session: str | None) -> None:
-    """Find a counter file, as a daemon does that starts after the last one was killed."""
+    """Find a counter file, as a daemon does after the daemon before it was killed."""
     opened, effects = story.table.session_of_worker(producer, session, None if session else GROUP_ID, story.opening)
     assert opened is not None
     story.run(effects).run(opened.found(producer, snapshot, story.now, 4711, is_alive=is_alive))
 
 
 @pytest.mark.parametrize("session", [SESSION_ID, None])
-def test_the_counter_file_of_a_live_worker_opens_its_session_and_waits_for_it(story: Story, session: str) -> None:
+def test_a_live_workers_counter_file_opens_its_session_which_waits_for_the_worker(story: Story, session: str) -> None:
     found(story, "a", FIVE, is_alive=True, session=session)
     assert story.session.totals.total("request_count") == 5
     assert story.due(10 * GRACE_S) == []
     assert [effect.pid for effect in story.effects if isinstance(effect, WatchWorker)] == [4711]
 
 
-def test_a_second_counter_file_of_a_group_joins_its_session(story: Story) -> None:
+def test_a_second_counter_file_of_a_group_joins_the_session_of_the_group(story: Story) -> None:
     found(story, "a", FIVE, is_alive=True, session=None)
     found(story, "b", FIVE, is_alive=True, session=None)
     assert story.session.totals.total("request_count") == 10
 
 
-def test_the_counter_file_of_a_dead_worker_counts_and_its_grace_runs(story: Story) -> None:
+def test_the_counter_file_of_a_dead_worker_counts_and_the_grace_period_begins(story: Story) -> None:
     found(story, "a", FIVE, is_alive=False, session=SESSION_ID)
     assert story.due(GRACE_S) == [("crash", 0)]
     assert story.seal().values["request_count"] == 5
 
 
-def test_a_dead_worker_found_while_another_is_connected_is_not_the_last_to_leave(story: Story) -> None:
+def test_a_worker_that_is_found_dead_while_another_is_connected_is_not_the_last_to_leave(story: Story) -> None:
     story.worker("b")
     found(story, "a", FIVE, is_alive=False, session=SESSION_ID)
     story.at(3).end("b").close("b")
@@ -443,14 +443,14 @@ def test_the_session_of_a_known_worker_is_found_by_the_workers_id_alone(story: S
     assert session is story.session
 
 
-def test_a_counter_file_without_session_and_group_belongs_to_no_session(story: Story) -> None:
+def test_a_counter_file_without_a_session_and_a_group_belongs_to_no_session(story: Story) -> None:
     assert story.table.session_of_worker("a", None, None, story.opening) == (None, [])
 
 
 # --- workers whose processes have exited ---------------------------------------------------------------
 
 
-def test_the_totals_of_many_exited_workers_become_one(story: Story) -> None:
+def test_the_totals_of_many_exited_workers_are_compacted_into_one(story: Story) -> None:
     for number in range(10 * COMPACT_AFTER):
         name = f"p{number}"
         story.worker(name, pid=4711).send(name, incr={"request_count": 1}, observe={"9f3a61c2d4e5b607": [3]})

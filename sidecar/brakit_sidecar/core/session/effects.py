@@ -1,6 +1,6 @@
 """The effects of a stimulus. The daemon carries them out in the order of the list.
 
-An effect names sessions and workers by their ids, so it stays valid if the session is closed before it is carried out.
+An effect names sessions and workers by their ids. It therefore stays valid even if the session is closed first.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Journal(NamedTuple):
 class Emit(NamedTuple):
     """Make this event and queue it.
 
-    It is sent only if ``anonymous_id`` is still the one that counts. ``joined`` is False for the session event of a
-    session that no worker joined.
+    The event is sent only if ``anonymous_id`` is still the current id. ``workers`` is the number of workers that have
+    joined the session so far. A session event without workers is not sent.
     """
 
     session_id: str
     event: EventSpec
     values: Mapping[str, Any]
     anonymous_id: str | None
-    joined: bool = True
+    workers: int = 0
 
 
 class WatchOwner(NamedTuple):
@@ -51,7 +51,7 @@ class WatchWorker(NamedTuple):
 
 
 class UnwatchWorker(NamedTuple):
-    """Stop watching a worker's process, because it is connected again."""
+    """Stop watching a worker's process, because the worker is connected again."""
 
     session_id: str
     producer: str

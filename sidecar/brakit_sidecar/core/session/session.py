@@ -1,8 +1,10 @@
 """One session while it is open. Every stimulus is a method that returns the effects which the daemon must carry out.
 
-A session ends when its owner reports the end, when its lost owner has exited or the grace is over, and, without an
-owner, when the grace after its last worker is over. It is then *ending*: live workers may still report.
-Records for the journal come before the effects that they explain, so that a next daemon knows what this one did.
+A session with an owner ends when the owner reports the end. If the owner is lost, the session ends when the owner's
+process has exited or the grace period is over. A session without an owner ends when the grace period after its last
+worker is over. A session that ends is first *ending*: its live workers may still report.
+
+A journal record comes before the effects that it explains, so that the next daemon knows what this daemon did.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ if TYPE_CHECKING:
     from .records import Record
     from .timing import Timing
 
-COMPACT_AFTER = 64  # workers that left; one's totals take up to 200 KiB, and each reload adds one
+COMPACT_AFTER = 64  # workers that left; a worker's totals take up to 200 KiB, and each reload adds a worker
 
 
 class Ending(NamedTuple):
     """The end of a session. Live workers may report their own end until ``seal_by``. Times are monotonic seconds."""
 
     exit_reason: str
-    ended_at: float  # the session's duration runs to here
+    ended_at: float  # the end of the session's duration
     seal_by: float
 
 
@@ -56,15 +58,15 @@ class Session:
         timing: Timing = USUAL_TIMING,
         own: Mapping[str, Any] | None = None,
     ) -> None:
-        """``anonymous_id`` is the one under which it counts; ``own`` are the fields that only the daemon knows."""
+        """``anonymous_id``: the id under which the session counts. ``own``: the fields that only the daemon knows."""
         self.id = session_id
         self.group = group
-        self.boot = boot  # in which its times were taken, because a monotonic clock starts anew with each boot
+        self.boot = boot  # the boot to which its times belong, because the monotonic clock starts anew at each boot
         self.anonymous_id = anonymous_id
         self.opened_at = now
         self.totals = SessionTotals()
         self.workers: dict[str, Worker] = {}
-        self.members: set[Member] = set()  # the owner's connections and the workers'
+        self.members: set[Member] = set()  # the connections of its owner and of its workers
         self.owner = Owner()
         self.last_left: Worker | None = None
         self.ending: Ending | None = None
@@ -75,12 +77,12 @@ class Session:
     # --- stimuli ---------------------------------------------------------------------------------------------------
 
     def own_by_process(self, pid: int) -> list[Effect]:
-        """Note that this process owns the session, without a connection."""
+        """Note that the process ``pid`` owns the session without a connection."""
         self.owner.pid = pid
         return [Journal(self.id, [self._opened()]), WatchOwner(self.id, pid)]
 
     def hello(self, hello: Hello, now: float, pid: int = 0) -> tuple[Member | None, list[Effect]]:
-        """Join a connection. Returns None for it if its worker was compacted, because its process has exited."""
+        """Join a connection. The member is None if the worker was compacted, because its process has then exited."""
         producer = hello.producer
         assert producer is not None  # a hello that names a session or a group names its producer
         effects: list[Effect] = []
@@ -105,7 +107,7 @@ class Session:
         return member, [Journal(self.id, [records.joined(totals, is_worker=worker is not None)]), *effects]
 
     def receive(self, member: Member, frame: Frame, now: float) -> tuple[list[Refusal], list[Effect]]:
-        """Apply a frame of a member. Returns what is refused, too."""
+        """Apply a frame of a member. Returns the refusals and the effects."""
         member.flush()
         refused, effects = self._apply(member.producer, frame, now)
         if frame.end is not None:
@@ -113,13 +115,13 @@ class Session:
         return refused, effects
 
     def receive_event(self, occurred: Occurred, now: float) -> list[Effect]:
-        """Apply an event that a command reports, which is not a producer of the session."""
+        """Apply an event that a command reports. A command is not a producer of the session."""
         frame = Frame()
         frame.events.append(occurred)
         return self._apply(COMMANDS, frame, now)[1]
 
     def counted(self, producer: str, snapshot: CounterSnapshot) -> None:
-        """Merge what a producer's counter file holds."""
+        """Merge the content of a producer's counter file."""
         self.totals.producer(producer).merge_snapshot(snapshot)
         worker = self.workers.get(producer)
         if snapshot.end is not None and worker is not None:
@@ -127,10 +129,10 @@ class Session:
             worker.apply(Stimulus.END)
 
     def disconnect(self, member: Member, now: float, *, is_evicted: bool = False) -> list[Effect]:
-        """Note that a connection closed, after all of it was read.
+        """Note that a connection closed. The caller must have read all of its bytes.
 
-        ``is_evicted``: the daemon closed it. A worker that has not reported its end then counts on in its counter file
-        and may reconnect.
+        ``is_evicted`` is True if the daemon closed the connection. A worker that has not reported its end then goes on
+        counting in its counter file, and may reconnect.
         """
         self.members.discard(member)
         member.flush()
@@ -149,7 +151,10 @@ class Session:
         return effects + self._left(worker, now)
 
     def found(self, producer: str, snapshot: CounterSnapshot, now: float, pid: int, *, is_alive: bool) -> list[Effect]:
-        """Note that the counter file of a worker without a connection was found. ``is_alive`` is about its process."""
+        """Note that the counter file of a worker without a connection was found.
+
+        ``is_alive`` is True if the worker's process is alive.
+        """
         worker = self._worker(producer)
         worker.pid = pid
         worker.apply(Stimulus.FOUND_ALIVE if is_alive else Stimulus.FOUND_DEAD)
@@ -175,14 +180,15 @@ class Session:
         return self._left(worker, now)
 
     def owner_exited(self, pid: int, now: float) -> list[Effect]:
-        """Note that a process has exited that owned the session, by a connection or without one."""
+        """Note that the process ``pid`` has exited. It owned the session, with or without a connection."""
         over_since = self.owner.process_exited(pid, now)
         return [] if over_since is None else self.end("crash", over_since, now)
 
     def end(self, exit_reason: str, ended_at: float, now: float, goodbye_s: float | None = None) -> list[Effect]:
-        """Begin the session's end. Only the first end counts.
+        """Begin to end the session. Does nothing if it is already ending.
 
-        Live workers may report their own end for ``goodbye_s`` seconds from ``now`` on; None stands for the usual time.
+        Live workers may report their own end for ``goodbye_s`` seconds from ``now`` on. If ``goodbye_s`` is None, the
+        session's usual goodbye time applies.
         """
         if self.ending is not None:
             return []
@@ -193,17 +199,20 @@ class Session:
     # --- the journal -----------------------------------------------------------------------------------------------
 
     def journal_changes(self) -> list[Effect]:
-        """Return what producers counted since it was last journaled."""
+        """Journal the counts of all producers that are not journaled yet."""
         self.flush()
         return [effect for producer in self.totals.producers for effect in self._journal_changes(producer)]
 
     def journal_member(self, member: Member) -> list[Effect]:
-        """Return what the member reported and is not journaled yet, because an answer acknowledges all of it."""
+        """Journal the member's reports before the member gets an answer.
+
+        The answer acknowledges all of these reports.
+        """
         member.flush()
         return self._journal_changes(member.producer)
 
     def whole(self, now: float) -> list[Record]:
-        """Return records that restore the session, in place of all that were written before."""
+        """Return records that restore the session. They replace all records that were written before."""
         lines = [self._opened(), *map(records.occurred, sorted(self.totals.occurred))]
         for producer, totals in self.totals.producers.items():
             worker = self.workers.get(producer)
@@ -218,7 +227,7 @@ class Session:
             worker for worker in self.workers.values() if worker.phase is Phase.GONE and worker is not self.last_left
         ]
         lines += [records.left(worker.id, worker.left_at) for worker in gone]
-        if self.last_left is not None and self.last_left.phase is Phase.GONE:  # the last one to leave comes last
+        if self.last_left is not None and self.last_left.phase is Phase.GONE:  # the worker that left last comes last
             lines.append(records.left(self.last_left.id, self.last_left.left_at))
         if self.ending is not None:
             lines.append(records.ending(self.ending.exit_reason, self.ending.ended_at))
@@ -227,10 +236,10 @@ class Session:
     # --- compaction ------------------------------------------------------------------------------------------------
 
     def compactable(self) -> list[Worker]:
-        """Return the workers that left, once for each COMPACT_AFTER of them, except the last one.
+        """Return the workers that may be compacted. The list is empty until COMPACT_AFTER more workers have left.
 
-        Its exit reason is needed still. A worker belongs to one process. It may be compacted after that process has
-        exited and all that it wrote is read.
+        The worker that left last is not in the list, because its exit reason is still needed. Every other worker that
+        left may be compacted after its process has exited and all that the process wrote is read.
         """
         if self._left_since_compaction < COMPACT_AFTER:
             return []
@@ -240,11 +249,12 @@ class Session:
         ]
 
     def compact(self, workers: Iterable[Worker]) -> list[Effect]:
-        """Add the totals of these workers up, so that they cost the memory of one. Skips those that reconnected."""
+        """Replace the totals of these workers by one sum, to save memory. Skips workers that have reconnected."""
         gone = [worker for worker in workers if worker.phase is Phase.GONE and worker is not self.last_left]
         if not gone:
             return []
-        # One append, because a journal that is rewritten between the changes and the compaction would count them twice.
+        # All records are in one append. A journal that is rewritten between the changes and the compaction would
+        # otherwise count the changes twice.
         journaled = [record for worker in gone for record in records.changed(worker.totals)]
         journaled.append(records.compacted(worker.id for worker in gone))
         self.totals.compact(worker.id for worker in gone)
@@ -256,7 +266,7 @@ class Session:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Effect]:
-        """Begin the end if the grace is over."""
+        """Begin to end the session if its grace period is over."""
         due = self.due()
         if self.ending is not None or due is None or due > now:
             return []
@@ -264,11 +274,11 @@ class Session:
             return self.end("crash", self.owner.lost_at, now)
         if self.last_left is None:
             return self.end("unknown", now, now)
-        assert self.last_left.left_at is not None  # the last one to leave left at a known time
+        assert self.last_left.left_at is not None  # the time is known for the worker that left last
         return self.end(self.last_left.exit_reason or "crash", self.last_left.left_at, now)
 
     def due(self) -> float | None:
-        """Return when ``advance`` is to be called next if nothing happens, in monotonic seconds."""
+        """Return the monotonic time in seconds at which to call ``advance`` next if nothing happens."""
         if self.ending is not None:
             return self.ending.seal_by
         if self.owner.exists:
@@ -282,7 +292,7 @@ class Session:
         return self.last_left.left_at + self.timing.grace_s
 
     def may_be_sealed(self, now: float) -> bool:
-        """Return True if the session has ended and its goodbye time is over or no worker is live."""
+        """Return True if the session has ended, and its goodbye time is over or none of its workers is live."""
         return self.ending is not None and (self.ending.seal_by <= now or not self.has_live_workers)
 
     def stop_waiting(self) -> None:
@@ -294,7 +304,7 @@ class Session:
 
     @property
     def has_live_workers(self) -> bool:
-        """Return True if a worker may still report something."""
+        """Return True if a worker may still send reports."""
         return any(worker.is_live for worker in self.workers.values())
 
     def age_s(self, now: float) -> float:
@@ -316,7 +326,7 @@ class Session:
             "exit_reason": self.ending.exit_reason if self.ending else "unknown",
         }
         values = self.totals.report(SESSION, {}, own)
-        return Emit(self.id, SESSION, values, self.anonymous_id, joined=bool(self.workers))
+        return Emit(self.id, SESSION, values, self.anonymous_id, workers=len(self.workers))
 
     # --- steps of several stimuli ----------------------------------------------------------------------------------
 

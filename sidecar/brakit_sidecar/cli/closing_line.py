@@ -1,0 +1,67 @@
+"""The line with which ``run`` ends at a terminal: what was counted, by how many workers, and what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_COUNTS = (
+    ("request_count", "request"),
+    ("query_count", "query"),
+    ("fetch_count", "fetch"),
+    ("error_count", "error"),
+)
+_PLURALS = {"query": "queries", "fetch": "fetches"}
+_SEE_MORE = "`brakit-sidecar log` shows it"
+
+# Options with which a Python ignores PYTHONPATH or loads no sitecustomize.
+_UNJOINED_PYTHON = ("-I", "-E", "-S")
+
+
+def closing_line(
+    result: Mapping[str, Any], command: Sequence[str], *, is_injected: bool, node_left_out: str | None
+) -> str:
+    """Return the line, without a newline.
+
+    ``result`` is the daemon's answer about the session, empty if it knows nothing of it. ``is_injected`` says whether
+    the command's environment makes brakit applications join, and ``node_left_out`` why those on Node do not.
+    """
+    if not result:
+        return "the session's outcome is not known here; `brakit-sidecar log` shows what became of it"
+    if result.get("reason") == "consent":
+        return "nothing was reported, because telemetry was switched off; `brakit-sidecar telemetry` shows it"
+    if not result["workers"]:
+        return f"nothing was counted, because {_why_nobody_joined(command, node_left_out, is_injected=is_injected)}"
+    counts = [_number(result["properties"].get(field, 0), word) for field, word in _COUNTS]
+    counted = ", ".join([counts[0], *(count for count in counts[1:] if not count.startswith("0 "))])
+    return f"{counted} from {_number(result['workers'], 'worker')}; {_outcome(result)}; {_SEE_MORE}"
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word if count == 1 else _PLURALS.get(word, word + 's')}"
+
+
+def _outcome(result: Mapping[str, Any]) -> str:
+    match result["outcome"], result["reason"]:
+        case "queued", _:
+            return "the event is on its way"
+        case "sent", _:
+            return "the event was sent"
+        case "local", "no_key":
+            return "the event is kept on this machine, because there is no project key"
+        case "local", reason:
+            return f"the event is kept on this machine ({reason})"
+        case _, reason:
+            return f"the event was not sent ({reason})"
+
+
+def _why_nobody_joined(command: Sequence[str], node_left_out: str | None, *, is_injected: bool) -> str:
+    if not is_injected:
+        return "no process connected, and --no-inject keeps brakit applications from joining by themselves"
+    if node_left_out is not None:
+        return f"no process joined; Node processes could not, because {node_left_out}"
+    if any(argument in _UNJOINED_PYTHON for argument in command):
+        return "no process joined; a Python with -I, -E or -S cannot"
+    return "no process imported brakit, or it has an environment of its own"
