@@ -1,7 +1,7 @@
-"""The ways in which a network fails. Each one is either a behaviour of a raw socket, for an endpoint or a proxy, or an
+"""The ways in which a network fails. Each way is either a behaviour of a raw socket, for an endpoint or a proxy, or an
 address at which no server answers.
 
-Behaviours write bytes, and know neither HTTP nor TLS otherwise, so that they can write what no real server would.
+Behaviours write raw bytes and use no HTTP library, so that they can write what no real server would write.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Behaviour = Callable[["Caller"], None]
 
-DRIP_S = 0.1  # between two bytes: thirty bytes fit into the 3 s of one attempt
+DRIP_S = 0.1  # the pause between two bytes; thirty bytes fit into the 3 s of one attempt
 HUGE = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -85,12 +85,12 @@ class Caller:
         try:
             secured.do_handshake()
         except ssl.SSLError:
-            while socket.socket.recv(secured, 65536):  # unread input would make close() reset before our alert is read
+            while socket.socket.recv(secured, 65536):  # otherwise close() would reset before our alert is read
                 pass
             raise
 
     def discard_received(self) -> None:
-        """Drop the bytes received so far, which were the request to a proxy and not to the endpoint."""
+        """Drop the bytes received so far. They were the request to a proxy and not to the endpoint."""
         self.received = b""
 
     def reset(self) -> None:
@@ -424,7 +424,7 @@ UNKNOWN_HOST = "https://telemetry.invalid"  # no resolver may know a name below 
 class NoServer(NamedTuple):
     """An address at which no server answers, and the reason under which the event is dropped.
 
-    ``{closed}`` stands for a port that refuses connections, ``{full}`` for one that never accepts.
+    ``{closed}`` is replaced by a port that refuses connections. ``{full}`` is replaced by a port that never accepts.
     """
 
     url: str
@@ -450,7 +450,7 @@ PLAIN, TLS, PROXY, NO_SERVER = "an endpoint that", "an endpoint under TLS that",
 
 
 class NetworkCase(NamedTuple):
-    """A fault with the server that has it: an endpoint, one under TLS, a proxy, or no server at all."""
+    """A fault and the server that has it: an endpoint, an endpoint under TLS, a proxy, or no server at all."""
 
     server: str
     fault: Fault | NoServer
@@ -508,5 +508,5 @@ def full_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-# To add a fault: a behaviour above, unless one fits, and an entry in the registry of the server that has it. To add an
-# address without a server: an entry in NO_SERVERS.
+# To add a fault: add a behaviour above, unless an existing behaviour fits. Then add an entry to the registry of the
+# server that has the fault. To add an address without a server: add an entry to NO_SERVERS.

@@ -46,7 +46,7 @@ def main() -> int:
         with_peers=not arguments.without_peers,
     )
     # Compile the package, as an installer does. Otherwise an interpreter that may not write to the checkout would
-    # compile it at each start, which also makes each exit slower.
+    # compile it at each start, and each exit would be slower.
     compileall.compile_dir(os.path.dirname(brakit_sidecar.__file__), quiet=1)
     begun, load = time.monotonic(), os.getloadavg()[0]
     missed: list[str] = []

@@ -1,4 +1,4 @@
-"""Child processes that measure on request. Requests and answers are JSON objects, one a line, on stdin and stdout."""
+"""Child processes that measure on request. Requests and answers are JSON lines on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """Close the child's stdin, which makes it exit, and wait for that. Kill it if it does not exit."""
+        """Close the child's stdin, so that the child exits, and wait for its exit.
+
+        Kill the child if it does not exit.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -76,6 +79,6 @@ class Child:
 
 
 def serve_requests(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer requests until stdin is closed. A child calls this."""
+    """Answer requests until stdin is closed. A child process calls this function."""
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)

@@ -1,7 +1,7 @@
 """Interleaved measurements and their tables. This file does not know what is measured.
 
 In every round each contestant is measured once, in rotating order, so that a change of the machine's load affects all
-of them. For the same reason a ratio is the median of the ratios of all rounds, and not the ratio of two medians. A
+contestants. For the same reason, a ratio is the median of the ratios of all rounds, and not the ratio of two medians. A
 missed goal is not a failure: the table shows whether a goal was met.
 """
 
@@ -32,10 +32,10 @@ class Effort(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """One of the things that are compared.
+    """A program or a function that is compared with others.
 
-    ``measure`` returns one sample, or several samples by name. It is None if the contestant cannot be measured, for the
-    reason ``absent``.
+    ``measure`` returns one sample, or several samples by name. If the contestant cannot be measured, ``measure`` is
+    None, and ``absent`` is the reason.
     """
 
     name: str
@@ -44,14 +44,17 @@ class Contestant(NamedTuple):
 
 
 def absence(effort: Effort, package: str) -> str:
-    """Return why the contestant of a package cannot be measured. Returns an empty string if it can."""
+    """Return why the contestant of a package cannot be measured. Returns an empty string if it can be measured."""
     if not effort.with_peers:
         return "left out"
     return "" if find_spec(package) else "not installed"
 
 
 class Samples:
-    """One sample of each round, by contestant. If a measurement has several samples, by ``contestant, name``."""
+    """The samples of all rounds, by contestant.
+
+    If a measurement has several samples, the key is ``contestant, name``.
+    """
 
     def __init__(self) -> None:
         self.taken: dict[str, list[float]] = {}
@@ -68,7 +71,7 @@ class Samples:
     def ratio(self, name: str, against: str) -> float | None:
         """Return the median, over all rounds, of the ratio of two contestants.
 
-        Returns None if one of them was not measured, or if a sample of ``against`` is zero.
+        Returns None if one of the contestants was not measured, or if a sample of ``against`` is zero.
         """
         pairs = list(zip(self.taken.get(name, ()), self.taken.get(against, ()), strict=False))
         return median(one / other for one, other in pairs) if pairs and all(other for _, other in pairs) else None
@@ -77,7 +80,7 @@ class Samples:
 def interleave(contestants: Sequence[Contestant], rounds: int, *, warm_up: bool = True) -> Samples:
     """Measure each contestant once a round. With ``warm_up``, one more round comes first and is not counted.
 
-    Every second round runs in reverse order, so that a contestant does not always follow the same one.
+    Every second round runs in reverse order, so that a contestant does not always follow the same contestant.
     """
     samples = Samples()
     samples.absent = {one.name: one.absent for one in contestants if one.measure is None}
@@ -97,9 +100,9 @@ def interleave(contestants: Sequence[Contestant], rounds: int, *, warm_up: bool 
 
 
 class Line(NamedTuple):
-    """One row of a table: a contestant, compared with another one (``against``) or alone.
+    """One row of a table. It shows a contestant alone, or compared with another contestant (``against``).
 
-    The goal, if there is one, is for the ratio of the two, or for the median of a contestant that is alone.
+    A goal applies to the ratio of the two contestants, or to the median of a contestant that is alone.
     """
 
     name: str
@@ -109,7 +112,7 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of contestants. ``remark`` is the heading of an additional last column with ``remarks``."""
+    """A table of contestants. ``remark`` is the heading of a last column that holds ``remarks``."""
 
     title: str
     unit: str

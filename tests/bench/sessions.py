@@ -1,4 +1,4 @@
-"""A session for a benchmark, with the check that exactly the counted numbers arrived."""
+"""A session for a benchmark, and the check that exactly the counted numbers arrived."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OwnedSession:
     def receipts(self, expected: int) -> int:
         """Wait until the daemon has the expected number of local receipts, or for a timeout. Returns their number.
 
-        A daemon without a project key writes a local receipt for each event, and sends none.
+        A daemon without a project key writes a local receipt for each event, and sends no event.
         """
         return _awaited(expected, lambda: self.status()["delivery"]["local"])
 
@@ -57,7 +57,7 @@ class OwnedSession:
 
 @contextmanager
 def served_session() -> Iterator[tuple[Place, OwnedSession]]:
-    """Serve a daemon in a new place, and open a session there."""
+    """Run a daemon in a new place, and open a session there."""
     with Place() as place:
         place.serve()
         with OwnedSession(place) as session:

@@ -1,4 +1,4 @@
-"""The benchmarks run without errors. The numbers that they measure here mean nothing."""
+"""The benchmarks run without errors. The numbers that these tests measure mean nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_all_rounds() -> None:
     assert samples.ratio("ours", "theirs") == 2.0
 
 
-def test_a_missed_goal_is_listed_and_an_absent_contestant_is_not() -> None:
+def test_a_missed_goal_is_listed_and_an_absent_contestant_is_not_listed() -> None:
     samples = Samples()
     samples.take("ours", 3.0)
     samples.take("theirs", 1.0)

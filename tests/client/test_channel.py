@@ -75,7 +75,7 @@ def read_all(stream: socket.socket) -> bytes:
 
 
 def fill(channel: Channel) -> int:
-    """Send lines until the kernel takes no more. Returns how many were sent."""
+    """Send lines until the kernel accepts no more. Returns the number of lines that were sent."""
     sent = 0
     while channel.is_ready():
         channel.send(LINE * 100)
@@ -181,7 +181,7 @@ def test_at_most_one_line_is_kept(channel: Channel, stream: socket.socket) -> No
 
 
 @pytest.mark.parametrize("call", ["send", "is_ready", "receive", "send_with_descriptor", "probe"])
-def test_a_daemon_that_exited_closes_the_channel_without_an_exception(
+def test_the_channel_closes_without_an_exception_if_the_daemon_has_exited(
     channel: Channel, stream: socket.socket, call: str
 ) -> None:
     if call == "is_ready":
@@ -202,7 +202,7 @@ def test_a_daemon_that_exited_closes_the_channel_without_an_exception(
 
 
 @pytest.mark.parametrize("call", ["channel.send(b'x')", "channel.send_with_descriptor(b'x', 0)"])
-def test_a_daemon_that_exited_does_not_kill_a_worker_with_a_default_sigpipe(daemon: Daemon, call: str) -> None:
+def test_a_worker_with_a_default_sigpipe_survives_the_daemons_exit(daemon: Daemon, call: str) -> None:
     code = f"""
 import signal
 from brakit_sidecar.client.channel import Channel

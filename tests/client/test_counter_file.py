@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from brakit_sidecar.client.counter_file import CounterFile
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a call that only Linux has")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this call")
 
 
 def descriptors() -> list[str]:
@@ -58,7 +58,7 @@ ABSENT = {
 
 @pytest.fixture(params=ABSENT.values(), ids=[f"without {name}" for name in ABSENT])
 def portable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CounterFile]:
-    """Return a counter file, as platforms with ever fewer calls make it."""
+    """Return a counter file as it is made on a platform without these calls."""
     for call in request.param:
         monkeypatch.delattr(os, call, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -124,7 +124,9 @@ def test_the_file_is_a_memfd_if_the_daemons_directory_is_missing(tmp_path: Path,
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
-def test_a_full_disk_means_no_file_and_leaks_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_made_and_no_descriptor_leaks_if_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def is_full(_fd: int, _offset: int, _length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -175,11 +177,11 @@ def test_a_file_that_is_garbage_collected_has_no_descriptor(tmp_path: Path) -> N
 # --- the routes' rows -----------------------------------------------------------------------------------------
 
 
-def test_a_new_file_is_a_valid_one_without_counts() -> None:
+def test_a_new_file_is_valid_and_has_no_counts() -> None:
     assert CounterSnapshot.of(bytes(counter_file.private().cells)) == CounterSnapshot({}, {})
 
 
-def test_the_first_route_has_the_row_after_the_overflow_and_the_next_ones_follow() -> None:
+def test_the_first_route_has_the_row_after_the_overflow_row_and_later_routes_follow() -> None:
     found = counter_file.private()
     rows = [found.row(f"{number:016x}") for number in (7, 0, 9)]
     assert rows == [counter_layout.row_cell(1), counter_layout.row_cell(2), counter_layout.row_cell(3)]

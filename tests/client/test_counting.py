@@ -125,8 +125,8 @@ def test_a_full_cell_stays_full_without_an_exception(counter: CellCounter, slow:
 
 
 @pytest.mark.parametrize("path", ["inc", "add"])
-def test_no_thread_switch_between_loading_and_storing_the_count(counter: CellCounter, path: str) -> None:
-    """CPython switches threads and runs signal handlers at calls and at backward jumps only."""
+def test_no_thread_switch_can_happen_between_loading_and_storing_the_count(counter: CellCounter, path: str) -> None:
+    """CPython switches threads and runs signal handlers only at calls and at backward jumps."""
     steps = [(step.opname, step.argval) for step in dis.get_instructions(getattr(counter, path))]
     loaded = max(at for at, step in enumerate(steps) if step == ("LOAD_DEREF", "count"))
     stored = steps.index(("STORE_DEREF", "count"))
@@ -260,8 +260,8 @@ def test_a_count_after_the_close_is_ignored(producer: Producer) -> None:
     assert producer._link is None
 
 
-def test_counters_before_and_after_a_fork_are_one_count_each(producer: Producer) -> None:
-    """A child is reset first. It then counts in a counter file of its own, and does not write the parent's."""
+def test_each_call_after_a_fork_counts_once_in_the_childs_own_file(producer: Producer) -> None:
+    """A child is reset first. It then counts in a counter file of its own, and does not write to its parent's file."""
     requests = producer.counter("request_count")
     requests.inc()
     assert producer._link is not None

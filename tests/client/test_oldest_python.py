@@ -15,11 +15,12 @@ from tests.harness import PATIENCE_S, Place, Wire, new_id, wait_until
 PACKAGE = os.path.dirname(brakit_sidecar.__file__)
 VERMIN = "from vermin import main; main()"
 FOLDERS = ("client", "host", "integrations")
-FILES = ("__init__.py", "core/limits.py", "core/wire.py", "core/counter_layout.py", "core/version.py")
+FILES = ("__init__.py", *(f"core/{name}.py" for name in ("counter_layout", "limits", "version", "wire")))
+FILES_FOR_A_MISTAKE = ("core/schema.py", "core/domains.py", "core/rules.py")
 
 
 def test_no_syntax_and_no_library_call_is_newer_than_python_3_9() -> None:
-    checked = [os.path.join(PACKAGE, name) for name in (*FOLDERS, *FILES)]
+    checked = [os.path.join(PACKAGE, name) for name in (*FOLDERS, *FILES, *FILES_FOR_A_MISTAKE)]
     vermin = subprocess.run(
         [sys.executable, "-c", VERMIN, "--target=3.9-", "--no-tips", "--violations", *checked],
         capture_output=True,

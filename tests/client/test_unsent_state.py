@@ -1,4 +1,4 @@
-"""A producer's state, which can be sent again: the frames that it makes, and their order."""
+"""The state that a producer can send again: its frames, and their order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_new_producer_has_no_frame_to_send() -> None:
     assert new_state().next_frame() is None
 
 
-def test_the_items_of_several_calls_are_one_frame() -> None:
+def test_the_items_of_several_calls_are_sent_in_one_frame() -> None:
     unsent = new_state()
     unsent.set("framework", "flask")
     unsent.add("insight_types", "n1")
@@ -78,15 +78,15 @@ def test_an_item_that_is_reported_again_is_not_sent_again() -> None:
     assert frames == []
 
 
-def test_every_word_of_a_field_is_sent_in_order_with_one_word_a_frame() -> None:
-    """The last word is not enough for a field whose rule is the least or the first."""
+def test_each_value_set_for_a_field_is_sent_in_order_in_its_own_frame() -> None:
+    """The last value is not enough for a field whose rule takes the smallest or the first value."""
     unsent = new_state()
     for took in (300, 100, 200):
         unsent.set("setup_duration_ms", took)
     assert all_frames(unsent) == [{"set": {"setup_duration_ms": took}} for took in (300, 100, 200)]
 
 
-def test_1_and_true_are_two_words() -> None:
+def test_1_and_true_are_two_different_values() -> None:
     unsent = new_state()
     unsent.set("is_custom_command", 1)
     unsent.set("is_custom_command", True)
@@ -94,7 +94,7 @@ def test_1_and_true_are_two_words() -> None:
     assert [kind for _field, _value, kind in unsent.scalars] == [int, bool]
 
 
-def test_state_is_sent_before_events_and_events_before_mistakes_and_the_end_is_last() -> None:
+def test_state_is_sent_first_then_events_then_mistakes_and_then_the_end() -> None:
     unsent = new_state()
     unsent.finish("clean")
     unsent.mistake({"incr": {"?": None}})
@@ -204,7 +204,7 @@ def test_queueing_everything_keeps_the_events_that_still_wait() -> None:
     assert [frame["event"]["name"] for frame in all_frames(unsent)] == ["first_request", "cli_invoked"]
 
 
-def test_a_lost_event_that_a_session_has_once_is_sent_once_to_the_next_daemon() -> None:
+def test_a_lost_once_only_event_is_sent_once_to_the_next_daemon() -> None:
     unsent = new_state()
     unsent.event("first_request", {})
     lost = unsent.next_frame()
@@ -214,7 +214,7 @@ def test_a_lost_event_that_a_session_has_once_is_sent_once_to_the_next_daemon() 
     assert all_frames(unsent) == [lost]
 
 
-def test_all_is_sent_only_after_the_repeated_events_are_sent() -> None:
+def test_is_all_sent_is_false_until_the_repeated_events_are_sent() -> None:
     unsent = new_state()
     unsent.event("first_request", {})
     assert not unsent.is_all_sent
@@ -227,18 +227,18 @@ def test_all_is_sent_only_after_the_repeated_events_are_sent() -> None:
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
-def test_the_words_of_a_scalar_field_are_bounded() -> None:
+def test_the_number_of_values_of_a_scalar_field_is_bounded() -> None:
     unsent = new_state()
     for number in range(MAX_WORDS + 10):
         unsent.set("setup_duration_ms", number)
     unsent.set("framework", "flask")
     sets = [frame["set"] for frame in all_frames(unsent)]
-    assert [words["setup_duration_ms"] for words in sets] == [*range(MAX_WORDS)]
-    assert [words["framework"] for words in sets if "framework" in words] == ["flask"]
+    assert [values["setup_duration_ms"] for values in sets] == [*range(MAX_WORDS)]
+    assert [values["framework"] for values in sets if "framework" in values] == ["flask"]
 
 
 @pytest.mark.parametrize("add", [UnsentState.add, UnsentState.mark])
-def test_the_members_of_a_field_are_bounded(add: Any) -> None:
+def test_the_number_of_members_of_a_field_is_bounded(add: Any) -> None:
     unsent = new_state()
     for number in range(MAX_MARKS + 10):
         add(unsent, "insight_count", f"{number:016x}")
@@ -248,7 +248,7 @@ def test_the_members_of_a_field_are_bounded(add: Any) -> None:
     assert sum(len(fields.get("endpoint_count", [])) for fields in members) == 3
 
 
-def test_the_latest_events_and_mistakes_are_kept_and_the_earlier_ones_dropped() -> None:
+def test_the_latest_events_and_mistakes_are_kept_and_earlier_events_and_mistakes_are_dropped() -> None:
     unsent = new_state()
     for number in range(MAX_EVENTS + MAX_MISTAKES):
         unsent.event("cli_invoked", {"number": number})
@@ -267,7 +267,7 @@ def test_the_events_that_are_repeated_are_bounded_and_all_events_are_sent() -> N
     assert [frame["event"]["number"] for frame in all_frames(unsent)] == [*range(MAX_EVENTS)]
 
 
-LONGEST_WORD = "\N{PILE OF POO}" * 64  # twelve bytes of JSON each, and as long as a word may be
+LONGEST_WORD = "\N{PILE OF POO}" * 64  # twelve bytes of JSON per character, at the maximum length
 
 
 def test_no_frame_is_longer_than_a_line_may_be() -> None:
@@ -305,7 +305,7 @@ _calls = st.one_of(
 
 
 @given(st.lists(st.tuples(_calls, st.booleans())))
-def test_every_item_is_sent_once_whenever_frames_are_taken(
+def test_every_item_is_sent_once_no_matter_when_frames_are_taken(
     reported: list[tuple[tuple[str, str, Any], bool]],
 ) -> None:
     unsent = new_state()

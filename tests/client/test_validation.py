@@ -1,4 +1,4 @@
-"""The checks of what a caller passes: a good value is returned, a bad one becomes a frame that the daemon refuses."""
+"""The checks of a caller's values. A good value is returned. A bad value becomes a frame that the daemon refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSABLE = {"set": {"framework": None}}
 
 
 def refusals_of(check: Callable[[], object]) -> list[Refusal]:
-    """Return the refusals by which the daemon counts the mistake that the check raises."""
+    """Return the refusals under which the daemon counts the mistake that ``check`` raises."""
     with pytest.raises(Mistake) as caught:
         check()
     return parse(encode(caught.value.frame)).refused
@@ -57,7 +57,7 @@ def test_any_other_name_of_an_event_is_counted_as_an_unknown_event(name: object)
 
 
 @pytest.mark.parametrize("n", [1, 2, COUNT_MAX])
-def test_a_whole_number_from_1_is_a_count(n: int) -> None:
+def test_a_whole_number_of_at_least_1_is_a_count(n: int) -> None:
     assert validation.increment(n, "request_count") == n
 
 
@@ -132,7 +132,7 @@ def test_a_long_list_is_cut_to_64_words() -> None:
     assert validation.event_value(["n1"] * 1000) == ["n1"] * 64
 
 
-def test_an_invalid_word_of_a_list_becomes_null() -> None:
+def test_an_invalid_word_in_a_list_becomes_null() -> None:
     assert validation.event_value(["n1", 7, SURROGATE, None, "x" * 100]) == ["n1", None, None, None, "x" * 64]
 
 

@@ -1,7 +1,7 @@
-"""The promises of brakit's telemetry page, copied by hand: each field's words, default value and merge rule.
+"""The promises of brakit's telemetry page, copied by hand: each field's values, default and merge rule.
 
-The schema defines the same a second time. This copy imports nothing from the schema, so that a mistake in one of the
-two makes them differ, and a test fails.
+The schema makes the same promises. This copy imports nothing from the schema. If either of them has a mistake, the two
+differ, and a test fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VOCABULARY: dict[str, str] = {
 
 
 class Promise(NamedTuple):
-    """The values that one field may have (``holds``), its merge rule, and its value if there was no report."""
+    """The values that one field may have (``holds``), its merge rule, and its default value."""
 
     rule: str
     default: object
@@ -169,7 +169,7 @@ FIXED = {"$lib": "brakit", "$process_person_profile": False, "$geoip_disable": T
 
 
 def broken_promises(event: str, properties: dict[str, object]) -> dict[str, object]:
-    """Return the properties of an event that the page does not allow, and as ``...`` each property that is missing."""
+    """Return the event's properties that the page does not allow. A missing property is returned as ``...``."""
     promised = EVENTS[event]
     missing = {name: ... for name in promised if name not in properties}
     wrong = {name: v for name, v in properties.items() if name not in promised or not promised[name].holds(v)}

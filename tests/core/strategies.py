@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # --- values that correct producers report -------------------------------------------------------------------
 
-# Only a few ids, so that two producers often report the same one.
+# There are only a few ids, so that two producers often report the same id.
 opaque_ids = st.sampled_from(["00000000000000aa", "00000000000000bb", "9f3a61c2d4e5b607", "ffffffffffffffff"])
 
 # Small counts, and counts near the limit at which totals saturate.
@@ -23,7 +23,7 @@ counts = st.integers(1, 60) | st.integers(limits.COUNT_MAX - 2, limits.COUNT_MAX
 
 _EDGES_NS = [edge * 1_000_000 for edge in (0, 200, 500, 1000, 2000, 5000, 86_400_000)]
 
-# Durations in whole nanoseconds, many of them at the edge of a bucket or one nanosecond beside it.
+# Durations in whole nanoseconds. Many of them are at the edge of a bucket, or one nanosecond beside the edge.
 durations_ns = st.one_of(
     st.sampled_from([ns + beside for ns in _EDGES_NS for beside in (-1, 0, 1) if 0 <= ns + beside <= _EDGES_NS[-1]]),
     st.integers(0, 7_000_000_000),
@@ -105,7 +105,7 @@ _near_lines = st.fixed_dictionaries(
     },
 )
 
-# Lines that are correct, nearly correct, or wrong, and arbitrary bytes.
+# Correct lines, nearly correct lines, wrong lines, and arbitrary bytes.
 lines: st.SearchStrategy[bytes] = st.one_of(
     _near_lines.map(lambda line: json.dumps(line).encode()),
     json_values.map(lambda line: json.dumps(line).encode()),

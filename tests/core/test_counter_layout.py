@@ -33,11 +33,11 @@ def test_the_counters_end_before_the_rows_begin() -> None:
     assert max(COUNTER_CELLS.values()) < FIRST_ROW == counter_layout.row_cell(0)
 
 
-def test_the_last_row_ends_with_the_file() -> None:
+def test_the_last_row_ends_at_the_end_of_the_file() -> None:
     assert counter_layout.CELL * (counter_layout.row_cell(MAX_ROUTES) + ROW) == SIZE
 
 
-def test_a_row_is_an_id_a_sum_and_six_buckets_in_one_cache_line() -> None:
+def test_a_row_has_an_id_a_sum_and_six_buckets_and_fits_into_one_cache_line() -> None:
     assert 1 + len(rules.EMPTY_ROW) == ROW
     assert counter_layout.CELL * ROW == 64
     assert counter_layout.CELL * counter_layout.row_cell(0) % 64 == 0
@@ -47,6 +47,6 @@ def test_every_end_is_an_exit_reason() -> None:
     assert {end for end in counter_layout.ENDS if end} <= set(EXIT_REASONS)
 
 
-def test_the_anonymous_id_cell_is_the_first_half_of_the_id() -> None:
+def test_the_anonymous_id_cell_holds_the_first_half_of_the_id() -> None:
     assert counter_layout.anonymous_id_cell("0123abcd-89ef-4000-8000-000000000001") == 0x0123ABCD89EF4000
     assert counter_layout.anonymous_id_cell(None) == 0

@@ -34,7 +34,7 @@ class CounterFile:
         return array("Q", self.cells).tobytes()
 
     def used(self) -> bytes:
-        """Return the head and the rows in use, which is what the daemon reads."""
+        """Return the head and the rows in use. The daemon reads only these."""
         content = self.as_bytes()
         used = used_rows(content)
         assert used is not None
@@ -57,7 +57,7 @@ def test_counters_and_rows_are_read_as_running_totals() -> None:
 @pytest.mark.parametrize(
     ("cell", "end"), [*enumerate(counter_layout.ENDS), (len(counter_layout.ENDS), None), (2**64 - 1, None)]
 )
-def test_the_end_cell_is_an_index_into_the_list_of_exit_reasons(cell: int, end: str | None) -> None:
+def test_the_end_cell_holds_an_index_into_the_list_of_exit_reasons(cell: int, end: str | None) -> None:
     counter_file = CounterFile()
     counter_file.cells[counter_layout.END] = cell
     assert CounterSnapshot.of(counter_file.as_bytes()) == CounterSnapshot({}, {}, end)
@@ -115,7 +115,7 @@ def test_a_file_without_a_whole_head_is_not_a_counter_file(length: int) -> None:
     assert CounterSnapshot.of(CounterFile().as_bytes()[:length]) is None
 
 
-def test_the_head_alone_tells_how_many_rows_are_in_use() -> None:
+def test_the_head_alone_shows_how_many_rows_are_in_use() -> None:
     assert used_rows(CounterFile().as_bytes()[: counter_layout.CELL * FIRST_ROW]) == 1
 
 
@@ -146,7 +146,7 @@ def is_within_bounds(snapshot: CounterSnapshot) -> bool:
 
 
 @given(st.binary(max_size=400) | absurd_cells)
-def test_arbitrary_bytes_after_the_magic_are_read_within_bounds(after_magic: bytes) -> None:
+def test_arbitrary_bytes_after_the_magic_are_read_as_numbers_within_bounds(after_magic: bytes) -> None:
     snapshot = CounterSnapshot.of(counter_layout.MAGIC.to_bytes(8, sys.byteorder) + after_magic)
     assert (snapshot is None) == (8 + len(after_magic) < counter_layout.CELL * FIRST_ROW)
     assert snapshot is None or is_within_bounds(snapshot)

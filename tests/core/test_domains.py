@@ -46,7 +46,7 @@ PRIVATE_TEXTS = st.sampled_from(["/home/ada", "linux-ada", "linux-1.2.3-ada", "1
 
 
 @each_domain
-@settings(max_examples=50)  # for each of fourteen domains
+@settings(max_examples=50)  # examples for each of fourteen domains
 @given(raw=json_values)
 def test_an_admitted_value_is_admitted_again_unchanged(domain: Domain, raw: object) -> None:
     admitted = domain.admit(raw)
@@ -54,7 +54,7 @@ def test_an_admitted_value_is_admitted_again_unchanged(domain: Domain, raw: obje
 
 
 @each_domain
-@settings(max_examples=50)  # for each of fourteen domains
+@settings(max_examples=50)  # examples for each of fourteen domains
 @given(raw=json_values | PRIVATE_TEXTS)
 def test_a_domain_admits_only_texts_of_its_own_words_and_numbers(domain: Domain, raw: object) -> None:
     admitted = domain.admit(raw)
@@ -64,7 +64,7 @@ def test_a_domain_admits_only_texts_of_its_own_words_and_numbers(domain: Domain,
 
 
 @each_domain
-def test_no_domain_admits_null(domain: Domain) -> None:
+def test_null_is_not_admitted_by_any_domain(domain: Domain) -> None:
     assert domain.admit(None) is None
 
 
@@ -140,7 +140,7 @@ def test_a_port_is_a_number_from_1_to_65535(raw: int, admitted: int | None) -> N
 
 
 @pytest.mark.parametrize("raw", [-1, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None])
-def test_milliseconds_reject_everything_but_a_duration_of_at_most_one_day(raw: object) -> None:
+def test_milliseconds_reject_everything_except_a_duration_of_at_most_one_day(raw: object) -> None:
     assert MS.admit(raw) is None
 
 
@@ -186,7 +186,7 @@ def test_a_word_outside_the_vocabulary_becomes_other_or_the_default(
     assert domain.admit(raw) == admitted
 
 
-def test_an_admitted_word_is_the_object_of_the_vocabulary_and_not_the_producers() -> None:
+def test_an_admitted_word_is_the_vocabularys_object_and_not_the_producers_object() -> None:
     raw = b"flask".decode()  # an equal string that is another object
     assert FRAMEWORK.admit(raw) is FRAMEWORK.words[0]
 

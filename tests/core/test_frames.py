@@ -55,12 +55,12 @@ def without(name: str) -> dict[str, Any]:
     ],
     ids=repr,
 )
-def test_a_line_that_is_not_json_is_one_refusal(line: bytes) -> None:
+def test_a_line_that_is_not_json_is_refused_once(line: bytes) -> None:
     assert parts_of(parse(line)) == {"refused": [Refusal.BAD_JSON]}
 
 
 @pytest.mark.parametrize("line", [b"null", b"1", b"[]", b'"hello"', b"true", b'[{"incr":{"request_count":1}}]'])
-def test_json_that_is_not_an_object_is_one_refusal(line: bytes) -> None:
+def test_json_that_is_not_an_object_is_refused_once(line: bytes) -> None:
     assert parts_of(parse(line)) == {"refused": [Refusal.NOT_AN_OBJECT]}
 
 
@@ -80,7 +80,7 @@ def test_an_unknown_key_is_refused_and_the_rest_of_the_line_applies() -> None:
 
 @pytest.mark.parametrize("key", sorted(PARTS.keys() - {"hello", "ask"}))
 @pytest.mark.parametrize("value", [None, 1, "request_count", ["request_count"], True])
-def test_a_part_that_is_not_an_object_is_one_bad_value(key: str, value: object) -> None:
+def test_a_part_that_is_not_an_object_is_refused_once_as_a_bad_value(key: str, value: object) -> None:
     assert parsed(**{key: value}) == {"refused": [Refusal.BAD_VALUE]}
 
 
@@ -122,7 +122,7 @@ def test_a_field_may_be_reported_only_under_the_keys_of_its_rule(key: str, field
         ({}, False),
     ],
 )
-def test_a_frame_knows_whether_it_needs_a_session(keys: dict[str, Any], needs_a_session: bool) -> None:
+def test_a_frame_with_a_part_for_a_session_needs_a_session(keys: dict[str, Any], needs_a_session: bool) -> None:
     assert parse(json.dumps(keys).encode()).needs_a_session is needs_a_session
 
 
@@ -146,7 +146,7 @@ def test_a_frame_knows_whether_it_needs_a_session(keys: dict[str, Any], needs_a_
         (b'{"incr":{"request_count":1},"ask":null}', False),
     ],
 )
-def test_a_frame_knows_whether_it_has_only_increments(line: bytes, only: bool) -> None:
+def test_only_increments_is_true_if_the_line_has_increments_and_nothing_else(line: bytes, only: bool) -> None:
     assert parse(line).only_increments is only
 
 
@@ -166,12 +166,12 @@ def test_a_hello_without_session_or_group_needs_no_producer() -> None:
     assert parsed(hello={"protocol": 1}) == {"hello": Hello(None, None, None, "unknown", is_owner=False)}
 
 
-def test_a_null_id_in_a_hello_equals_a_missing_one() -> None:
+def test_a_null_id_in_a_hello_is_treated_as_a_missing_id() -> None:
     hello = {"protocol": 1, "session": None, "group": None, "producer": None}
     assert parsed(hello=hello) == {"hello": Hello(None, None, None, "unknown", is_owner=False)}
 
 
-def test_the_role_in_a_hello_is_worker_unless_it_is_owner() -> None:
+def test_the_role_in_a_hello_is_worker_unless_owner_is_given() -> None:
     assert parse(json.dumps({"hello": {**HELLO, "role": "owner"}}).encode()).hello == Hello(
         SESSION, None, PRODUCER, "python", is_owner=True
     )
@@ -257,7 +257,7 @@ def test_a_value_that_is_not_a_count_is_refused_and_its_neighbour_applies(key: s
 # --- set, add, mark -----------------------------------------------------------------------------------------
 
 
-def test_set_admits_each_value_by_the_domain_of_its_field() -> None:
+def test_the_key_set_admits_each_value_by_the_domain_of_its_field() -> None:
     assert parsed(
         set={
             "framework": "cobol-on-cogs",
@@ -282,14 +282,14 @@ def test_a_scalar_outside_its_domain_is_refused_and_its_neighbour_applies() -> N
     }
 
 
-def test_add_keeps_the_good_members_and_refuses_each_wrong_one() -> None:
+def test_the_key_add_keeps_the_good_members_and_refuses_each_wrong_member() -> None:
     assert parsed(add={"insight_types": ["n1", 7, "new-kind", None], "tabs_viewed": "logs"}) == {
         "members": [("insight_types", "n1"), ("insight_types", "other")],
         "refused": [Refusal.BAD_VALUE] * 3,
     }
 
 
-def test_mark_keeps_the_opaque_ids_and_refuses_each_other_mark() -> None:
+def test_the_key_mark_keeps_the_opaque_ids_and_refuses_every_other_mark() -> None:
     assert parsed(
         mark={"insight_count": [ROUTE, "GET /users", ROUTE.upper(), 7, ROUTE + "0"], "finding_count": ROUTE}
     ) == {
@@ -301,7 +301,7 @@ def test_mark_keeps_the_opaque_ids_and_refuses_each_other_mark() -> None:
 # --- observe, histogram -------------------------------------------------------------------------------------
 
 
-def test_observe_has_durations_by_opaque_route() -> None:
+def test_the_key_observe_holds_the_durations_of_each_opaque_route() -> None:
     assert parsed(observe={ROUTE: [12.5, 3, 0, 86_400_000]}) == {
         "durations": [(ROUTE, 12.5), (ROUTE, 3), (ROUTE, 0), (ROUTE, 86_400_000)]
     }
@@ -319,14 +319,14 @@ def test_the_overflow_row_is_accepted_in_histogram_and_refused_in_observe() -> N
     assert parsed(observe={limits.OVERFLOW_ROUTE: [7]}) == {"refused": [Refusal.BAD_ID]}
 
 
-def test_observe_keeps_the_good_durations_and_refuses_each_wrong_one() -> None:
+def test_the_key_observe_keeps_the_good_durations_and_refuses_each_wrong_duration() -> None:
     assert parsed(observe={ROUTE: [-1, 1, "2", True, 86_400_001, None], "0" * 16: 5}) == {
         "durations": [(ROUTE, 1)],
         "refused": [Refusal.BAD_VALUE] * 6,
     }
 
 
-def test_histogram_has_the_running_row_of_a_route() -> None:
+def test_the_key_histogram_holds_the_running_row_of_a_route() -> None:
     assert parsed(histogram={ROUTE: [7, 1, 0, 0, 0, 0, limits.NS_MAX]}) == {
         "rows": [(ROUTE, (7, 1, 0, 0, 0, 0, limits.NS_MAX))]
     }
@@ -347,7 +347,7 @@ def test_a_row_of_another_shape_is_refused_and_its_neighbour_applies(row: object
 # --- event --------------------------------------------------------------------------------------------------
 
 
-def test_an_event_has_its_own_fields_and_the_common_ones() -> None:
+def test_an_event_has_its_own_fields_and_the_common_fields() -> None:
     fields = {"port": 8000, "time_to_first_request_ms": 2.5, "python_version": "3.12.1+", "sdk": "python"}
     assert parsed(event={"name": "first_request", **fields}) == {
         "events": [
@@ -385,7 +385,7 @@ def test_only_the_wrong_field_of_an_event_is_refused(wrong: dict[str, Any], refu
     }
 
 
-def test_a_null_in_a_field_that_may_be_null_equals_no_report() -> None:
+def test_a_null_in_a_nullable_field_is_treated_as_not_reported() -> None:
     assert parsed(event={"name": "first_request", "node_version": None, "time_to_first_request_ms": None}) == {
         "events": [Occurred(JOURNEY["first_request"], {})]
     }
@@ -413,7 +413,7 @@ def test_an_exit_reason_outside_the_vocabulary_becomes_unknown(value: dict[str, 
     ],
     ids=json.dumps,
 )
-def test_an_end_with_a_wrong_part_still_ends_with_an_unknown_reason(value: dict[str, Any], refusal: Refusal) -> None:
+def test_an_end_with_a_wrong_part_is_an_end_for_an_unknown_reason(value: dict[str, Any], refusal: Refusal) -> None:
     assert parsed(end=value) == {"end": "unknown", "refused": [refusal]}
 
 

@@ -20,7 +20,7 @@ from tests.core import page
         (None, None),
     ],
 )
-def test_an_increment_is_1_to_2_to_the_53_less_1_and_not_a_bool(raw: object, admitted: int | None) -> None:
+def test_an_increment_is_an_integer_from_1_to_the_largest_count(raw: object, admitted: int | None) -> None:
     assert limits.admit_increment(raw) == admitted
 
 
@@ -32,7 +32,7 @@ def test_a_valid_duration_is_returned_unchanged(raw: float) -> None:
 @pytest.mark.parametrize(
     "raw", [-1, -0.001, 86_400_000.001, 86_400_001, 10**400, float("nan"), float("inf"), True, "1", None, [1]]
 )
-def test_a_duration_above_a_day_or_below_zero_or_without_a_number_is_refused(raw: object) -> None:
+def test_a_duration_that_is_above_a_day_or_below_zero_or_not_a_number_is_refused(raw: object) -> None:
     assert limits.admit_duration(raw) is None
 
 

@@ -60,7 +60,7 @@ def test_a_line_ends_only_at_a_newline(chunks: list[bytes], lines: list[bytes]) 
     assert read(*chunks) == (lines, False)
 
 
-def test_the_newline_counts_towards_the_longest_line() -> None:
+def test_the_newline_counts_towards_the_length_of_a_line() -> None:
     assert read(LONGEST + b"\n") == ([LONGEST], False)
 
 
@@ -75,7 +75,7 @@ def test_the_newline_counts_towards_the_longest_line() -> None:
     ],
     ids=["one chunk", "newline in a second chunk", "no newline", "no newline in two chunks", "byte by byte"],
 )
-def test_a_line_of_one_byte_more_is_too_long_with_and_without_its_newline(chunks: list[bytes]) -> None:
+def test_a_line_is_too_long_with_one_more_byte_whether_or_not_its_newline_was_read(chunks: list[bytes]) -> None:
     assert read(*chunks) == ([], True)
 
 
@@ -108,7 +108,7 @@ def test_arbitrary_bytes_are_cut_into_lines(chunks: list[bytes]) -> None:
 
 
 @given(split_streams())
-def test_cut_returns_the_same_lines_and_knows_when_the_unfinished_line_is_too_long(chunks: list[bytes]) -> None:
+def test_cut_returns_the_same_lines_and_an_overlong_unfinished_line_is_reported(chunks: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_LINE", 8)
         reader, lines = FrameReader(), []

@@ -107,7 +107,7 @@ def test_an_outbox_with_room_drops_no_event() -> None:
     assert box.put(event(CAPACITY)) is None
 
 
-def test_outcomes_are_counted_and_dropped_events_by_their_reason() -> None:
+def test_outcomes_are_counted_and_drops_are_counted_by_their_reason() -> None:
     box = Outbox()
     for verdict in (SENT, SENT, Verdict(Outcome.LOCAL, Reason.NO_KEY), TIMED_OUT, Verdict.dropped(Reason.CONSENT)):
         try_one(box, verdict)
@@ -150,7 +150,7 @@ def test_repeated_failures_of_the_endpoint_open_the_breaker(reason: Reason) -> N
 
 
 @pytest.mark.parametrize("reason", OTHER_REASONS)
-def test_failures_that_are_not_the_endpoints_do_not_open_the_breaker(reason: Reason) -> None:
+def test_failures_that_are_not_caused_by_the_endpoint_do_not_open_the_breaker(reason: Reason) -> None:
     box = Outbox()
     for _ in range(BREAKER_FAILURES + 1):
         try_one(box, Verdict.dropped(reason))

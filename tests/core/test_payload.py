@@ -47,14 +47,14 @@ def test_the_body_of_cli_invoked_has_exactly_these_bytes() -> None:
 
 
 @each_event
-def test_the_properties_are_the_fields_in_schema_order_and_the_four_fixed_ones(event: EventSpec) -> None:
+def test_the_properties_are_the_fields_in_schema_order_and_the_four_fixed_properties(event: EventSpec) -> None:
     properties = json.loads(body(event, neutral(event)))["properties"]
     assert [*properties] == [*event.fields, *page.FIXED]
     assert properties == neutral(event) | page.FIXED
 
 
 @each_event
-def test_a_value_without_a_field_in_the_schema_is_not_in_the_body(event: EventSpec) -> None:
+def test_a_value_for_a_field_that_the_event_does_not_have_is_not_in_the_body(event: EventSpec) -> None:
     assert body(event, neutral(event) | {"route": "GET /users", "$ip": "192.0.2.7"}) == body(event, neutral(event))
 
 

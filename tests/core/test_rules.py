@@ -16,7 +16,7 @@ from tests.core import page
 from tests.core.strategies import ACCOUNTS, durations_ns
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-few = settings(max_examples=30)  # for each of thirteen rules and two ways to combine
+few = settings(max_examples=30)  # examples for each of thirteen rules and two ways to combine
 
 MERGE, AGGREGATE = "merge", "aggregate"
 each_way = pytest.mark.parametrize("way", [MERGE, AGGREGATE])
@@ -117,7 +117,7 @@ NEVER_UP = [rules.MIN, rules.ALL]
 @each_way
 @few
 @given(data=st.data())
-def test_a_count_a_maximum_and_an_any_never_go_down(rule: Rule[Any], way: str, data: st.DataObject) -> None:
+def test_a_sum_a_max_and_an_any_never_go_down(rule: Rule[Any], way: str, data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
     before, after = rule.value(a), rule.value(combined(rule, way, a, b))
     assert before is None or after >= before
@@ -127,7 +127,7 @@ def test_a_count_a_maximum_and_an_any_never_go_down(rule: Rule[Any], way: str, d
 @each_way
 @few
 @given(data=st.data())
-def test_a_minimum_and_an_all_never_go_up(rule: Rule[Any], way: str, data: st.DataObject) -> None:
+def test_a_min_and_an_all_never_go_up(rule: Rule[Any], way: str, data: st.DataObject) -> None:
     a, b = data.draw(ACCOUNTS[rule]), data.draw(ACCOUNTS[rule])
     before, after = rule.value(a), rule.value(combined(rule, way, a, b))
     assert before is None or after <= before
@@ -162,7 +162,7 @@ def test_a_union_has_exactly_the_words_of_both_accounts(way: str, a: frozenset[s
     ],
     ids=lambda case: case.name if isinstance(case, Rule) else "",
 )
-def test_the_value_without_a_report_is_nothing(rule: Rule[Any], nothing: object) -> None:
+def test_the_value_of_a_field_without_a_report_is_empty(rule: Rule[Any], nothing: object) -> None:
     assert rule.value(rule.identity()) == nothing
 
 
@@ -190,31 +190,31 @@ def test_each_rule_accepts_its_own_keys_of_the_wire(rule: Rule[Any], keys: set[s
 
 
 @pytest.mark.parametrize("order", [*permutations([3, 7, 5])])
-def test_max_is_the_largest_value_in_any_order_of_reports(order: tuple[int, ...]) -> None:
+def test_the_rule_max_takes_the_largest_value_in_any_order_of_reports(order: tuple[int, ...]) -> None:
     account = rules.MAX.identity()
-    for word in order:
-        account = rules.MAX.aggregate(account, rules.MAX.account(word, 1, "p"))
+    for value in order:
+        account = rules.MAX.aggregate(account, rules.MAX.account(value, 1, "p"))
     assert rules.MAX.value(account) == 7
 
 
 @pytest.mark.parametrize("order", [*permutations([3, 7, 5])])
-def test_min_is_the_smallest_value_in_any_order_of_reports(order: tuple[int, ...]) -> None:
+def test_the_rule_min_takes_the_smallest_value_in_any_order_of_reports(order: tuple[int, ...]) -> None:
     account = rules.MIN.identity()
-    for word in order:
-        account = rules.MIN.aggregate(account, rules.MIN.account(word, 1, "p"))
+    for value in order:
+        account = rules.MIN.aggregate(account, rules.MIN.account(value, 1, "p"))
     assert rules.MIN.value(account) == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "any_of", "all_of"),
+    ("values", "any_of", "all_of"),
     [([True, True], True, True), ([True, False], True, False), ([False, False], False, False)],
 )
-def test_any_and_all_of_booleans_are_booleans(words: list[bool], any_of: bool, all_of: bool) -> None:
-    assert rules.ANY.value(rules.ANY.aggregate(*words)) is any_of
-    assert rules.ALL.value(rules.ALL.aggregate(*words)) is all_of
+def test_the_any_and_the_all_of_booleans_are_booleans(values: list[bool], any_of: bool, all_of: bool) -> None:
+    assert rules.ANY.value(rules.ANY.aggregate(*values)) is any_of
+    assert rules.ALL.value(rules.ALL.aggregate(*values)) is all_of
 
 
-def test_running_totals_merge_to_the_larger_and_aggregate_to_the_sum() -> None:
+def test_running_totals_merge_to_the_larger_total_and_aggregate_to_the_sum() -> None:
     assert (rules.SUM.merge(5, 7), rules.SUM.aggregate(5, 7)) == (7, 12)
 
 
@@ -250,13 +250,15 @@ def test_the_value_of_a_union_is_sorted() -> None:
         ((1, "p", "flask"), (1, "q", "django")),
         ((1, "p", "django"), (1, "p", "flask")),
     ],
-    ids=["by time", "then by producer", "then by word"],
+    ids=["by time", "then by producer", "then by value"],
 )
-def test_first_is_the_least_by_time_producer_and_word(sooner: rules.TimedWord, later: rules.TimedWord) -> None:
+def test_the_rule_first_takes_the_least_value_by_time_then_producer_then_value(
+    sooner: rules.TimedValue, later: rules.TimedValue
+) -> None:
     assert rules.FIRST.merge(later, sooner) == rules.FIRST.aggregate(sooner, later) == sooner
 
 
-def test_an_account_of_first_has_the_time_and_the_producer_of_its_word() -> None:
+def test_an_account_of_first_has_the_time_and_the_producer_of_its_value() -> None:
     account = rules.FIRST.account("flask", 7, "p")
     assert account == (7, "p", "flask")
     assert rules.FIRST.value(account) == "flask"

@@ -14,17 +14,17 @@ each_field = pytest.mark.parametrize(("event", "field"), ALL_FIELDS)
 each_event = pytest.mark.parametrize("event", EVENTS.values(), ids=lambda event: event.name)
 
 
-def test_the_events_are_exactly_those_of_the_page() -> None:
+def test_the_events_are_exactly_the_events_of_the_page() -> None:
     assert set(EVENTS) == set(page.EVENTS)
 
 
 @each_event
-def test_the_fields_of_an_event_are_exactly_those_of_the_page(event: EventSpec) -> None:
+def test_the_fields_of_an_event_are_exactly_its_fields_on_the_page(event: EventSpec) -> None:
     assert set(event.fields) == set(page.EVENTS[event.name])
 
 
 @each_event
-def test_the_fields_of_an_event_begin_with_the_common_ones(event: EventSpec) -> None:
+def test_the_fields_of_an_event_begin_with_the_common_fields(event: EventSpec) -> None:
     assert tuple(event.fields.values())[: len(COMMON)] == COMMON
 
 
@@ -91,7 +91,7 @@ def test_every_vocabulary_of_the_page_is_checked() -> None:
 
 
 @each_field
-def test_exactly_the_unions_have_a_set_of_words_as_domain(event: str, field: str) -> None:
+def test_the_domain_of_a_field_is_a_set_of_words_exactly_if_its_rule_is_union(event: str, field: str) -> None:
     found = ALL_FIELDS[event, field]
     assert isinstance(found.domain, domains.Words) == (found.rule is rules.UNION)
 
@@ -134,7 +134,7 @@ def test_the_daemon_fills_in_times_and_the_request_count_of_these_events() -> No
 
 
 @each_event
-def test_the_fields_that_an_event_implies_or_has_filled_in_exist(event: EventSpec) -> None:
+def test_the_fields_that_an_event_implies_or_that_the_daemon_fills_in_exist(event: EventSpec) -> None:
     assert set(event.implies) <= set(SESSION_FIELDS)
     assert {event.elapsed_in, event.requests_in} - {None} <= set(event.fields)
 
@@ -146,7 +146,7 @@ def test_only_dashboard_viewed_implies_a_session_field() -> None:
 
 
 @each_field
-def test_a_field_of_a_journey_event_and_of_the_session_is_one_object(event: str, field: str) -> None:
+def test_a_field_that_a_journey_event_shares_with_the_session_is_the_same_object(event: str, field: str) -> None:
     assert SESSION_FIELDS.get(field, ALL_FIELDS[event, field]) is ALL_FIELDS[event, field]
 
 
@@ -160,7 +160,7 @@ def test_an_event_may_not_report_the_fields_that_the_daemon_fills_in() -> None:
     }
 
 
-def test_the_four_fixed_properties_are_those_of_the_page() -> None:
+def test_the_four_fixed_properties_are_the_properties_of_the_page() -> None:
     assert dict(FIXED) == page.FIXED
 
 
@@ -172,7 +172,7 @@ def test_the_tables_cannot_be_changed_at_run_time(table: Any) -> None:
         table["more"] = 1
 
 
-def test_as_json_has_each_event_and_each_field_with_domain_rule_and_purpose() -> None:
+def test_the_json_has_each_event_and_each_field_with_domain_rule_and_purpose() -> None:
     printed = schema.as_json()
     assert set(printed) == {"events", "fixed"}
     assert printed["fixed"] == page.FIXED
@@ -184,7 +184,7 @@ def test_as_json_has_each_event_and_each_field_with_domain_rule_and_purpose() ->
         assert all(set(field) == {"domain", "rule", "purpose"} for field in event["fields"].values())
 
 
-def test_as_json_describes_a_field_with_the_texts_of_the_schema() -> None:
+def test_the_json_describes_a_field_with_the_texts_of_the_schema() -> None:
     assert schema.as_json()["events"]["session"]["fields"]["request_count"] == {
         "domain": "count, 0 to 9007199254740991",
         "rule": "sum",
@@ -192,13 +192,13 @@ def test_as_json_describes_a_field_with_the_texts_of_the_schema() -> None:
     }
 
 
-def test_as_markdown_has_a_row_for_every_event_field_and_fixed_property() -> None:
+def test_the_markdown_has_a_row_for_every_event_field_and_fixed_property() -> None:
     rows = [line.split(" | ")[0] for line in schema.as_markdown().splitlines() if line.startswith("| `")]
     fields = {name for event in page.EVENTS.values() for name in event}
     assert sorted(rows) == sorted(f"| `{name}`" for name in (*page.EVENTS, *page.FIXED, *fields))
 
 
-def test_each_table_of_as_markdown_has_the_same_number_of_cells_in_every_row() -> None:
+def test_each_table_of_the_markdown_has_the_same_number_of_cells_in_every_row() -> None:
     blocks = [block.splitlines() for block in schema.as_markdown().split("\n\n")]
     tables = [block for block in blocks if block[0].startswith("|")]
     assert len(tables) == 3
@@ -206,7 +206,7 @@ def test_each_table_of_as_markdown_has_the_same_number_of_cells_in_every_row() -
         assert len({line.count("|") for line in table}) == 1
 
 
-def test_as_markdown_names_the_common_properties_only_once() -> None:
+def test_the_markdown_names_the_common_properties_only_once() -> None:
     text = schema.as_markdown()
     assert "Every event also has `brakit_version`, `node_version`, `python_version`, `os`, `arch`, `sdk`" in text
     assert (
@@ -216,5 +216,5 @@ def test_as_markdown_names_the_common_properties_only_once() -> None:
     assert "| `cli_invoked` | A command of the CLI starts | each time |" in text
 
 
-def test_as_markdown_writes_the_fixed_values_as_json() -> None:
+def test_the_markdown_shows_the_fixed_values_as_json() -> None:
     assert "| `$process_person_profile` | `false` |" in schema.as_markdown()

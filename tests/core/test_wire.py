@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.core import strategies
 
 
-def test_protocol_and_limit_are_those_of_version_1() -> None:
+def test_the_protocol_number_and_the_length_limit_of_version_1_never_change() -> None:
     assert (PROTOCOL, MAX_LINE) == (1, 65_536)
 
 
@@ -40,11 +40,11 @@ def test_encoding_succeeds_or_raises_value_error(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_json_does_not_have_raises_value_error(value: float) -> None:
+def test_a_number_that_json_cannot_express_raises_value_error(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode({"observe": {"9f3a61c2d4e5b607": [value]}})
 
 
-def test_an_object_that_json_does_not_have_raises_type_error() -> None:
+def test_an_object_that_json_cannot_express_raises_type_error() -> None:
     with pytest.raises(TypeError):
         encode({"set": {"framework": object()}})

@@ -1,4 +1,4 @@
-"""One connection's I/O: a real pair of sockets, and a book that notes what it is given."""
+"""One connection's I/O, with a real pair of sockets and a book that records its calls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pair:
         return self
 
     def received(self) -> list[dict[str, Any]]:
-        """Read what has arrived. An empty object stands for EOF."""
+        """Read the lines that have arrived. EOF is returned as an empty object."""
         lines: list[dict[str, Any]] = []
         while True:
             try:
@@ -57,7 +57,7 @@ class Pair:
             lines += [json.loads(line) for line in data.splitlines()]
 
     def joined(self) -> Pair:
-        """Send the hello and let it be read."""
+        """Send the hello, and let the connection read it."""
         self.send({"hello": HELLO}).connection.drain()
         return self
 
@@ -106,14 +106,14 @@ async def test_a_drain_reads_all_that_was_written(pair: Pair, monkeypatch: pytes
     assert pair.book.totals == [*range(1, 50)]
 
 
-async def test_a_drain_finds_eof_behind_the_last_line(pair: Pair) -> None:
+async def test_a_drain_finds_eof_after_the_last_line(pair: Pair) -> None:
     pair.joined().send(total(1)).client.shutdown(socket.SHUT_WR)
     pair.connection.drain()
     assert pair.book.totals == [1]
     assert pair.connection.protocol.is_closing
 
 
-async def test_a_fault_while_draining_costs_only_this_connection(pair: Pair) -> None:
+async def test_a_fault_while_draining_ends_only_this_connection(pair: Pair) -> None:
     pair.joined().book.fails = True
     pair.send(total(1)).connection.drain()
     assert pair.book.totals == []
@@ -183,7 +183,7 @@ async def test_a_connection_that_is_closing_can_be_evicted(pair: Pair) -> None:
     assert pair.book.closed_as == {HELLO["producer"]: True}
 
 
-async def test_a_client_that_reset_the_connection_is_at_eof(pair: Pair) -> None:
+async def test_a_reset_by_the_client_is_treated_as_eof(pair: Pair) -> None:
     pair.joined().client.close()
     pair.connection.read_some()
     assert pair.connection.protocol.is_closing
@@ -194,7 +194,7 @@ async def test_a_connection_is_idle_if_its_hello_is_overdue(pair: Pair, monkeypa
     monkeypatch.setattr(module, "HELLO_TIMEOUT_S", 0.0)
     assert pair.connection.is_idle
     pair.joined()
-    assert not pair.connection.is_idle  # its session decides
+    assert not pair.connection.is_idle  # after the hello, this depends on the session
 
 
 async def test_a_connection_is_idle_if_its_session_is_over_or_it_is_closing(pair: Pair) -> None:
@@ -229,7 +229,7 @@ async def test_a_fault_ends_only_this_connection(pair: Pair) -> None:
     assert pair.book.closed_as == {HELLO["producer"]: False}
 
 
-async def test_a_client_that_does_not_read_gets_its_answer_when_it_does(pair: Pair) -> None:
+async def test_a_client_that_does_not_read_gets_its_answer_when_it_reads_again(pair: Pair) -> None:
     pair.connection._stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     question, data = "x" * 60_000, b""
     async with anyio.create_task_group() as tasks:
@@ -238,7 +238,7 @@ async def test_a_client_that_does_not_read_gets_its_answer_when_it_does(pair: Pa
         with anyio.fail_after(60):
             while not pair.connection.protocol.owes_answer:
                 await anyio.lowlevel.checkpoint()
-            assert pair.book.totals == []  # the line behind the question waits
+            assert pair.book.totals == []  # the line after the question waits
             while not data.endswith(b"\n"):
                 await anyio.wait_readable(pair.client)
                 data += pair.client.recv(65536)
@@ -247,7 +247,7 @@ async def test_a_client_that_does_not_read_gets_its_answer_when_it_does(pair: Pa
     assert pair.book.totals == [1]
 
 
-async def test_a_connection_that_is_closed_beside_its_task_ends_the_task(pair: Pair) -> None:
+async def test_closing_a_connection_from_outside_its_task_ends_the_task(pair: Pair) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(served, pair)
         await anyio.lowlevel.checkpoint()

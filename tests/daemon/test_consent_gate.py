@@ -74,7 +74,7 @@ def test_only_an_event_of_the_current_id_may_be_made_and_sent(config: Config) ->
     assert [allows(config.anonymous_id) for allows in checks] == [False, False]
 
 
-def test_every_question_notes_the_current_id(config: Config) -> None:
+def test_every_method_that_reads_the_config_notes_the_current_id(config: Config) -> None:
     for ask in (config.gate.allows_event, config.gate.allows_id):
         config.anonymous_id = new_id()
         config.write(telemetry=True)

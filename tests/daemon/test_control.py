@@ -54,7 +54,7 @@ def test_identity_names_the_process(asked: Asked) -> None:
     ["what", {}, {"open": {}, "end": {}}, {"what": {}}, {"open": 1}, {"open": {"colour": "blue"}}, [], 7, None],
     ids=str,
 )
-def test_anything_else_is_refused(asked: Asked, question: Any) -> None:
+def test_any_other_question_is_refused(asked: Asked, question: Any) -> None:
     assert asked.ask(question) is Refusal.UNKNOWN_ASK
 
 
@@ -79,7 +79,7 @@ def test_status_counts_refusals_and_withheld_events(asked: Asked) -> None:
     assert status["consent"]["on"] is False
 
 
-def test_status_takes_the_first_chance_to_recover(asked: Asked) -> None:
+def test_status_starts_the_recovery_if_the_config_has_become_readable(asked: Asked) -> None:
     answers: list[bool] = []
     asked.daemon.config.write_text("{")
     asked.daemon.consent.when_readable(answers.append)
@@ -88,7 +88,7 @@ def test_status_takes_the_first_chance_to_recover(asked: Asked) -> None:
     assert answers == [True]
 
 
-def test_stop_begins_the_daemons_end(asked: Asked) -> None:
+def test_stop_begins_to_stop_the_daemon(asked: Asked) -> None:
     assert asked.ask("stop") == {"stopping": True}
     assert asked.stops
 
@@ -105,7 +105,7 @@ def test_an_opt_out_withdraws_consent_at_once(asked: Asked) -> None:
 
 def test_a_command_opens_a_session_and_ends_it(asked: Asked) -> None:
     assert asked.ask({"open": {"session": SESSION}}) == {"session": SESSION}
-    assert asked.ask({"open": {"session": SESSION}}) == {"session": SESSION}  # again, which changes nothing
+    assert asked.ask({"open": {"session": SESSION}}) == {"session": SESSION}  # opening it again changes nothing
     assert asked.ask({"end": {"session": SESSION, "exit_reason": "sigint"}}) == {"session": SESSION}
     assert asked.daemon.session.ending is not None
     assert asked.daemon.session.ending.exit_reason == "sigint"
@@ -125,13 +125,13 @@ def exited_pid() -> int:
 
 
 @pytest.mark.parametrize("owner_pid", [exited_pid, lambda: 0, lambda: "1", lambda: True, lambda: 2**64])
-def test_a_process_that_cannot_be_watched_owns_nothing(asked: Asked, owner_pid: Any) -> None:
+def test_a_process_that_cannot_be_watched_cannot_own_a_session(asked: Asked, owner_pid: Any) -> None:
     assert asked.ask({"open": {"session": SESSION, "owner_pid": owner_pid()}}) is Refusal.BAD_VALUE
     assert not asked.daemon.table.open
 
 
 @pytest.mark.parametrize("name", ["open", "end"])
-def test_a_session_is_named_by_a_uuid(asked: Asked, name: str) -> None:
+def test_the_id_of_a_session_must_be_a_uuid(asked: Asked, name: str) -> None:
     assert asked.ask({name: {"session": "mine"}}) is Refusal.BAD_VALUE
 
 
@@ -142,7 +142,7 @@ def test_a_session_that_is_over_cannot_be_opened_or_ended(asked: Asked) -> None:
     assert asked.ask({"end": {"session": SESSION}}) is Refusal.SESSION_ENDED
 
 
-def test_an_exit_reason_is_a_word(asked: Asked) -> None:
+def test_an_exit_reason_must_be_a_text(asked: Asked) -> None:
     asked.daemon.join()
     assert asked.ask({"end": {"session": SESSION, "exit_reason": 7}}) is Refusal.BAD_VALUE
 
@@ -167,7 +167,7 @@ def test_a_command_emits_an_event_of_a_session_once(asked: Asked) -> None:
     assert body["properties"]["request_count_at_open"] == 7
 
 
-def test_an_event_of_an_unknown_session_belongs_to_none(asked: Asked) -> None:
+def test_an_event_of_an_unknown_session_is_reported_without_a_session(asked: Asked) -> None:
     assert asked.ask(emit(session=new_id())) == {"emitted": True}
     assert len(asked.daemon.sent()) == 1
 

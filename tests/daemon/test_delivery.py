@@ -73,7 +73,7 @@ def arrived() -> Iterator[Arrived]:
     endpoint.close()
 
 
-def test_each_event_is_one_post_to_the_capture_path(arrived: Arrived) -> None:
+def test_each_event_is_sent_by_one_post_to_the_capture_path(arrived: Arrived) -> None:
     assert {path for path, _headers, _raw in arrived.requests} == {"/i/v0/e/"}
     assert set(arrived.by_event()) == set(page.EVENTS)
 
@@ -100,7 +100,7 @@ def test_the_distinct_id_is_the_anonymous_id_of_the_config(arrived: Arrived) -> 
 
 
 @pytest.mark.parametrize("event", page.EVENTS)
-def test_the_properties_are_those_of_the_telemetry_page(arrived: Arrived, event: str) -> None:
+def test_the_properties_are_the_properties_of_the_telemetry_page(arrived: Arrived, event: str) -> None:
     properties = arrived.by_event()[event]["properties"]
     promised = {name: value for name, value in properties.items() if not name.startswith("$")}
     assert page.broken_promises(event, promised) == {}
@@ -108,7 +108,7 @@ def test_the_properties_are_those_of_the_telemetry_page(arrived: Arrived, event:
 
 
 @pytest.mark.parametrize("event", ["session", "setup_completed", "first_request", "dashboard_viewed"])
-def test_the_uuid_of_a_once_only_event_is_made_of_session_and_event(arrived: Arrived, event: str) -> None:
+def test_the_uuid_of_a_once_only_event_is_derived_from_the_session_and_the_event(arrived: Arrived, event: str) -> None:
     assert arrived.by_event()[event]["uuid"] == str(uuid.uuid5(uuid.UUID(arrived.session), event))
 
 
@@ -119,7 +119,7 @@ def test_an_event_that_may_be_repeated_has_a_random_uuid_each_time(arrived: Arri
     assert {found.version for found in uuids} == {4}
 
 
-def test_the_timestamp_is_the_time_in_utc_to_the_millisecond(arrived: Arrived) -> None:
+def test_the_timestamp_is_the_utc_time_with_milliseconds(arrived: Arrived) -> None:
     for body in arrived.by_event().values():
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
         at = datetime.fromisoformat(body["timestamp"].replace("Z", "+00:00"))
@@ -134,7 +134,7 @@ def test_a_value_reported_once_is_in_every_later_event_of_the_session(arrived: A
     assert arrived.by_event()["cli_invoked"]["properties"]["brakit_version"] == "0.10.2"
 
 
-def test_the_body_of_each_receipt_is_the_bytes_that_arrived(arrived: Arrived) -> None:
+def test_the_body_of_each_receipt_has_exactly_the_bytes_that_arrived(arrived: Arrived) -> None:
     assert sorted(receipt["body"].encode() for receipt in arrived.receipts) == sorted(r[2] for r in arrived.requests)
     assert {(receipt["outcome"], receipt["reason"]) for receipt in arrived.receipts} == {("sent", "")}
 
@@ -179,7 +179,7 @@ def test_nothing_is_sent_with_a_key_that_the_endpoint_would_refuse(key: str) -> 
         assert_not_connected(listener)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # reach this machine, but are not loopback addresses
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]"])  # these reach this machine, but are not loopback
 def test_nothing_is_sent_over_http_except_to_loopback(host: str) -> None:
     with listening() as listener, Place(url_of(listener, host)) as place:
         receipt = receipt_of_one_event(place)
@@ -191,7 +191,7 @@ def test_nothing_is_sent_over_http_except_to_loopback(host: str) -> None:
 
 
 def report_numbered(place: Place, count: int) -> None:
-    """Report ``count`` events at once, with the number of each in its brakit_version."""
+    """Report ``count`` events at once, each with its number in its brakit_version."""
     with Wire(place.socket_path).hello() as wire:
         lines = [{"event": {"name": "cli_invoked", "brakit_version": f"0.0.{number}"}} for number in range(count)]
         wire.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines)).sync()
@@ -221,7 +221,7 @@ def test_the_oldest_events_are_dropped_if_there_are_too_many(endpoint: Endpoint,
     assert len(overflowed) in range(40, 45)  # up to four were being sent before the others were queued
     arrived = {number_of(body) for body in endpoint.bodies}
     assert not arrived & overflowed
-    assert len(arrived) == len(endpoint.requests)  # none arrived twice
+    assert len(arrived) == len(endpoint.requests)  # no event arrived twice
 
 
 def test_no_queued_event_arrives_after_telemetry_off(endpoint: Endpoint, place: Place) -> None:
@@ -259,7 +259,10 @@ def test_consent_is_read_again_right_before_each_request(endpoint: Endpoint, pla
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's table of connections")
 def test_no_event_arrives_after_telemetry_off_if_its_attempt_was_still_connecting() -> None:
-    """The endpoint's backlog is full. The kernel retries the connect after a second, when consent is withdrawn."""
+    """The endpoint's backlog is full.
+
+    The kernel retries the connect after a second, and consent is withdrawn before that.
+    """
     with (
         listening(0) as listener,
         socket.create_connection(listener.getsockname()),
@@ -288,7 +291,7 @@ def test_no_event_arrives_after_telemetry_off_if_its_attempt_was_still_connectin
 
 
 def report_until_connected(place: Place, endpoint: FaultyEndpoint) -> None:
-    """Report an event, again and again until an attempt connects. A slow attempt may time out first."""
+    """Report events until an attempt connects. One event may not be enough, because a slow attempt may time out."""
     already = len(place.receipts())
     place.start()
     report_numbered(place, 1)
@@ -301,7 +304,7 @@ def report_until_connected(place: Place, endpoint: FaultyEndpoint) -> None:
 def test_no_event_arrives_after_telemetry_off_if_the_handshake_or_the_proxy_is_slow(
     slow_step: str, tmp_path: Path
 ) -> None:
-    """Handshake or proxy continue after the opt-out, early enough for the attempt to succeed."""
+    """The handshake or the proxy continues after the opt-out, early enough for the attempt to succeed."""
     may_go_on = threading.Event()
     by_proxy = slow_step == "the proxy"
     answers = faults.under_tls(faults.answers(200), Certificate("telemetry.invalid" if by_proxy else "localhost"))
@@ -318,7 +321,7 @@ def test_no_event_arrives_after_telemetry_off_if_the_handshake_or_the_proxy_is_s
             wait_until(lambda: place.status()["delivery"]["queued"] == 0, "an empty queue")
             place.run("stop")
             receipt = place.receipts()[-1]
-            assert receipt["reason"] in ("consent", "timeout")  # timeout on a slow machine
+            assert receipt["reason"] in ("consent", "timeout")  # an attempt may time out on a slow machine
         assert b"POST" not in slow.callers[0].received
 
 

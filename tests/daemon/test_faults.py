@@ -63,7 +63,7 @@ def outcomes() -> dict[str, Outcome]:
 
 
 def _outcome(fault: str) -> Outcome:
-    """Run the real command for one session, and so one event, at an endpoint with this fault."""
+    """Run the real command for one session at an endpoint with this fault. The session makes one event."""
     with network_case(fault) as (faulty, place), open(os.path.join(place.root, "stderr"), "w+b") as stderr:
         daemon = subprocess.Popen([sys.executable, "-m", "brakit_sidecar", "serve"], env=place.environ, stderr=stderr)
         try:
@@ -101,7 +101,7 @@ def settled(place: Place, count: int) -> dict[str, Any]:
 
 
 each = pytest.mark.parametrize("fault", CASES)
-# The faults with which the connection ends before the request.
+# In these faults, the connection ends before the request.
 BEFORE_THE_REQUEST = re.compile("at once|handshake|without TLS|certificate|^a proxy|^no server")
 
 
@@ -151,7 +151,7 @@ def test_a_fault_costs_at_most_4_mib_of_memory(outcomes: dict[str, Outcome], fau
 
 @pytest.mark.slow
 def test_no_fault_keeps_the_daemon_from_exiting() -> None:
-    """Each daemon has more events than it sends at once. It exits before all of them have been tried."""
+    """Each daemon has more events than it sends at once. It exits before it has tried all its events."""
     hanging = [
         "an endpoint that is silent",
         "an endpoint that drips its head",
@@ -204,14 +204,13 @@ def test_the_breaker_drops_events_without_an_attempt_after_repeated_failures(rea
             wire.sync()
         dropped = settled(place, 20)["dropped"]
         assert set(dropped) == {reason, "breaker"}
-        assert (
-            BREAKER_FAILURES <= dropped[reason] < BREAKER_FAILURES + AT_ONCE
-        )  # some attempts had begun before the last failure
+        # Attempts that had begun before the breaker opened are not stopped, so they fail for the same reason.
+        assert BREAKER_FAILURES <= dropped[reason] < BREAKER_FAILURES + AT_ONCE
         assert len(faulty.callers) == dropped[reason]
         assert {receipt["reason"] for receipt in place.receipts()} == {reason, "breaker"}
 
 
-# Lets the delivery read its clock from a file.
+# Makes the delivery read its clock from a file.
 CLOCK = """
 from pathlib import Path
 from brakit_sidecar.daemon import delivery
@@ -298,7 +297,7 @@ def test_https_goes_through_the_proxy(variable: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
-def test_no_proxy_is_honoured(variable: str) -> None:
+def test_the_variable_no_proxy_is_honoured(variable: str) -> None:
     with FaultyEndpoint(faults.is_silent) as proxy:
         with Place(UNKNOWN_HOST, HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", **{variable: ".invalid"}) as place:
             assert receipt_of_one_event(place)["reason"] == "name_resolution"
@@ -322,7 +321,7 @@ def test_no_certificate_is_trusted_if_the_authoritys_file_is_missing() -> None:
 
 
 @pytest.mark.slow
-def test_the_request_through_a_real_proxy_is_the_same_bytes(trusted: str, tmp_path: Path) -> None:
+def test_the_request_through_a_real_proxy_has_the_same_bytes_as_without_a_proxy(trusted: str, tmp_path: Path) -> None:
     port_file, log = tmp_path / "port", tmp_path / "log"
     received: dict[str, bytes] = {}
     with ExitStack() as stack:
@@ -361,8 +360,11 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_request_is_the_same_bytes_in_every_environment(endpoints: FaultyEndpoint, name: str) -> None:
-    """Two events are sent. The second request holds nothing that the first answer has set or asked for."""
+def test_the_request_has_the_same_bytes_in_every_environment(endpoints: FaultyEndpoint, name: str) -> None:
+    """Two events are sent.
+
+    The second request holds nothing that the answer to the first request has set or asked for.
+    """
     already = len(endpoints.callers)
     with Place(f"http://127.0.0.1:{endpoints.port}", **ENVIRONMENTS[name]) as place:
         with open(os.path.join(place.home, ".netrc"), "w", encoding="ascii") as file:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 class EvictingBook(RecordingBook):
-    """Implements Evictor too."""
+    """A book that also implements Evictor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class Listening:
         return producer
 
     def allow(self, connections: int) -> None:
-        """Let descriptors be short while so many connections are open."""
+        """Let descriptors be short while ``connections`` connections are open."""
 
         def is_short() -> bool:
             return sum(not connection.protocol.is_closing for connection in self.intake.connections) >= connections
 
-        setattr(self.intake, "is_short_of_descriptors", is_short)  # noqa: B010 (mypy knows no assignment to a method)
+        setattr(self.intake, "is_short_of_descriptors", is_short)  # noqa: B010 (mypy rejects an assignment to a method)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_an_accept_is_bounded(listening: Listening) -> None:
     assert listening.intake.accept(3) == []
 
 
-async def test_a_connection_waits_if_descriptors_are_short_and_none_can_be_freed(listening: Listening) -> None:
+async def test_a_connection_waits_if_descriptors_are_short_and_no_descriptor_can_be_freed(listening: Listening) -> None:
     for number in (1, 2, 3):
         listening.worker(number)
     probe = os.dup(0)
@@ -126,7 +126,7 @@ async def test_a_connection_waits_if_descriptors_are_short_and_none_can_be_freed
     assert listening.book.released
 
 
-async def test_the_oldest_connections_that_lose_nothing_make_room(listening: Listening) -> None:
+async def test_the_oldest_connections_that_lose_nothing_are_closed_to_make_room(listening: Listening) -> None:
     listening.allow(2)
     first, second = listening.worker(1), listening.worker(2)
     listening.intake.drain()
@@ -150,7 +150,7 @@ async def test_an_evicted_connection_is_read_first(listening: Listening) -> None
     assert listening.book.totals == [1, 9, 2]
 
 
-async def test_expendable_members_make_room_at_the_end_of_their_session(listening: Listening) -> None:
+async def test_expendable_members_are_closed_to_make_room_at_the_end_of_their_session(listening: Listening) -> None:
     listening.allow(1)
     first = listening.worker(1)
     listening.intake.drain()
@@ -161,7 +161,7 @@ async def test_expendable_members_make_room_at_the_end_of_their_session(listenin
     assert listening.book.closed_as == {first: False}
 
 
-async def test_a_silent_connection_makes_room_when_its_hello_is_overdue(
+async def test_a_silent_connection_is_closed_to_make_room_when_its_hello_is_overdue(
     listening: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening.allow(1)
@@ -171,7 +171,7 @@ async def test_a_silent_connection_makes_room_when_its_hello_is_overdue(
     assert not listening.intake.drain()
     monkeypatch.setattr("brakit_sidecar.daemon.connection.HELLO_TIMEOUT_S", 0.0)
     hello = {"protocol": 1, "session": new_id(), "producer": new_id()}
-    listening.intake.drain = lambda *_: None  # type: ignore[method-assign,assignment] # it is read by the eviction alone
+    listening.intake.drain = lambda *_: None  # type: ignore[method-assign,assignment] # only the eviction reads
     silent.sendall(json.dumps({"hello": hello, "total": {"request_count": 1}}).encode() + b"\n")
     assert listening.intake._make_room()
     assert listening.book.totals == [1]
@@ -188,7 +188,7 @@ async def test_a_connection_that_awaits_an_answer_is_not_evicted(listening: List
     assert not listening.intake.drain()
 
 
-async def test_a_machine_without_files_keeps_a_connection_waiting(
+async def test_a_connection_waits_if_the_machine_can_open_no_more_files(
     listening: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> tuple[socket.socket, Any]:
@@ -204,7 +204,7 @@ async def test_a_machine_without_files_keeps_a_connection_waiting(
 
 
 class _Failing:
-    """A listener whose accept is the test's."""
+    """A listener whose ``accept`` is a function of the test."""
 
     def __init__(self, listener: Any, accept: Any) -> None:
         self.fileno, self.close, self.accept = listener.fileno, listener.close, accept
@@ -228,7 +228,7 @@ async def test_a_client_that_closed_before_it_was_accepted_is_skipped(
     assert listening.book.totals == [1]
 
 
-async def test_descriptors_are_short_if_the_next_one_is_of_the_reserve(listening: Listening) -> None:
+async def test_descriptors_are_short_if_the_next_descriptor_is_in_the_reserve(listening: Listening) -> None:
     probe = os.dup(0)
     os.close(probe)
     listening.intake._limit = probe + module.RESERVE

@@ -1,4 +1,4 @@
-"""The receipts: bounded in size, private, in whole lines, oldest first."""
+"""The receipts are bounded in size, private, in whole lines, and read oldest first."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_receipts_never_take_more_than_4_mib_and_the_oldest_are_removed_first(st
     kept = numbers()
     assert kept == list(range(kept[0], 4000))
     assert kept[0] > 0
-    assert size_of(state) > MAX_BYTES // 2 - 4096  # at most half of them is removed at once
+    assert size_of(state) > MAX_BYTES // 2 - 4096  # at most half of the receipts are removed at once
 
 
 def test_a_symbolic_link_in_place_of_the_file_is_not_followed(state: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_symbolic_link_in_place_of_the_file_is_not_followed(state: Path, tmp_p
     assert target.read_text() == "mine"
 
 
-def test_a_full_disk_leaves_only_whole_lines(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_hold_only_whole_lines_after_the_disk_was_full(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(1)
     really_write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: really_write(fd, data[: len(data) // 2]))
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_only_whole_lines(state: Path, monkeypatch: pytest.Mo
     assert numbers() == [1, 3]
 
 
-def test_a_full_disk_costs_one_receipt_when_the_newer_file_replaces_the_older(
+def test_a_full_disk_loses_only_one_receipt_when_the_newer_file_replaces_the_older_file(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(1)
@@ -125,7 +125,7 @@ def test_a_full_disk_costs_one_receipt_when_the_newer_file_replaces_the_older(
     assert numbers() == [1, 3]
 
 
-def test_half_a_line_from_a_power_cut_costs_no_other_line(state: Path) -> None:
+def test_half_a_line_from_a_power_cut_does_not_spoil_another_line(state: Path) -> None:
     write(1)
     with (state / "receipts.jsonl").open("ab") as file:
         file.write(b'{"at": "2026-\0\0\xff')
@@ -141,7 +141,7 @@ def test_a_slow_reader_misses_no_receipt_that_existed_when_it_began(
         write(number)
     reading = receipts.read()
     found = _numbers(reading, 1)
-    for number in range(30, 45):  # meanwhile the newer file replaces the older one
+    for number in range(30, 45):  # meanwhile the newer file replaces the older file
         write(number)
     assert numbers()[0] > found[0]
     found += [json.loads(receipt["body"])["number"] for receipt in reading]
@@ -161,7 +161,7 @@ def test_following_waits_for_the_rest_of_half_a_line(state: Path) -> None:
     assert _numbers(following, 1) == [2]
 
 
-def test_following_yields_existing_receipts_and_then_new_ones(state: Path) -> None:
+def test_following_yields_existing_receipts_and_then_new_receipts(state: Path) -> None:
     write(1)
     following = receipts.follow()
     assert _numbers(following, 1) == [1]

@@ -35,7 +35,7 @@ def test_the_next_due_time_is_the_earliest() -> None:
     assert timers.next_due == NEVER
 
 
-def test_a_call_may_schedule_another_one() -> None:
+def test_a_call_may_schedule_another_call() -> None:
     timers, calls = Timers(), list[float]()
 
     def schedule_another() -> None:

@@ -1,4 +1,4 @@
-"""Rewrite the asserts of the base class of the servers' tests, which pytest does only for test files by itself."""
+"""Rewrites the asserts of the base class of the servers' tests. By itself, pytest rewrites only test files."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""The tests of a session of a served application, which hold for each server, and also if a worker is killed.
+"""The tests of a served application's session. They hold for each server, and also if a worker is killed.
 
-The test class of a server inherits them. Its file has a fixture ``ran`` that serves the application.
+The test class of a server inherits these tests. Its file has a fixture ``ran`` that serves the application.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class ServedSessionTests:
     workers: int
     exit_reason = "sigterm"  # the signal that `run` gets
 
-    def test_every_worker_had_requests(self, ran: Ran) -> None:
+    def test_every_worker_served_requests(self, ran: Ran) -> None:
         assert len({request["pid"] for request in ran.requests}) >= self.workers
 
     def test_one_session_event_arrives(self, ran: Ran) -> None:
         assert [body["event"] for body in ran.bodies].count("session") == 1
 
-    def test_setup_and_first_request_arrive_once_and_nothing_else(self, ran: Ran) -> None:
+    def test_setup_completed_and_first_request_each_arrive_once_and_no_other_event_arrives(self, ran: Ran) -> None:
         assert sorted(body["event"] for body in ran.bodies) == ["first_request", "session", "setup_completed"]
 
     def test_every_event_is_as_the_telemetry_page_says(self, ran: Ran) -> None:
@@ -41,7 +41,7 @@ class ServedSessionTests:
             properties = {name: value for name, value in body["properties"].items() if name not in page.FIXED}
             assert page.broken_promises(body["event"], properties) == {}
 
-    def test_all_requests_are_counted_except_files_health_checks_and_brakits_own(self, ran: Ran) -> None:
+    def test_all_requests_are_counted_except_files_health_checks_and_brakits_own_requests(self, ran: Ran) -> None:
         assert ran.session["request_count"] == len(ran.requests) == 48
 
     def test_all_queries_are_counted(self, ran: Ran) -> None:
@@ -50,7 +50,7 @@ class ServedSessionTests:
     def test_all_errors_are_counted(self, ran: Ran) -> None:
         assert ran.session["error_count"] == SHARED_ERRORS
 
-    def test_the_framework_is_the_used_one_though_both_can_be_imported(self, ran: Ran) -> None:
+    def test_the_framework_is_the_framework_in_use_although_both_can_be_imported(self, ran: Ran) -> None:
         assert ran.session["framework"] == ran.properties("setup_completed")["framework"] == self.framework
 
     def test_the_adapter_is_detected(self, ran: Ran) -> None:
@@ -60,7 +60,7 @@ class ServedSessionTests:
         installed = [name for name in ("django", "fastapi", "flask") if find_spec(name)]
         assert ran.session["framework_detection_candidates"] == installed
 
-    def test_routes_that_differ_only_in_ids_are_one_endpoint(self, ran: Ran) -> None:
+    def test_routes_that_differ_only_in_ids_count_as_one_endpoint(self, ran: Ran) -> None:
         assert ran.session["endpoint_count"] == self.routes
 
     def test_the_average_is_the_mean_of_brakits_durations_in_whole_ms(self, ran: Ran) -> None:
@@ -68,7 +68,7 @@ class ServedSessionTests:
         assert type(average) is int
         assert average == expected_durations.mean_ms([request["duration_ms"] for request in ran.requests])
 
-    def test_the_slowest_bucket_is_that_of_the_slowest_route(self, ran: Ran) -> None:
+    def test_the_slowest_bucket_is_the_bucket_of_the_slowest_route(self, ran: Ran) -> None:
         durations: dict[tuple[str, str], list[float]] = {}
         for request in ran.requests:
             route = (request["method"], request["url"].split("/")[1])
@@ -79,10 +79,10 @@ class ServedSessionTests:
     def test_the_exit_reason_is_the_signal_that_ended_the_session(self, ran: Ran) -> None:
         assert ran.session["exit_reason"] == self.exit_reason
 
-    def test_the_exit_code_is_the_servers_own(self, ran: Ran) -> None:
+    def test_the_exit_code_is_the_exit_code_of_the_server(self, ran: Ran) -> None:
         assert ran.code == 0  # the server handles SIGTERM and exits with 0
 
-    def test_first_request_has_the_servers_port(self, ran: Ran) -> None:
+    def test_the_event_first_request_has_the_servers_port(self, ran: Ran) -> None:
         assert ran.properties("first_request")["port"] == ran.port
 
     def test_the_time_to_the_first_request_is_the_same_in_both_events(self, ran: Ran) -> None:
@@ -92,7 +92,7 @@ class ServedSessionTests:
     def test_setup_succeeded(self, ran: Ran) -> None:
         assert ran.session["setup_succeeded"] is True
 
-    def test_the_versions_are_those_of_the_running_programs(self, ran: Ran) -> None:
+    def test_the_versions_are_the_versions_of_the_running_programs(self, ran: Ran) -> None:
         common = ("sdk", "brakit_version", "python_version", "node_version")
         python = ".".join(map(str, sys.version_info[:3]))
         for body in ran.bodies:

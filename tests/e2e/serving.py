@@ -41,7 +41,7 @@ SHARED_ROUTES = 6
 SHARED_QUERIES = 8
 SHARED_ERRORS = 4
 
-# Requests that do not count: files, health checks, and those between brakit's own processes.
+# Requests that do not count: for files, for health checks, and between brakit's own processes.
 NOT_COUNTED = (
     ("GET", "/logo.svg"),
     ("GET", "/missing.css"),
@@ -56,7 +56,7 @@ class Ran(NamedTuple):
     code: int  # the exit code of the whole command
     port: int
     bodies: list[dict[str, Any]]
-    recorded: list[dict[str, Any]]  # by tests.e2e.apps.event_recorder, in each worker
+    recorded: list[dict[str, Any]]  # the lines of tests.e2e.apps.event_recorder in all workers
 
     def properties(self, event: str) -> dict[str, Any]:
         """Return the properties of the only event with that name."""
@@ -91,7 +91,7 @@ class Server:
         os.mkdir(self.directory)
         _make_database(os.path.join(self.directory, "shop.db"))
         with open(os.path.join(self.directory, "touched.py"), "w", encoding="utf-8"):
-            pass  # a server that watches files reloads when this one changes
+            pass  # a server that watches files reloads when this file changes
         self._log = os.path.join(place.root, "log")
         self._records = os.path.join(place.root, "records.jsonl")
         environ = {
@@ -136,7 +136,7 @@ class Server:
         """End the server by SIGTERM, and return the session after all its events have arrived."""
         code = end_process(self.process, signal.SIGTERM)
         endpoint.wait_for("session")
-        assert self._place.run("stop").returncode == 0  # the daemon sends what is queued and exits
+        assert self._place.run("stop").returncode == 0  # the daemon sends the queued events and exits
         with open(self._records, encoding="utf-8") as file:
             recorded = [json.loads(line) for line in file]
         return Ran(code, self.port, endpoint.bodies, recorded)

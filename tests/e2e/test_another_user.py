@@ -26,7 +26,7 @@ WORKER = (
     " t.set(framework='flask'); print(1)"
 )
 
-# A command as the other user. All modules are loaded before, because that user may not be able to read their files.
+# Runs a command as the other user. All modules are loaded first, because that user may not be able to read their files.
 BECOME = f"""
 import argparse, encodings.ascii, os, shutil, sys, anyio._backends._asyncio
 import brakit_sidecar.cli.daemon, brakit_sidecar.daemon.server
@@ -70,16 +70,17 @@ def others() -> Iterator[OthersPlace]:
         assert place.daemon.wait(PATIENCE_S) == 0
 
 
-def test_roots_lines_are_refused_by_the_others_daemon(others: OthersPlace) -> None:
+def test_roots_lines_are_refused_by_another_users_daemon(others: OthersPlace) -> None:
     with Wire(others.socket_path) as wire:
-        # Race: the daemon may refuse and close before the hello is written. The refusal can be read all the same.
+        # Race: the daemon may refuse and close before the hello is written. That is harmless, because the refusal can
+        # still be read.
         with suppress(BrokenPipeError):
             wire.hello(new_id())
         assert [line["refused"]["reason"] for line in wire.lines()] == ["foreign_user"]
     assert others.refused_all()
 
 
-def test_roots_worker_and_commands_do_not_use_the_others_daemon(others: OthersPlace) -> None:
+def test_roots_worker_and_commands_do_not_use_another_users_daemon(others: OthersPlace) -> None:
     theirs = {"BRAKIT_SIDECAR_SOCKET": others.socket_path, "BRAKIT_SESSION_ID": new_id()}
     with Place() as roots:
         ran = roots.run_python(WORKER.replace("start=True", ""), **theirs)
@@ -97,7 +98,7 @@ def others_socket() -> Iterator[tuple[Place, socket.socket]]:
         os.mkdir(os.path.dirname(place.socket_path), 0o700)
         listening.bind(place.socket_path)
         os.chown(place.socket_path, OTHER_UID, OTHER_UID)
-        os.seteuid(OTHER_UID)  # the kernel reports the user who called listen() to clients
+        os.seteuid(OTHER_UID)  # clients see the user that called listen()
         try:
             listening.listen()
         finally:
@@ -108,7 +109,7 @@ def others_socket() -> Iterator[tuple[Place, socket.socket]]:
 
 
 def received(listening: socket.socket) -> bytes:
-    """Return all bytes from all connections that wait at the socket."""
+    """Return all bytes from all connections that are pending at the socket."""
     data = b""
     while True:
         try:

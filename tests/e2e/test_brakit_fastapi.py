@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 WORKERS = 2
-RELAYED = (("GET", "/relayed"),) * 4  # each makes a fetch
+RELAYED = (("GET", "/relayed"),) * 4  # each request makes a fetch
 REQUESTS = RELAYED + SHARED
 
 
 def _serve(*, kill_one: bool = False) -> Ran:
-    """Serve FastAPI by uvicorn with two workers. It gets 48 requests that count, others that do not, and SIGTERM."""
+    """Serve FastAPI by uvicorn with two workers. It gets 48 requests that count, other requests, and SIGTERM."""
     endpoint = Endpoint()
     uvicorn = ["uvicorn", "--port", "0", "--workers", str(WORKERS), "--timeout-keep-alive", "300"]
     with Place(endpoint.url) as place, Server(place, *uvicorn, "tests.e2e.apps.fastapi_app:app") as server:
@@ -46,7 +46,10 @@ def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[int]:
         by_worker: dict[int, http.client.HTTPConnection] = {}
 
         def connect() -> bool:
-            """Open a connection, and keep it if it is the first to its worker. Returns whether each worker has one."""
+            """Keep a new connection if it is the first one to its worker.
+
+            Returns whether each worker has a connection.
+            """
             connection = connections.enter_context(closing(server.connection()))
             with suppress(ConnectionRefusedError):  # uvicorn logs its port before a worker listens
                 by_worker.setdefault(int(answer(connection, "GET", "/health")), connection)

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 WORKERS = 4
-MEETING = [("GET", f"/meet/{WORKERS}")] * WORKERS  # answered only when each worker has one, so each gets a request
+# These requests are answered only when each worker handles one of them, so that each worker gets a request.
+MEETING = [("GET", f"/meet/{WORKERS}")] * WORKERS
 
 
 def _serve(*, options: Sequence[str] = (), by_itself: bool = False, kill_one: bool = False) -> Ran:
-    """Serve Flask by gunicorn with four workers. It gets 48 requests that count, others that do not, and SIGTERM."""
+    """Serve Flask by gunicorn with four workers. It gets 48 requests that count, other requests, and SIGTERM."""
     endpoint = Endpoint()
     gunicorn = ["gunicorn", "--bind", "127.0.0.1:0", "--workers", str(WORKERS), "--timeout", "300", *options]
     with (
@@ -46,7 +47,7 @@ def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[bytes]:
 
 
 def _kill(server: Server, worker: int) -> None:
-    """Kill the worker, and return when its successor answers a health check, which does not count."""
+    """Kill the worker, and return when its successor answers a health check. Health checks do not count."""
     known = {int(pid) for pid in os.listdir(os.path.join(server.directory, "met"))}
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: int(server.request("GET", "/health")) not in known, "a new worker's answer")

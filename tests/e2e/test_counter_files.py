@@ -1,4 +1,4 @@
-"""Counting in counter files that a real daemon reads. The counts are exact, also if workers or daemons are killed."""
+"""Workers count in counter files that a real daemon reads. The counts are exact even if processes are killed."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ print("%d.%d" % sys.version_info[:2] + ("t" if sysconfig.get_config_var("Py_GIL_
 
 
 def find_python(version: str) -> str | None:
-    """Return an interpreter of that version that can import the worker's side, which needs only the standard library.
-    Returns None if there is none.
+    """Return an interpreter of this version that can import the client. The client needs only the standard library.
+    Returns None if no such interpreter is found.
     """
     home = glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin/python"))
     named = shutil.which(f"python{version}")
@@ -65,7 +65,7 @@ def python(request: pytest.FixtureRequest) -> str:
         return sys.executable
     found = find_python(request.param)
     if found is None:
-        pytest.skip(f"no python{request.param} was found that can import the worker's side")
+        pytest.skip(f"no python{request.param} was found that can import the client")
     return found
 
 
@@ -73,7 +73,7 @@ def python(request: pytest.FixtureRequest) -> str:
 
 
 class Session:
-    """A session by its id: starts workers in it, and asks the daemon for its fields."""
+    """An open session. It starts workers, and asks the daemon for the session's fields."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -140,7 +140,7 @@ for line in sys.stdin:
         self.process.communicate()
 
     def do(self, line: str) -> None:
-        """Have the worker execute the line, and return when it has."""
+        """Have the worker execute the line. Returns after the worker has executed it."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
@@ -160,7 +160,7 @@ for line in sys.stdin:
         wait_until(has_fields, f"{expected}")
 
     def end(self) -> int:
-        """Close the worker's stdin, at which it exits normally, and return the exit code."""
+        """Close the worker's stdin, so that the worker exits normally. Returns the exit code."""
         self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode
 
@@ -220,7 +220,7 @@ for thread in threads:
 """
 
 
-def test_eight_threads_lose_no_count_and_no_duration(session: Session, python: str) -> None:
+def test_no_count_and_no_duration_of_eight_threads_is_lost(session: Session, python: str) -> None:
     assert session.run(THREADS, python) == 0
     assert session.counted("request_count", "query_count", "error_count", "fetch_count") == (
         321_600,
@@ -261,7 +261,7 @@ telemetry.incr("error_count", handled)
 """
 
 
-def test_signal_handlers_that_interrupt_counting_to_count_lose_nothing(session: Session, python: str) -> None:
+def test_no_count_is_lost_if_a_signal_handler_counts_while_it_interrupts_a_count(session: Session, python: str) -> None:
     if "3.9" in python:
         pytest.skip("Python 3.9 runs a signal handler before any instruction, so a count may be lost")
     assert session.run(SIGNALS, python) == 0
@@ -313,7 +313,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_worker_that_is_killed_right_after_its_last_count_loses_nothing(session: Session, python: str) -> None:
+def test_no_count_is_lost_if_a_worker_is_killed_right_after_its_last_count(session: Session, python: str) -> None:
     assert session.run(KILLED, python) == -signal.SIGKILL
     assert session.counted("request_count", "query_count", "endpoint_count") == (1001, 1, 1)
 
@@ -322,18 +322,18 @@ def test_a_worker_that_is_killed_right_after_its_last_count_loses_nothing(sessio
 
 
 @pytest.mark.slow
-def test_fifty_workers_that_are_killed_right_after_their_last_count_lose_nothing(session: Session) -> None:
+def test_no_count_is_lost_if_fifty_workers_are_killed_right_after_their_last_counts(session: Session) -> None:
     workers = [session.start(KILLED) for _ in range(50)]
     assert {worker.wait(PATIENCE_S) for worker in workers} == {-signal.SIGKILL}
     assert session.counted("request_count", "query_count", "endpoint_count") == (50 * 1001, 50, 1)
 
 
-def test_two_hundred_forks_are_counted_exactly(session: Session) -> None:
+def test_the_counts_of_two_hundred_forked_children_are_exact(session: Session) -> None:
     assert session.run(FORKS.format(forks=200)) == 0
     assert session.counted("request_count", "endpoint_count") == (2 + 200 * 11, 1)
 
 
-def test_a_fork_in_a_thread_while_other_threads_count_is_exact(session: Session) -> None:
+def test_counts_are_exact_if_one_thread_forks_while_others_count(session: Session) -> None:
     assert session.run(_FORK_IN_THREAD) == 0
     assert session.counted("request_count", "query_count") == (4 * 5000 + 20 * 3, 20 * 2 + 4 * 5000)
 
@@ -371,7 +371,7 @@ for thread in threads:
 """
 
 
-def test_a_vfork_and_exec_between_two_counts_loses_nothing(session: Session) -> None:
+def test_no_count_is_lost_if_the_worker_starts_programs_between_counts(session: Session) -> None:
     assert session.run(_SPAWN) == 0
     assert session.counted("request_count", "query_count") == (3 + 3 * 5, 3)
 
@@ -447,7 +447,7 @@ if __name__ == "__main__":
 """
 
 
-def test_tasks_of_asyncio_and_its_threads_lose_nothing(session: Session) -> None:
+def test_no_count_of_asyncio_tasks_and_threads_is_lost(session: Session) -> None:
     assert session.run(_ASYNCIO) == 0
     assert session.counted("request_count", "query_count", "avg_duration_ms") == (20_000, 1000, 7)
 
@@ -476,7 +476,7 @@ asyncio.run(main())
 """
 
 
-def test_greenlets_lose_nothing(session: Session) -> None:
+def test_no_count_of_greenlets_is_lost(session: Session) -> None:
     assert session.run(_GEVENT) == 0
     assert session.counted("request_count", "query_count", "avg_duration_ms") == (2000, 1000, 7)
 
@@ -548,7 +548,7 @@ def test_a_worker_has_one_thread(session: Session) -> None:
         worker.do("assert len(os.listdir('/proc/self/task')) == 1")
 
 
-# --- daemons that start, exit, are suspended, or know no counter files ----------------------------------------
+# --- daemons that start, exit, are suspended, or do not support counter files ---------------------------------
 
 
 def test_counts_from_before_the_first_daemon_arrive_with_the_next_call_after_its_start(place: Place) -> None:
@@ -573,7 +573,7 @@ def test_a_worker_that_never_had_a_daemon_leaves_no_file(place: Place) -> None:
     assert os.listdir(os.path.dirname(place.socket_path)) == []
 
 
-def test_a_killed_and_replaced_daemon_loses_no_count_and_no_duration(place: Place) -> None:
+def test_no_count_and_no_duration_is_lost_if_the_daemon_is_killed_and_replaced(place: Place) -> None:
     session = Session(place)
     daemon = place.serve()
     with Worker(session) as worker:
@@ -591,7 +591,7 @@ def test_a_killed_and_replaced_daemon_loses_no_count_and_no_duration(place: Plac
         wait_until(lambda: session.counted("request_count") == (6001,), "the last count")
 
 
-def test_a_suspended_daemon_loses_no_count(session: Session) -> None:
+def test_no_count_is_lost_while_the_daemon_is_suspended(session: Session) -> None:
     with Wire(session.place.socket_path).hello() as wire:
         pid = wire.ask()[0]["pid"]
     with Worker(session) as worker:
@@ -639,8 +639,8 @@ def test_a_worker_with_a_default_sigpipe_survives_its_daemon(place: Place) -> No
 
 
 class OldDaemon:
-    """A daemon that knows no counter files: it keeps the lines that it reads, and drops the descriptor of a hello. It
-    writes ``answer`` to each client.
+    """A daemon that does not support counter files. It keeps the lines that it reads, drops the descriptor of a hello,
+    and writes ``answer`` to each client.
     """
 
     def __init__(self, place: Place, answer: bytes) -> None:
@@ -655,7 +655,7 @@ class OldDaemon:
         self._thread.start()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # closed
+        with suppress(OSError):  # the socket is closed
             while True:
                 stream, _ = self._listening.accept()
                 with stream:
@@ -677,7 +677,7 @@ class OldDaemon:
             ]
 
     def totals(self) -> dict[str, int]:
-        """Return the totals by field. The largest of a field counts, because a running total never decreases."""
+        """Return the totals by field. Takes a field's largest total, because a running total never decreases."""
         totals: dict[str, int] = {}
         for frame in self.frames():
             for field, total in frame.get("total", {}).items():

@@ -1,4 +1,4 @@
-"""The daemon is killed by SIGKILL amid a session, and the session's event is the one without the kill."""
+"""The daemon is killed by SIGKILL during a session. The session's event is the same as without the kill."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 WORKERS = 4
 KILLS = 20
 
-# A worker that counts until a file appears, then writes its count to a file. With "all" it starts such workers.
+# This worker counts until a file appears, then writes its count to a file. With the argument "all", the program starts
+# all workers instead.
 COUNTING = """
 import os, subprocess, sys, time
 import brakit_sidecar
@@ -42,7 +43,9 @@ with open(f"{path}.{number}", "w") as file:
 """
 
 
-def test_a_session_of_run_is_one_exact_event_after_twenty_kills(place: Place, endpoint: Endpoint) -> None:
+def test_a_session_of_run_makes_one_exact_event_despite_twenty_kills_of_its_daemon(
+    place: Place, endpoint: Endpoint
+) -> None:
     path = os.path.join(place.root, "counting")
     command = (sys.executable, "-m", "brakit_sidecar", "run", "--", sys.executable, "-c", COUNTING, path, "all")
     running = place.popen(*command, COUNTING=COUNTING, WORKERS=str(WORKERS))
@@ -116,13 +119,15 @@ def test_a_new_daemon_watches_the_process_that_owns_the_session(place: Place, en
 # --- the owner -------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_that_kills_its_daemon_still_ends_clean(place: Place, endpoint: Endpoint) -> None:
+def test_the_exit_reason_is_clean_even_if_the_command_kills_its_daemon(place: Place, endpoint: Endpoint) -> None:
     pid = place.start()["pid"]
     assert place.run("run", "--", *JOIN_THEN, "sh", "-c", f"kill -9 {pid}").returncode == 0
     assert endpoint.only_session()["exit_reason"] == "clean"
 
 
-def test_an_owner_killed_together_with_its_daemon_is_a_crash(place: Place, endpoint: Endpoint) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_is_killed_together_with_its_daemon(
+    place: Place, endpoint: Endpoint
+) -> None:
     running = place.popen(sys.executable, "-m", "brakit_sidecar", "run", "--", "sleep", "1")
     join_once(place.socket_path, open_session(place))
     running.kill()

@@ -69,7 +69,7 @@ def test_after_a_power_cut_the_next_start_finishes_the_session(place: Place, end
 
 
 def test_an_empty_journal_is_removed_by_the_next_daemon(place: Place) -> None:
-    """A daemon leaves an empty journal if it is killed after it removed the last file and before the directory."""
+    """A daemon leaves an empty directory if it is killed between the removal of the last file and of the directory."""
     served = place.serve()
     with Wire(place.socket_path).hello(new_id()) as wire:
         wire.sync()
@@ -82,7 +82,9 @@ def test_an_empty_journal_is_removed_by_the_next_daemon(place: Place) -> None:
     wait_until(lambda: journal_of(place) == [], "the end of the journal")
 
 
-def test_an_opt_out_after_the_kill_leaves_the_next_daemon_nothing_to_send(place: Place, endpoint: Endpoint) -> None:
+def test_the_next_daemon_sends_nothing_after_an_opt_out_that_followed_the_kill(
+    place: Place, endpoint: Endpoint
+) -> None:
     served, session = place.serve(), new_id()
     with Wire(place.socket_path).hello(session) as wire:
         wire.send(incr={"request_count": 3}).sync()
@@ -114,7 +116,7 @@ def test_a_worker_that_outlives_its_session_opens_no_second_session(place: Place
 # --- without the CLI -------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_may_start_daemons_replaces_a_killed_one(place: Place, endpoint: Endpoint) -> None:
+def test_a_worker_that_may_start_daemons_replaces_a_killed_daemon(place: Place, endpoint: Endpoint) -> None:
     worker = Worker(place, "start").count(5)
     session = open_session(place)
     kill_daemon(place)
@@ -130,14 +132,16 @@ def test_a_worker_that_may_start_daemons_replaces_a_killed_one(place: Place, end
     assert (found["request_count"], found["exit_reason"]) == (worker.counted, "clean")
 
 
-def test_the_first_daemon_finds_counts_from_before_its_start_without_a_call(place: Place, endpoint: Endpoint) -> None:
+def test_the_first_daemon_finds_counts_from_before_its_start_without_a_call_of_the_worker(
+    place: Place, endpoint: Endpoint
+) -> None:
     worker = Worker(place, "start").count(5)
     open_session(place)
     worker.die()
     assert endpoint.only_session()["request_count"] == 5
 
 
-def test_a_worker_that_may_start_no_daemon_leaves_no_file() -> None:
+def test_a_worker_that_may_not_start_daemons_leaves_no_file() -> None:
     with Place() as place:
         Worker(place).count(5).die()
         assert os.listdir(place.runtime) == []
@@ -148,7 +152,7 @@ def test_a_worker_that_may_start_no_daemon_leaves_no_file() -> None:
 
 
 def test_a_counter_file_does_not_reopen_a_session_whose_event_is_frozen(place: Place, endpoint: Endpoint) -> None:
-    """A daemon leaves such a counter file if it is killed after it froze the event and before it removed the file."""
+    """A daemon leaves the counter file if it is killed after it froze the event and before it removed the file."""
     endpoint.may_answer.clear()
     served, session = place.serve(grace_s=0.5), new_id()
     worker = Worker(place, BRAKIT_SESSION_ID=session).count(5)

@@ -38,7 +38,7 @@ def bodies(demo: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in demo.stdout.splitlines() if line.startswith("{")]
 
 
-def test_it_succeeds(demo: subprocess.CompletedProcess[str]) -> None:
+def test_the_demo_succeeds(demo: subprocess.CompletedProcess[str]) -> None:
     assert (demo.returncode, demo.stderr) == (0, "")
 
 
@@ -62,12 +62,12 @@ def test_every_body_is_shown_as_a_json_object(demo: subprocess.CompletedProcess[
         assert page.broken_promises(event["event"], properties) == {}
 
 
-def test_the_shown_session_has_the_tables_counts(demo: subprocess.CompletedProcess[str]) -> None:
+def test_the_session_event_that_is_shown_has_the_counts_of_the_table(demo: subprocess.CompletedProcess[str]) -> None:
     (session,) = (event["properties"] for event in map(json.loads, bodies(demo)) if event["event"] == "session")
     counts = [session[name] for name in ("request_count", "query_count", "error_count")]
     assert counts == rows(demo)["in the session event"]
 
 
-def test_it_leaves_no_file(demo: subprocess.CompletedProcess[str], place: Place) -> None:
+def test_the_demo_leaves_no_file(demo: subprocess.CompletedProcess[str], place: Place) -> None:
     assert demo.returncode == 0
     assert os.listdir(place.home) == os.listdir(place.runtime) == []

@@ -1,4 +1,4 @@
-"""A foreign file, link, pipe, socket or directory at the path of a file of ours. It is left unchanged, no link is
+"""A foreign file, link, pipe, socket or directory is at the path of one of our files. It stays unchanged, links are not
 followed, and the application and its session work as usual.
 """
 
@@ -72,7 +72,7 @@ def journal_of(place: Place) -> str:
 
 
 class Obstacles:
-    """Foreign things at some paths, and a target to which they may be links."""
+    """Foreign files of one kind at some paths. If they are links, they point to the target."""
 
     def __init__(self, make: Callable[[str, str], None], at: list[str], target: str) -> None:
         self._at = at
@@ -128,7 +128,7 @@ def test_an_obstacle_at_a_directorys_path_stays_and_the_session_arrives(
 ) -> None:
     target = os.path.join(place.root, "target")
     os.mkdir(target)
-    a_file(os.path.join(target, f"{new_id()}.jsonl"), "")  # named like a journal's file, and must not be removed as one
+    a_file(os.path.join(target, f"{new_id()}.jsonl"), "")  # has the name of a journal's file, but must not be removed
     obstacles = Obstacles(make, [where(place)], target)
     ran = place.run("run", "--", sys.executable, "-c", WORKER)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -139,7 +139,7 @@ def test_an_obstacle_at_a_directorys_path_stays_and_the_session_arrives(
 
 @pytest.mark.parametrize("where", ["brakit", "brakit/sidecar-1.sock", "brakit/sidecar-1.lock"])
 @pytest.mark.parametrize("make", [a_link, a_pipe, pytest.param(another_users_file, marks=only_root)])
-def test_an_obstacle_that_stops_the_daemon_stays_and_run_and_workers_work(
+def test_run_and_workers_work_and_the_obstacle_stays_if_it_prevents_the_daemon_from_starting(
     place: Place, where: str, make: Callable[[str, str], None]
 ) -> None:
     target = os.path.join(place.root, "target")

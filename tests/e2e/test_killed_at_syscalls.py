@@ -1,6 +1,7 @@
-"""strace kills the daemon at a system call of a small session, and the session's owner starts it again. The event is
-exactly the one without the kill. With ``BRAKIT_EVERY_SYSCALL=1`` the tests do this at each system call of the session,
-which takes some minutes.
+"""strace kills the daemon at one system call of a small session, and the session's owner starts another daemon. The
+session's event is the same as without the kill.
+
+With ``BRAKIT_EVERY_SYSCALL=1``, the tests kill the daemon at each system call of the session. This takes some minutes.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ KINDS = (
 )  # fmt: skip
 SAMPLE = 7
 
-# A worker that reports and counts. It exits when a daemon, the first one or its successor, has journaled its last line
+# This worker reports and counts. It exits when the first daemon or its successor has journaled the worker's last line
 # or has ended the session.
 WORKER = """
 import glob, os, time
 import brakit_sidecar
 
-def is_written(word, where):
+def is_written(text, where):
     for path in glob.glob(os.environ["HOME"] + "/.local/state/brakit/" + where):
         try:
             with open(path) as file:
-                if word in file.read():
+                if text in file.read():
                     return True
         except FileNotFoundError:  # the daemon removes a journal with its last session
             pass
@@ -62,7 +63,7 @@ def session_under_strace(place: Place, *options: str) -> str:
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
         def has_receipt() -> bool:
-            place.start()  # for a daemon that was killed after the owner had exited
+            place.start()  # replaces a daemon that was killed after the owner had exited
             return any(receipt["event"] == "session" for receipt in place.receipts())
 
         wait_until(has_receipt, "the session's receipt")
@@ -70,7 +71,7 @@ def session_under_strace(place: Place, *options: str) -> str:
         tracing.wait(PATIENCE_S)
     with open(log, encoding="utf-8") as file:
         traced = file.read()
-    if "killed by SIGKILL" in traced and os.path.lexists(place.socket_path):  # killed while it stopped
+    if "killed by SIGKILL" in traced and os.path.lexists(place.socket_path):  # the daemon was killed while it stopped
         place.start()
         assert place.run("stop").returncode == 0
     return traced
@@ -102,13 +103,13 @@ def calls() -> list[tuple[str, int]]:
     found = []
     for kind, rest in re.findall(r"^\d+ +(\w+)(\(.*)$", traced, re.MULTILINE):
         made[kind] += 1
-        if kind != "openat" or "O_CREAT" in rest or "brakit" in rest:  # the others load modules
+        if kind != "openat" or "O_CREAT" in rest or "brakit" in rest:  # other calls load modules
             found.append((kind, made[kind]))
     return found
 
 
 def chosen(part: int, parts: int) -> list[tuple[str, int]]:
-    """Return all calls of that part, or only its first one if not every system call is to be tested."""
+    """Return the calls of this part. Returns only the first of these calls unless every system call is to be tested."""
     of_part = calls()[part * len(calls()) // parts : (part + 1) * len(calls()) // parts]
     return of_part if os.environ.get("BRAKIT_EVERY_SYSCALL") else of_part[:1]
 
@@ -116,7 +117,7 @@ def chosen(part: int, parts: int) -> list[tuple[str, int]]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("part", range(SAMPLE))
-def test_a_daemon_killed_at_a_system_call_loses_nothing(part: int) -> None:
+def test_the_event_is_exact_if_the_daemon_is_killed_at_a_system_call(part: int) -> None:
     for kind, number in chosen(part, SAMPLE):
         endpoint = Endpoint()
         with Place(endpoint.url) as place:
@@ -137,7 +138,7 @@ def test_a_daemon_that_gets_a_signal_at_a_system_call_sends_each_session_once(pa
         with Place(endpoint.url) as place:
             session_under_strace(place, "-e", f"trace={kind}", "-e", f"inject={kind}:signal={name}:when={number}")
             (receipt,) = [receipt for receipt in place.receipts() if receipt["event"] == "session"]
-            # Strace slows the import of aiohttp, and the signal may come before the worker.
+            # Strace slows the import of aiohttp, and the signal may come before the worker connects.
             is_late = receipt["reason"] in ("shutdown", "nobody_joined")
             sent = endpoint.bodies_of("session")
             assert len(sent) == 1 or (is_late and not sent)

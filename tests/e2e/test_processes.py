@@ -41,7 +41,7 @@ def ran(request: pytest.FixtureRequest) -> Iterator[Ran]:
         assert place.run("run", "--", *application).returncode == 0
         endpoint.wait_for("session")
         took_s = time.monotonic() - started
-        place.run("stop")  # the daemon sends what is queued
+        place.run("stop")  # the daemon sends the queued events
         yield Ran(endpoint, took_s)
     endpoint.close()
 
@@ -61,12 +61,12 @@ def test_no_two_events_have_the_same_uuid(ran: Ran) -> None:
     assert len({body["uuid"] for body in ran.endpoint.bodies}) == 6
 
 
-def test_setup_completed_has_the_duration_of_one_worker(ran: Ran) -> None:
+def test_the_event_setup_completed_has_the_duration_of_one_worker(ran: Ran) -> None:
     (body,) = ran.endpoint.bodies_of("setup_completed")
     assert body["properties"]["setup_duration_ms"] in counting.SETUP_MS
 
 
-def test_first_request_has_the_values_of_one_worker(ran: Ran) -> None:
+def test_the_event_first_request_has_the_values_of_one_worker(ran: Ran) -> None:
     (body,) = ran.endpoint.bodies_of("first_request")
     assert body["properties"]["port"] == 8000
     assert body["properties"]["time_to_first_request_ms"] in counting.FIRST_REQUEST_MS
@@ -146,13 +146,13 @@ def counted(place: Place, endpoint: Endpoint, code: str, *, exits: int = 0) -> d
     return endpoint.only_session()
 
 
-def test_eight_threads_of_a_worker_lose_no_count(place: Place, endpoint: Endpoint) -> None:
+def test_no_count_of_a_worker_with_eight_threads_is_lost(place: Place, endpoint: Endpoint) -> None:
     session = counted(place, endpoint, _THREADS)
     assert (session["request_count"], session["query_count"], session["fetch_count"]) == (160_000, 60_000, 40_000)
 
 
-def test_eight_threads_of_a_worker_lose_no_duration(place: Place, endpoint: Endpoint) -> None:
-    """The mean is 7.5 ms, which rounds up. If a single nanosecond were lost, it would round down."""
+def test_no_duration_of_a_worker_with_eight_threads_is_lost(place: Place, endpoint: Endpoint) -> None:
+    """The mean is 7.5 ms, which rounds up. If a single nanosecond were lost, the mean would round down."""
     session = counted(place, endpoint, _THREADS)
     assert (session["avg_duration_ms"], session["endpoint_count"]) == (8, 1)
 
@@ -228,12 +228,12 @@ requests.inc(5)
 """
 
 
-def test_a_worker_killed_right_after_its_last_count_loses_nothing(place: Place, endpoint: Endpoint) -> None:
+def test_no_count_is_lost_if_a_worker_is_killed_right_after_its_last_count(place: Place, endpoint: Endpoint) -> None:
     session = counted(place, endpoint, _KILLED, exits=128 + signal.SIGKILL)
     assert session["request_count"] == session["query_count"] == 3000
 
 
-def test_a_worker_killed_while_the_daemon_is_suspended_loses_nothing(place: Place, endpoint: Endpoint) -> None:
+def test_no_count_is_lost_if_a_worker_is_killed_while_the_daemon_is_suspended(place: Place, endpoint: Endpoint) -> None:
     daemon = place.start()["pid"]
     try:
         ran = place.run("run", "--", sys.executable, "-c", f"import os; os.kill({daemon}, {SIGSTOP})\n{_KILLED}")
@@ -257,5 +257,5 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_session_of_a_killed_command_is_a_crash(place: Place, endpoint: Endpoint) -> None:
+def test_the_exit_reason_is_crash_if_the_command_is_killed(place: Place, endpoint: Endpoint) -> None:
     assert counted(place, endpoint, _KILLED, exits=128 + signal.SIGKILL)["exit_reason"] == "crash"

@@ -1,4 +1,4 @@
-"""The fields that `schema` prints, those that the README shows, and those that arrive are the same."""
+"""The fields in the output of `schema`, in the README and in the events that arrive are the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def schema() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def shown() -> str:
-    """Return the README's part between its markers."""
+    """Return the part of the README between the schema's markers."""
     with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
         between = re.findall(r"<!-- schema -->\n(.*?)<!-- /schema -->", file.read(), re.DOTALL)
     assert len(between) == 1, "the README must have the markers once"
@@ -56,7 +56,7 @@ def arriving(place: Place, endpoint: Endpoint, event: str) -> dict[str, Any]:
     return properties
 
 
-def test_the_schema_has_the_pages_events(schema: dict[str, Any]) -> None:
+def test_the_schema_has_the_events_of_the_page(schema: dict[str, Any]) -> None:
     assert sorted(schema["events"]) == EVENTS
 
 
@@ -79,18 +79,18 @@ def test_the_readme_shows_the_markdown_that_schema_prints(shown: str, place: Pla
     assert shown.strip() == place.run("schema", "--markdown").stdout.strip()
 
 
-def test_the_readmes_events_and_their_fields_are_the_schemas(schema: dict[str, Any], shown: str) -> None:
+def test_the_readme_lists_the_same_fields_for_each_event_as_the_schema(schema: dict[str, Any], shown: str) -> None:
     common = set(page.COMMON)
     in_readme = {event: set(re.findall(r"`(\w+)`", " ".join(cells))) for event, cells in table(shown, "event").items()}
     in_schema = {event: set(about["fields"]) - common for event, about in schema["events"].items()}
     assert in_readme == in_schema
 
 
-def test_the_readmes_fields_are_the_schemas(schema: dict[str, Any], shown: str) -> None:
+def test_the_readme_and_the_schema_describe_each_field_in_the_same_way(schema: dict[str, Any], shown: str) -> None:
     in_schema = {name: field for about in schema["events"].values() for name, field in about["fields"].items()}
     in_readme = table(shown, "field")
     assert in_readme == {name: [field["domain"], field["rule"], field["purpose"]] for name, field in in_schema.items()}
 
 
-def test_the_readmes_fixed_properties_are_the_schemas(schema: dict[str, Any], shown: str) -> None:
+def test_the_readme_and_the_schema_have_the_same_fixed_properties(schema: dict[str, Any], shown: str) -> None:
     assert list(table(shown, "property")) == list(schema["fixed"])

@@ -1,4 +1,7 @@
-"""Real servers that reload, replace their workers and get a signal: one session, every request, the right reason."""
+"""Real servers reload, replace their workers and get a signal.
+
+Each server makes one session, which has every request and the right exit reason.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ class Visitor:
         self._last = 0
 
     def visit(self, times: int = 1) -> int:
-        """Make the requests, and return the pid of the last worker. Waits for the first answer, because a server may
-        log its port before it listens.
+        """Make the requests, and return the pid of the worker that answered last. Waits for the first answer, because a
+        server may log its port before it listens.
         """
         if not self.answered:
             self._await(lambda: bool(self._one()))
@@ -79,8 +82,8 @@ def send_sighup(_server: Server, visitor: Visitor) -> None:
 
 
 def touch_file(server: Server, visitor: Visitor) -> None:
-    """Touch the file at which the other servers reload, before each request. A change before the server first reads
-    the file's time has no effect.
+    """Before each request, touch the file whose change makes the other servers reload. One change is not enough,
+    because a change before the server first reads the file's time has no effect.
     """
 
     def change() -> None:
@@ -114,7 +117,7 @@ def wait_for_replacement(_server: Server, visitor: Visitor) -> None:
         "flask reloader",
     ],
 )
-def test_a_server_that_reloads_is_one_session_with_every_request(
+def test_a_server_that_reloads_makes_one_session_with_every_request(
     place: Place,
     endpoint: Endpoint,
     command: tuple[str, ...],
@@ -135,7 +138,7 @@ def test_a_server_that_reloads_is_one_session_with_every_request(
     assert len(endpoint.bodies_of("session")) == 1
 
 
-def test_a_killed_and_replaced_worker_loses_no_request(place: Place, endpoint: Endpoint) -> None:
+def test_no_request_is_lost_if_a_worker_is_killed_and_replaced(place: Place, endpoint: Endpoint) -> None:
     with Server(place, *GUNICORN) as server:
         visitor = Visitor(server)
         os.kill(visitor.visit(10), signal.SIGKILL)
@@ -144,7 +147,7 @@ def test_a_killed_and_replaced_worker_loses_no_request(place: Place, endpoint: E
     assert endpoint.only_session()["request_count"] == visitor.answered
 
 
-def test_the_session_of_a_killed_owner_is_a_crash(place: Place, endpoint: Endpoint) -> None:
+def test_the_exit_reason_is_crash_if_the_owner_is_killed(place: Place, endpoint: Endpoint) -> None:
     with Server(place, *GUNICORN) as server:
         visitor = Visitor(server)
         visitor.visit(10)

@@ -44,7 +44,7 @@ def at_once(place: Place, sessions: int) -> None:
 
 
 def run(how: Callable[[Place, int], None], sessions: int, config: dict[str, Any] | None = None) -> Ran:
-    """Run the sessions in a new place. ``config`` is the user's config before the first one, if there is any."""
+    """Run the sessions in a new place. ``config`` is the user's config before the first session, if there is one."""
     endpoint = Endpoint()
     with Place(endpoint.url) as place:
         if config is not None:
@@ -53,7 +53,7 @@ def run(how: Callable[[Place, int], None], sessions: int, config: dict[str, Any]
                 json.dump(config, file)
         how(place, sessions)
         endpoint.wait_for("session", sessions)
-        assert place.run("stop").returncode == 0  # the daemon sends what is queued
+        assert place.run("stop").returncode == 0  # the daemon sends the queued events
         ran = Ran(sessions, endpoint.bodies, place.config)
     endpoint.close()
     return ran
@@ -64,7 +64,7 @@ def ran(request: pytest.FixtureRequest) -> Ran:
     return run(*request.param)
 
 
-def test_each_session_is_one_event(ran: Ran) -> None:
+def test_each_session_makes_one_event(ran: Ran) -> None:
     assert [body["event"] for body in ran.bodies] == ["session"] * ran.sessions
 
 
@@ -80,7 +80,7 @@ def test_each_session_ends_clean(ran: Ran) -> None:
     assert ran.each("exit_reason") == ["clean"] * ran.sessions
 
 
-def test_exactly_one_session_is_the_first(ran: Ran) -> None:
+def test_exactly_one_session_is_the_first_session(ran: Ran) -> None:
     assert ran.each("first_session").count(True) == 1
 
 
@@ -89,7 +89,7 @@ def test_all_sessions_have_the_anonymous_id_of_the_config(ran: Ran) -> None:
 
 
 @pytest.mark.parametrize("how", [in_a_row, at_once])
-def test_no_session_is_the_first_if_the_config_existed_before(how: Callable[[Place, int], None]) -> None:
+def test_no_session_is_the_first_session_if_the_config_existed_before(how: Callable[[Place, int], None]) -> None:
     config = {"telemetry": True, "anonymousId": new_id()}
     ran = run(how, 3, config)
     assert ran.each("first_session") == [False] * 3

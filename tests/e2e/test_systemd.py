@@ -37,8 +37,8 @@ needs_activate = pytest.mark.skipif(
 COUNT = "import brakit_sidecar; brakit_sidecar.connect().incr('request_count', 3)"
 
 # If systemd is not the first process, root makes the files that a user manager needs. They are in a mount namespace, so
-# that no other process sees them. The manager is in a new control group, because it would adopt every other process of
-# its group.
+# that no other process sees them. Start the manager in its own control group, because it would otherwise manage every
+# process of the group that it shares with the tests.
 AS_IF_BOOTED = """
 for groups in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     ours=$groups/brakit-sidecar-$$
@@ -113,7 +113,7 @@ def test_without_a_user_manager_each_command_fails_with_one_line(place: Place) -
 
 
 def test_the_launchd_agent_runs_the_daemon_and_restarts_it() -> None:
-    """Read the agent's file only, because launchd exists on macOS only."""
+    """Read the agent's file without launchd, because launchd exists only on macOS."""
     with open(os.path.join(REPOSITORY, "launchd", "dev.brakit.sidecar.plist"), "rb") as file:
         agent = plistlib.load(file)
     assert agent["ProgramArguments"] == ["COMMAND", "serve"]
@@ -136,7 +136,7 @@ class Managed(Place):
         with open(settings, "w", encoding="utf-8") as file:
             sending = ("BRAKIT_TELEMETRY_ENDPOINT", "BRAKIT_TELEMETRY_KEY")
             file.writelines(f"{name}={self.environ[name]}\n" for name in sending)
-        self._log = open(os.path.join(self.root, "log"), "wb")  # noqa: SIM115 (closed with the place)
+        self._log = open(os.path.join(self.root, "log"), "wb")  # noqa: SIM115 (the place closes it)
         booted = os.path.isdir("/run/systemd/system")
         self._manager = subprocess.Popen(
             [*(() if booted else ("unshare", "--mount", "sh", "-ec", AS_IF_BOOTED, "sh")), _systemd(), "--user"],
@@ -146,7 +146,7 @@ class Managed(Place):
         )
 
     def show_tmp_to_the_sandbox(self) -> None:
-        """Let the service, which has a private /tmp in the sandbox, read this interpreter and checkout in /tmp."""
+        """Let the service read an interpreter and a checkout in /tmp, although the sandbox gives it a private /tmp."""
         shown = [path for path in (sys.prefix, sys.base_prefix, REPOSITORY) if path.startswith("/tmp/")]
         os.makedirs(os.path.join(self.units, f"{SERVICE}.d"), exist_ok=True)
         with open(os.path.join(self.units, SHOWN), "w", encoding="utf-8") as file:
@@ -244,7 +244,7 @@ def test_a_session_under_the_service_arrives_and_the_idle_daemon_exits(installed
     assert installed.start()["pid"] == int(installed.show("MainPID"))
 
 
-def test_the_service_has_the_units_settings(installed: Managed) -> None:
+def test_the_service_has_the_settings_of_the_unit(installed: Managed) -> None:
     installed.start()
     if shutil.which("systemd-analyze"):
         assert analyze(installed, "verify", os.path.join(installed.units, SERVICE)) == ""
@@ -263,10 +263,10 @@ def test_a_stopped_service_starts_again_with_the_next_connection(installed: Mana
 
 
 @pytest.mark.parametrize("sandboxed", [True, False], ids=["with the sandbox", "without"])
-def test_a_session_loses_no_count_if_the_daemon_is_killed(
+def test_no_count_of_a_session_is_lost_if_the_daemon_is_killed(
     installed: Managed, remote: Endpoint, sandboxed: bool
 ) -> None:
-    """No count is lost, neither from a worker killed before the daemon nor from one that counts during the restart."""
+    """One worker is killed before the daemon, and another worker counts during the restart. No count is lost."""
     if sandboxed and SANDBOX not in installed.files():
         pytest.skip("the sandbox does not start here")
     if not sandboxed:
@@ -304,8 +304,8 @@ def assert_no_count_is_lost(installed: Managed, remote: Endpoint, name: str, num
     assert installed.show("NRestarts") == "1"
 
 
-# A worker that counts and is killed. Then a second one, which counts before, during and after the daemon's restart and
-# kills itself.
+# The first worker counts and is killed. The second worker counts before, during and after the daemon's restart, and
+# then kills itself.
 KILLED_WORKERS = """
 import os, signal, subprocess, sys, time, brakit_sidecar
 count = "import os, brakit_sidecar; brakit_sidecar.connect().incr('request_count', 700); os.kill(os.getpid(), 9)"

@@ -1,5 +1,6 @@
-"""Two versions with different protocols. Each has its own daemon and finishes its own sessions. It refuses the other
-version's lines without any other effect. The next version is this one with a higher protocol number.
+"""Two versions with different protocols. Each version has its own daemon, which finishes the version's own sessions.
+The daemon refuses the other version's lines without any other effect. The next version is a copy of this version with a
+higher protocol number.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def test_the_next_versions_daemon_leaves_open_sessions_to_the_older_daemon(place
     assert len(endpoint.bodies_of("session")) == 1
 
 
-def test_run_of_each_version_has_its_own_daemon_and_session(place: Place, endpoint: Endpoint) -> None:
+def test_each_versions_run_has_a_daemon_and_a_session_of_its_own(place: Place, endpoint: Endpoint) -> None:
     next_worker = NEXT.partition("from")[0] + COUNT
     with next_version(place) as later:
         assert later.run("run", "--", sys.executable, "-c", next_worker).stdout == "ran\n"
@@ -84,9 +85,7 @@ def test_run_of_each_version_has_its_own_daemon_and_session(place: Place, endpoi
     assert [body["properties"]["request_count"] for body in bodies] == [3, 3, 3]
 
 
-def test_a_worker_whose_version_differs_from_that_of_run_works_and_counts_nothing(
-    place: Place, endpoint: Endpoint
-) -> None:
+def test_a_worker_of_another_version_than_run_works_and_counts_nothing(place: Place, endpoint: Endpoint) -> None:
     with next_version(place) as later:
         ran = later.run("run", "--", sys.executable, "-c", COUNT)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ran\n", "")
@@ -109,7 +108,7 @@ def answering(place: Place, answer: bytes) -> Iterator[list[int]]:
         listening.listen(1024)
 
         def answer_all() -> None:
-            with suppress(OSError):  # closed
+            with suppress(OSError):  # the socket is closed
                 while True:
                     stream, _ = listening.accept()
                     with stream, suppress(OSError):
@@ -150,7 +149,7 @@ def test_a_refused_worker_does_not_reconnect_with_each_call(place: Place) -> Non
 
 
 @pytest.mark.parametrize("answer", [REFUSED, b'{"answer":null}\n', b'{"answer":{"running":true}}\n', b"no JSON\n"])
-def test_run_does_not_wait_for_a_server_that_answers_like_no_daemon(place: Place, answer: bytes) -> None:
+def test_run_does_not_wait_for_a_server_that_does_not_answer_like_a_daemon(place: Place, answer: bytes) -> None:
     with answering(place, answer):
         ran = place.run("start")
         assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)

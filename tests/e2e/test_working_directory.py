@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from tests.harness import Endpoint, Place
 
-# `python -m` itself imports these before it runs any code of ours; `__future__` is what every file of ours imports.
+# `python -m` itself imports these modules before it runs any code of the package. Every file of the package imports
+# `__future__`.
 LOADED_BEFORE = {
     "__future__", "abc", "codecs", "collections", "contextlib", "encodings", "functools", "genericpath", "importlib",
     "io", "keyword", "linecache", "ntpath", "operator", "os", "pkgutil", "posixpath", "reprlib", "runpy", "site",
@@ -56,17 +57,18 @@ def run_in(directory: Path, place: Place, *arguments: str, **environ: str) -> su
     )
 
 
-def test_the_modules_that_a_daemon_and_a_command_load_are_among_the_shadowed() -> None:
+def test_the_modules_that_a_daemon_and_a_command_load_are_shadowed() -> None:
     assert {"asyncio", "json", "logging", "select", "signal", "socket", "ssl", "subprocess", "uuid"} <= {*SHADOWED}
 
 
 @pytest.mark.parametrize("command", ["schema", "status", "telemetry", "log", "--version", "run -- true"])
 def test_a_command_imports_nothing_from_the_working_directory(directory: Path, place: Place, command: str) -> None:
     ran = run_in(directory, place, *command.split())
-    assert (ran.returncode, ran.stderr) == (1 if command == "status" else 0, "")  # 1: no daemon runs
+    # status exits with 1 if no daemon runs.
+    assert (ran.returncode, ran.stderr) == (1 if command == "status" else 0, "")
 
 
-def test_a_worker_below_run_counts_though_its_directory_has_a_package_sidecar(
+def test_a_worker_below_run_counts_although_its_directory_has_a_package_sidecar(
     tmp_path: Path, place: Place, endpoint: Endpoint
 ) -> None:
     (tmp_path / "sidecar").mkdir()
@@ -90,7 +92,7 @@ def test_in_safe_mode_the_first_directory_of_the_users_pythonpath_is_kept(direct
 
 
 def test_a_command_works_in_a_directory_that_was_removed(tmp_path: Path, place: Place) -> None:
-    """Python then adds no directory, so the first entry of sys.path is the user's, and it must be kept."""
+    """In a removed directory, Python adds no entry to sys.path. The first entry is the user's and must be kept."""
     packages = tmp_path / "packages"
     packages.mkdir()
     (packages / "uuid.py").write_text("import sys; sys.exit('the first of PYTHONPATH')\n")

@@ -113,7 +113,7 @@ def test_a_config_that_may_not_be_read_means_off(home: Home, monkeypatch: pytest
     home.write({"telemetry": True, "anonymousId": AN_ID})
     really_open = os.open
 
-    def refuse(path: str, *more: Any) -> int:  # stands in for the kernel, because root may read every file
+    def refuse(path: str, *more: Any) -> int:  # refuses root, because the kernel does not
         if path == str(home.config_path):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return really_open(path, *more)
@@ -129,7 +129,7 @@ def test_a_config_that_cannot_be_created_means_off(home: Home) -> None:
     assert not home.settled().on
 
 
-def test_the_decision_alone_writes_nothing(home: Home) -> None:
+def test_reading_the_decision_writes_nothing(home: Home) -> None:
     assert home.current().on
     assert not home.current(BRAKIT_TELEMETRY="off").on
     assert home.files() == set()
@@ -161,7 +161,7 @@ def test_a_valid_id_is_kept(home: Home) -> None:
 
 
 @pytest.mark.parametrize("invalid_id", [..., None, 7, "", "me", "anonymous", AN_ID + "0", AN_ID.replace("-", "")])
-def test_a_config_without_a_valid_id_gets_one(home: Home, invalid_id: object) -> None:
+def test_a_config_without_a_valid_id_gets_a_new_id(home: Home, invalid_id: object) -> None:
     content: dict[str, Any] = {"telemetry": True, "theme": "dark"}
     if invalid_id is not ...:
         content["anonymousId"] = invalid_id
@@ -198,14 +198,14 @@ def test_an_opt_out_by_environment_is_written_to_the_config(home: Home, opt_out:
 
 
 @pytest.mark.parametrize("opt_out", OPT_OUTS)
-def test_an_opt_out_without_a_config_writes_one_and_no_other_file(home: Home, opt_out: dict[str, str]) -> None:
+def test_an_opt_out_without_a_config_writes_a_config_and_no_other_file(home: Home, opt_out: dict[str, str]) -> None:
     home.settled(**opt_out)
     assert home.files() == {".brakit/config.json"}
     assert home.config["telemetry"] is False
     uuid.UUID(home.config["anonymousId"])
 
 
-def test_an_opt_out_that_the_config_has_already_changes_nothing(home: Home) -> None:
+def test_an_opt_out_changes_nothing_if_the_config_already_opts_out(home: Home) -> None:
     raw = home.write({"telemetry": False, "anonymousId": AN_ID})
     home.settled(BRAKIT_TELEMETRY="0")
     assert home.config_path.read_bytes() == raw
@@ -234,7 +234,7 @@ def test_an_opt_in_by_environment_does_not_change_the_config(home: Home) -> None
     assert home.config_path.read_bytes() == raw
 
 
-def test_an_opt_in_by_environment_does_not_change_an_opt_out_in_the_config(home: Home) -> None:
+def test_an_opt_in_by_environment_keeps_the_opt_out_of_a_config_without_an_id(home: Home) -> None:
     home.write({"telemetry": False})
     home.settled(BRAKIT_TELEMETRY="yes")
     assert home.config["telemetry"] is False
@@ -276,7 +276,7 @@ def test_a_persons_decision_replaces_a_broken_config(home: Home, raw: bytes, on:
     assert home.current().on is on
 
 
-def test_a_switch_that_cannot_be_written_raises(home: Home) -> None:
+def test_switching_raises_an_error_if_the_config_cannot_be_written(home: Home) -> None:
     (home.path / ".brakit").write_text("a file where the directory should be")
     with pytest.raises(config_file.ConfigError, match=r"config\.json"):
         home.switch(on=False)
@@ -293,12 +293,12 @@ def test_a_directory_with_a_wider_mode_is_made_private(home: Home) -> None:
 # --- the first session --------------------------------------------------------------------------------
 
 
-def test_the_first_session_under_a_config_that_we_made_is_the_first_once(home: Home) -> None:
+def test_only_one_session_under_a_config_that_we_made_is_the_first_session(home: Home) -> None:
     home.settled()
     assert [config_file.take_first_session() for _ in range(3)] == [True, False, False]
 
 
-def test_no_session_under_an_earlier_config_is_the_first(home: Home) -> None:
+def test_no_session_under_an_earlier_config_is_the_first_session(home: Home) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
     home.settled()
     assert config_file.take_first_session() is False

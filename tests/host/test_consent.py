@@ -33,35 +33,35 @@ def test_telemetry_is_on_without_an_opt_out() -> None:
     assert is_on(YES)
 
 
-@pytest.mark.parametrize("word", OPT_OUTS)
+@pytest.mark.parametrize("value", OPT_OUTS)
 @pytest.mark.parametrize("config", [MISSING, UNREADABLE, YES, NO])
-def test_an_opt_out_by_environment_wins_over_any_config(word: str, config: Config) -> None:
-    decision = consent.decide({"BRAKIT_TELEMETRY": word}, config)
+def test_an_opt_out_by_environment_wins_over_any_config(value: str, config: Config) -> None:
+    decision = consent.decide({"BRAKIT_TELEMETRY": value}, config)
     assert not decision.on
     assert decision.by_environment
 
 
-@pytest.mark.parametrize("word", OPT_INS)
-def test_an_opt_in_by_environment_wins_over_a_config_that_opts_out(word: str) -> None:
-    assert is_on(NO, BRAKIT_TELEMETRY=word)
-    assert is_on(MISSING, BRAKIT_TELEMETRY=word)
+@pytest.mark.parametrize("value", OPT_INS)
+def test_an_opt_in_by_environment_wins_over_a_config_that_opts_out(value: str) -> None:
+    assert is_on(NO, BRAKIT_TELEMETRY=value)
+    assert is_on(MISSING, BRAKIT_TELEMETRY=value)
 
 
-@pytest.mark.parametrize("word", NEITHER)
-def test_any_other_word_never_switches_telemetry_on(word: str) -> None:
-    assert not is_on(NO, BRAKIT_TELEMETRY=word)
-    assert not is_on(UNREADABLE, BRAKIT_TELEMETRY=word)
-    assert is_on(YES, BRAKIT_TELEMETRY=word)
+@pytest.mark.parametrize("value", NEITHER)
+def test_no_other_value_switches_telemetry_on(value: str) -> None:
+    assert not is_on(NO, BRAKIT_TELEMETRY=value)
+    assert not is_on(UNREADABLE, BRAKIT_TELEMETRY=value)
+    assert is_on(YES, BRAKIT_TELEMETRY=value)
 
 
 @pytest.mark.parametrize("value", ["1", "true", "TRUE", "yes", "no", "off", "2", "x", "00"])
 @pytest.mark.parametrize("opt_in", [{}, {"BRAKIT_TELEMETRY": "true"}])
-def test_do_not_track_opts_out_before_every_other_source(value: str, opt_in: dict[str, str]) -> None:
+def test_the_variable_do_not_track_opts_out_before_every_other_source(value: str, opt_in: dict[str, str]) -> None:
     assert not is_on(YES, DO_NOT_TRACK=value, **opt_in)
 
 
 @pytest.mark.parametrize("value", ["0", "false", ""])
-def test_do_not_track_with_a_false_value_does_not_opt_out(value: str) -> None:
+def test_the_variable_do_not_track_does_not_opt_out_with_a_false_value(value: str) -> None:
     assert is_on(YES, DO_NOT_TRACK=value)
     assert not is_on(YES, DO_NOT_TRACK=value, BRAKIT_TELEMETRY="off")
 
@@ -89,7 +89,7 @@ def test_a_guard_wins_over_an_opt_in_and_makes_brakit_dormant(opt_in: dict[str, 
 
 
 @pytest.mark.parametrize("opt_out", [{"DO_NOT_TRACK": "1"}, {"BRAKIT_TELEMETRY": "false"}])
-def test_brakit_stays_dormant_if_there_is_an_opt_out_as_well(opt_out: dict[str, str]) -> None:
+def test_brakit_stays_dormant_even_if_the_environment_also_opts_out(opt_out: dict[str, str]) -> None:
     assert consent.decide({"CI": "1", **opt_out}, YES).dormant
 
 
@@ -102,7 +102,7 @@ def test_a_config_whose_telemetry_is_not_true_means_off(value: object) -> None:
 
 
 @given(st.text(max_size=12), st.text(max_size=12))
-def test_only_the_known_words_override_a_config_that_opts_out(telemetry: str, do_not_track: str) -> None:
+def test_only_the_known_values_override_a_config_that_opts_out(telemetry: str, do_not_track: str) -> None:
     if is_on(NO, BRAKIT_TELEMETRY=telemetry, DO_NOT_TRACK=do_not_track):
         assert telemetry.strip().lower() in ("true", "1", "yes", "on")
         assert do_not_track.strip().lower() in ("", "0", "false")
@@ -110,7 +110,7 @@ def test_only_the_known_words_override_a_config_that_opts_out(telemetry: str, do
 
 def test_every_decision_has_a_reason() -> None:
     environs: list[dict[str, str]] = [{}, {"CI": "1"}, {"DO_NOT_TRACK": "1"}]
-    environs += [{"BRAKIT_TELEMETRY": word} for word in ("off", "on", "perhaps")]
+    environs += [{"BRAKIT_TELEMETRY": value} for value in ("off", "on", "perhaps")]
     for environ in environs:
         for config in (MISSING, UNREADABLE, YES, NO, Config({})):
             assert consent.decide(environ, config).why

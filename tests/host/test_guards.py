@@ -1,4 +1,4 @@
-"""The environments in which brakit stays dormant: its own lists, copied by hand."""
+"""The environments in which brakit stays dormant. The lists are brakit's own, copied by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_brakit_can_be_disabled(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["false", "0", "", "yes"])
-def test_another_word_does_not_disable_brakit(value: str) -> None:
+def test_another_value_does_not_disable_brakit(value: str) -> None:
     assert dormant_because({"BRAKIT_DISABLE": value}) is None
 
 

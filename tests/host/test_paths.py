@@ -1,4 +1,4 @@
-"""The paths of this program's files, which are never another user's."""
+"""The paths of this program's files. No path leads to another user's file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_the_lock_is_beside_the_socket(runtime: Path) -> None:
     assert paths.lock_path(paths.socket_path(os.environ)) == str(runtime / "brakit" / "sidecar-1.lock")
 
 
-def test_the_runtime_directory_is_a_short_one_if_the_environment_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runtime_directory_is_a_short_fallback_if_the_environment_names_no_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     found = paths.runtime_dir(os.environ)
     assert found in (f"/tmp/brakit-{os.getuid()}", f"/run/user/{os.getuid()}/brakit")
@@ -52,7 +54,7 @@ def test_a_runtime_directory_that_is_a_link_is_not_used(runtime: Path, monkeypat
 
 
 def test_tmpdir_does_not_change_the_runtime_directory(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TMPDIR differs between shells, and all processes of a user need the same answer."""
+    """TMPDIR differs between shells, but all processes of a user need the same path."""
     found = []
     for tmpdir in ("/tmp", str(runtime.parent)):
         monkeypatch.setenv("TMPDIR", tmpdir)
@@ -62,7 +64,7 @@ def test_tmpdir_does_not_change_the_runtime_directory(runtime: Path, monkeypatch
 
 
 @pytest.mark.parametrize("letter", ["x", "ä"])
-def test_a_path_with_more_bytes_than_a_socket_path_may_have_falls_back(
+def test_a_fallback_is_used_if_the_socket_path_would_have_too_many_bytes(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, letter: str
 ) -> None:
     rest = len("/brakit/sidecar-1.sock")
@@ -91,12 +93,12 @@ def test_two_long_runtime_directories_have_two_fallbacks(runtime: Path, monkeypa
 # --- the other files ---------------------------------------------------------------------------------------
 
 
-def test_the_config_is_the_one_that_brakit_uses(tmp_path: Path) -> None:
+def test_the_config_path_is_the_path_that_brakit_uses(tmp_path: Path) -> None:
     assert paths.config_path({"HOME": str(tmp_path)}) == str(tmp_path / ".brakit" / "config.json")
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["XDG_STATE_HOME", "HOME"])
-def test_the_state_directory_is_that_of_platformdirs(
+def test_the_state_directory_is_the_directory_of_platformdirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -112,14 +114,14 @@ def test_the_state_directory_is_never_in_the_working_directory(monkeypatch: pyte
     assert os.path.isabs(paths.state_dir())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only the Linux answer is made without platformdirs")
-def test_our_own_runtime_directory_is_that_of_platformdirs(runtime: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux, the path is computed without platformdirs")
+def test_our_own_runtime_directory_is_the_directory_of_platformdirs(runtime: Path) -> None:
     assert paths.runtime_dir(os.environ) == platformdirs.user_runtime_dir("brakit", appauthor=False)
     assert paths.runtime_dir(os.environ) == str(runtime / "brakit")
 
 
 @pytest.mark.skipif(not os.path.isdir(f"/run/user/{os.getuid()}"), reason="this user has no /run/user directory")
-def test_our_own_runtime_directory_without_a_variable_is_that_of_platformdirs(
+def test_without_the_variable_our_own_runtime_directory_is_the_directory_of_platformdirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

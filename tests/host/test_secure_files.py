@@ -1,4 +1,4 @@
-"""Files of this user alone: anything else at their paths is not used, followed or changed."""
+"""Files of this user alone. A foreign file at one of their paths is not used, followed or changed."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_only_a_file_of_this_user_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "ours").read_text() == "new"
 
 
-def test_a_socket_is_not_a_file_and_a_link_is_neither(tmp_path: Path) -> None:
+def test_a_socket_is_not_a_file_and_a_link_is_neither_a_file_nor_a_socket(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("file")
     with socket.socket(socket.AF_UNIX) as listener:

@@ -17,7 +17,7 @@ _AROUND = re.compile(
 
 
 def broken_grammar(body: bytes) -> dict[str, object]:
-    """Return the parts of the body that break the grammar, by their place. Returns an empty dict for a right body.
+    """Return the parts of the body that break the grammar, by their place. Returns an empty dict for a correct body.
 
     Every byte is checked: the parts follow each other without a space, in the schema's order.
     """

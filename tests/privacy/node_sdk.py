@@ -1,5 +1,5 @@
-"""A model of brakit's Node SDK 0.10.2, as far as it shares our config: how it reads the environment and the config when
-it starts. The model was made by observing the SDK.
+"""A model of brakit's Node SDK 0.10.2, which shares our config. It models how the SDK reads the environment and the
+config at its start. The model was made by observing the SDK.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def is_on_when_started(config_path: str, environ: Mapping[str, str]) -> bool:
-    """Start the SDK, and return whether it would send. The SDK replaces an unusable config by one with telemetry on."""
+    """Start the SDK, and return whether it would send.
+
+    The SDK replaces an unusable config by a config with telemetry on.
+    """
     try:
         with open(config_path, encoding="utf-8") as file:
             content = json.load(file)

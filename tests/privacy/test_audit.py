@@ -15,7 +15,7 @@ from tests.harness import Place
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Faulty builds. Each is a change that every process makes to this build when it starts.
+# These are faulty builds. Each of them is a change that every process makes to this build at its start.
 PASSED_ON = """
 from brakit_sidecar.core import domains
 domains.Word.admit = lambda self, raw: raw if isinstance(raw, str) else None
@@ -39,7 +39,7 @@ from brakit_sidecar.client import joining
 joining.Place.opaque = lambda self, text: text
 """
 LEAKS = {
-    "a word that is passed on": (PASSED_ON, "the network", "as it is"),
+    "a text that is passed on": (PASSED_ON, "the network", "as it is"),
     "a line in the debug output": (LOGGED, "BRAKIT_DEBUG", "as it is"),
     "a route in a counter file": (READABLE, "counter files", "reversed"),  # reversed, because the low byte comes first
 }
@@ -52,16 +52,16 @@ def test_no_secret_arrives_anywhere() -> None:
         assert audited.returncode == 0, audited.stdout + audited.stderr
         for place_name in ("the network", "receipts", "journal", "counter files", "log", "status"):
             assert place_name in audited.stdout
-        calls = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # of one producer, with one text
+        calls = 25 * (len(SESSION_FIELDS) + 1) + 3 + 2 * (len(EVENTS) + 1)  # one producer's calls with one text
         counted = re.search(r"calls of the client, by four producers +(\d+)", audited.stdout)
         assert counted is not None
-        assert int(counted[1]) == 4 * len(TEXTS) * calls + 2  # and two calls of close()
+        assert int(counted[1]) == 4 * len(TEXTS) * calls + 2  # plus two calls of close()
         assert f"PASS: none of the {len(TEXTS)} secrets was found anywhere" in audited.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_build_that_leaks_fails(leak: str, tmp_path: Path) -> None:
+def test_the_audit_fails_on_a_build_that_leaks(leak: str, tmp_path: Path) -> None:
     change, where, form = LEAKS[leak]
     (tmp_path / "sitecustomize.py").write_text(change)
     with Place() as place:
@@ -72,7 +72,7 @@ def test_a_build_that_leaks_fails(leak: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_build_whose_daemon_refuses_all_routes_fails(tmp_path: Path) -> None:
+def test_the_audit_fails_on_a_build_whose_daemon_refuses_all_routes(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(UNHASHED)
     with Place() as place:
         audited = place.run("audit", PYTHONPATH=str(tmp_path))
@@ -91,6 +91,6 @@ def test_a_text_is_recognised_in_each_form(text: str) -> None:
         assert traces(b"before" + form + b"after")
 
 
-def test_a_piece_of_a_text_is_recognised_and_other_text_is_not() -> None:
+def test_a_piece_of_a_text_is_recognised_and_other_text_is_not_recognised() -> None:
     assert traces(MARK[3:9].encode())
     assert not traces(b"request_count other unknown 9007199254740991")

@@ -1,4 +1,5 @@
-"""Tests of the gate alone. For any values, its body is in the grammar and holds only words of the gate's own tables.
+"""Tests of the gate alone. For any values, the gate's body is in the grammar, and holds only texts of the gate's own
+tables.
 
 These are plain functions without fixtures, because ``test_mutations`` calls each of them for each mutant of the gate.
 """
@@ -127,7 +128,7 @@ def rebuilt(event: EventSpec, frozen: bytes, **envelope: str) -> bytes | None:
     return payload.rebuild(event.name, frozen, **{**valid, **envelope})
 
 
-def test_each_value_becomes_one_of_its_domain() -> None:
+def test_each_value_becomes_a_value_of_its_domain() -> None:
     for name, raw, admitted in ADMITTED:
         found = payload.admitted(SESSION, {**default_values(SESSION), name: raw})[name]
         assert (type(found), found) == (type(admitted), admitted), (name, raw)
@@ -137,7 +138,7 @@ def test_each_value_becomes_one_of_its_domain() -> None:
         ] == (admitted)
 
 
-def test_the_bounds_are_those_in_the_documentation() -> None:
+def test_the_bounds_are_the_bounds_in_the_documentation() -> None:
     assert (domains.COUNT.admit(0), domains.SECONDS.admit(0), domains.PORT.admit(0)) == (0, 0, None)
     assert domains.COUNT.text == "count, 0 to 9007199254740991"
     assert domains.SECONDS.text == "whole seconds, 0 to 9007199254740991"
@@ -145,7 +146,7 @@ def test_the_bounds_are_those_in_the_documentation() -> None:
     assert domains.BUCKET.text == "one of " + page.VOCABULARY["slowest_endpoint_bucket"].replace(" ", ", ")
 
 
-def test_each_default_value_is_the_pages() -> None:
+def test_each_default_value_is_the_default_value_of_the_page() -> None:
     for event in EVENTS.values():
         assert payload.admitted(event, dict.fromkeys(event.fields)) == default_values(event)
 
@@ -158,13 +159,13 @@ def test_for_any_value_the_body_is_in_the_grammar_and_holds_no_producers_text() 
             assert SECRET.encode() not in made
 
 
-def test_a_text_that_equals_any_other_becomes_the_tables_own_text() -> None:
+def test_a_text_that_equals_any_other_text_becomes_the_tables_own_text() -> None:
     found = payload.admitted(SESSION, {**default_values(SESSION), "framework": Text(SECRET)})["framework"]
     assert type(found) is str
     assert found == "flask"
 
 
-def test_a_value_without_a_field_is_dropped() -> None:
+def test_a_value_for_a_field_that_the_event_does_not_have_is_dropped() -> None:
     for event in EVENTS.values():
         more = {**default_values(event), "route": SECRET, "$ip": SECRET, SECRET: 1}
         assert body(event, more) == body(event, default_values(event))

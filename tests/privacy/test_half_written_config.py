@@ -1,4 +1,4 @@
-"""A config that cannot be read for a moment. Workers and the daemon send nothing until they can read it again."""
+"""The config cannot be read for a moment. Workers and the daemon send nothing until they can read it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Producers that send forbidden texts. Each body that arrives is in the grammar, and no such text is anywhere."""
+"""Producers send forbidden texts. Each body that arrives is in the grammar, and no forbidden text is found anywhere."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FRAMES, CALLS = 100_000, 10_000
-AT_ONCE = 500  # lines in a write: some 100 KiB
+AT_ONCE = 500  # lines per write, which are some 100 KiB
 OTHER_MARK = "Yy1Ww8Hh2PpN"
 FIELDS = [*{name: None for fields in page.EVENTS.values() for name in fields}]
 OWN = {"os": "linux-6.18.44", "arch": "x64", "first_session": False, "session_duration_s": 7, "exit_reason": "clean"}
 
 
 class Hostile:
-    """A generator of lines from a seed: right lines, and lines with a forbidden text at a random place."""
+    """A generator of correct lines, and of lines with a forbidden text at a random place.
+
+    The seed decides the lines.
+    """
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
     def line(self) -> bytes:
         frame = {self._pick(PARTS, 0.9): self._part() for _ in range(self._rng.randint(1, 3))}
-        frame.pop("ask", None)  # because the test reads no answers
+        frame.pop("ask", None)  # the test does not read answers
         line = json.dumps(frame, ensure_ascii=self._rng.random() < 0.5).encode()
         if self._rng.random() < 0.03:
             line = line[: self._rng.randrange(len(line))]  # invalid JSON
@@ -85,7 +88,7 @@ class Hostile:
 
 
 def all_files(place: Place) -> Iterator[tuple[str, bytes]]:
-    """Yield the path and the content, with its name, of each file in the place."""
+    """Yield the path of each file in the place, and the file's name and content as one value."""
     for directory, _, names in os.walk(place.root):
         for name in names:
             path = os.path.join(directory, name)
@@ -108,7 +111,8 @@ def assert_clean(endpoint: Endpoint, place: Place) -> None:
     receipts = place.receipts()
     sent = sorted(receipt["body"].encode() for receipt in receipts if receipt["outcome"] == "sent")
     arrived = sorted(body for _path, _headers, body in endpoint.requests)
-    if any("receipts.old" in path for path, _ in all_files(place)):  # so many that the oldest may have been removed
+    # With a second file of receipts, the oldest receipts may have been removed.
+    if any("receipts.old" in path for path, _ in all_files(place)):
         assert {*sent} <= {*arrived}
     else:
         assert sent == arrived
@@ -130,7 +134,7 @@ def test_no_text_of_a_hostile_line_arrives_anywhere(endpoint: Endpoint, place: P
         status, _ = owned.ask()
         assert not traces(json.dumps(status).encode())
         assert sum(status["refused"].values()) > FRAMES / 2
-        for path, content in all_files(place):  # also the journal, because the sessions are open
+        for path, content in all_files(place):  # the journal is one of them, because the sessions are open
             assert not traces(content), path
         owner.ask({"end": {"session": session}})
         owner.send(end={"exit_reason": TEXTS["SQL"]}).sync()
@@ -142,7 +146,7 @@ def test_no_text_of_a_hostile_line_arrives_anywhere(endpoint: Endpoint, place: P
     assert end_process(served) == 0
 
 
-# A worker that makes random calls. The texts of its routes and marks may not even be in the daemon's memory.
+# This worker makes random calls. The texts of its routes and marks must not even be in the daemon's memory.
 CALLER = f"""
 import random, sys, brakit_sidecar
 from brakit_sidecar.selftest.audit_texts import TEXTS
@@ -213,13 +217,13 @@ def check_caller(worker: subprocess.Popen[bytes], daemon: int, place: Place) -> 
     assert worker.stdout
     assert worker.stdout.readline() == b"called\n"
     wait_until(lambda: place.status()["sessions"][0]["fields"]["endpoint_count"] >= 100, "the routes")
-    assert not traces(json.dumps(place.status()).encode())  # it shows the worker's invalid calls
+    assert not traces(json.dumps(place.status()).encode())  # the status shows the worker's invalid calls
     for path, content in all_files(place):
         assert not traces(content), path
         assert PRIVATE not in content, path
     if sys.platform == "linux":
         assert PRIVATE not in memory_of(daemon)
-        assert PRIVATE in memory_of(worker.pid)  # the search does find such a text
+        assert PRIVATE in memory_of(worker.pid)  # this shows that the search can find a text
     _, errors = worker.communicate(timeout=PATIENCE_S)
     assert (worker.returncode, errors) == (0, b"")
 
@@ -253,7 +257,7 @@ _values = _words | st.sampled_from(["flask", "1.2.3", True, 7]) | _hostile
 
 
 def _one_of(known: list[str]) -> st.SearchStrategy[str]:
-    """Draw a known text, and rarely a forbidden one."""
+    """Draw a known text, or rarely a forbidden text."""
     return st.sampled_from([name for name in known for _ in range(5 * len(TEXTS) // len(known))] + [*TEXTS.values()])
 
 
@@ -309,7 +313,7 @@ def test_for_any_frames_each_body_is_in_the_grammar_and_has_no_forbidden_text(fr
 
 
 def with_other_texts(value: Any) -> Any:
-    """Return the same frames with each forbidden text replaced by another one."""
+    """Return the same frames with each forbidden text replaced by another forbidden text."""
     if isinstance(value, str):
         return value.replace(MARK, OTHER_MARK)
     if isinstance(value, list):
@@ -320,7 +324,7 @@ def with_other_texts(value: Any) -> Any:
 
 
 def test_many_drawn_frames_hold_forbidden_texts_and_change_the_bodies() -> None:
-    """The control experiment: frames without a text or an effect would prove nothing."""
+    """The control experiment: frames without a forbidden text or without an effect would prove nothing."""
     matter: list[bool] = []
 
     @settings(max_examples=100)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
-# The gate's modules, each with the names to be changed. An empty tuple means every name. Of the last module, only these
-# names belong to the gate.
+# The gate's modules, each with the names to be changed. An empty tuple means every name. Only these names of the last
+# module belong to the gate.
 GATE: dict[str, tuple[str, ...]] = {
     "brakit_sidecar.core.payload": (),
     "brakit_sidecar.core.domains": (),
@@ -93,7 +93,7 @@ class Nodes(ast.NodeVisitor):
         if isinstance(node, (ast.AnnAssign, ast.Import, ast.ImportFrom)):
             return
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("text", "self.text"):
-            return  # words of the documentation, which test_domains checks
+            return  # a text for the documentation, which test_domains checks
         if isinstance(node, ast.FunctionDef):
             node.returns = None
             for argument in (*node.args.args, *node.args.kwonlyargs):
@@ -168,7 +168,7 @@ def verdict(name: str, source: str) -> int:
                 if named.startswith("test_"):
                     test()
             code = SURVIVED
-        except BaseException:  # noqa: BLE001 (after any exception the mutant is not SURVIVED)
+        except BaseException:  # noqa: BLE001 (any exception shows that the mutant did not survive)
             pass
         finally:
             os._exit(code)

@@ -1,6 +1,7 @@
-"""Every way to opt out, with every config. An application that uses the client, with and without ``run``, behaves as if
-the sidecar were not installed. No process connects to the endpoint. The config is the only file that is written, and it
-never holds an id that was sent before. Upstream's Node SDK, which reads the same config, is off with it.
+"""These tests try every way to opt out, with every config. An application that uses the client, with and without
+``run``, behaves as if the sidecar were not installed. No process connects to the endpoint. The config is the only file
+that is written, and it never holds an id that was sent before. Upstream's Node SDK reads the same config, and is then
+also off.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ sys.exit(7)
 
 
 class CountingEndpoint(Endpoint):
-    """An endpoint that counts its connections, also those without a request."""
+    """An endpoint that counts its connections, including connections without a request."""
 
     connections = 0
 
@@ -106,7 +107,7 @@ def files(place: Place) -> set[str]:
 
 
 def write_config(place: Place, config: bytes | None) -> None:
-    """Write these bytes as the place's config, if there are any."""
+    """Write these bytes as the place's config, unless ``config`` is None."""
     if config is not None:
         os.mkdir(os.path.dirname(place.config_path), 0o700)
         with open(place.config_path, "wb") as file:
@@ -126,7 +127,7 @@ def try_everything(
 
 
 def assert_it_runs_unaffected(place: Place, environ: dict[str, str]) -> None:
-    """Run the application below ``run`` and by itself. The client can start a daemon, as ``run`` can."""
+    """Run the application below ``run`` and by itself. Both the client and ``run`` can start a daemon."""
     application = (sys.executable, "-c", APPLICATION, "a", "b")
     under_run = place.run("run", "--", *application, **environ)
     assert (under_run.returncode, under_run.stdout, under_run.stderr) == (7, "said ['a', 'b']\n", "")
@@ -135,14 +136,14 @@ def assert_it_runs_unaffected(place: Place, environ: dict[str, str]) -> None:
 
 
 def try_all(cases: list[tuple[Any, ...]]) -> None:
-    """Try all cases, four at a time, because each case waits for its processes one after another."""
+    """Try all cases, four at a time, because a case mostly waits for its processes."""
     with ThreadPoolExecutor(4) as threads:
         for tried in [threads.submit(try_everything, *case) for case in cases]:
             tried.result()
 
 
 @pytest.mark.slow
-def test_an_opt_out_leaves_only_a_config_that_is_off_with_an_id_that_was_never_sent(
+def test_an_opt_out_writes_only_a_config_that_is_off_and_has_an_id_that_was_never_sent(
     endpoint: CountingEndpoint,
 ) -> None:
     def leaves_only_the_config(before: bytes | None) -> Callable[[Place], None]:
@@ -209,8 +210,8 @@ def test_telemetry_off_also_switches_the_node_sdk_off(endpoint: CountingEndpoint
 
 
 @pytest.mark.slow
-def test_with_telemetry_on_the_same_commands_connect_to_the_endpoint(endpoint: CountingEndpoint) -> None:
-    """The control experiment: without it, the other tests could pass because nothing ever connects."""
+def test_the_same_commands_connect_to_the_endpoint_if_telemetry_is_on(endpoint: CountingEndpoint) -> None:
+    """The control experiment: without it, the other tests would also pass if nothing ever connected."""
     with Place(endpoint.url) as place:
         assert_it_runs_unaffected(place, {})
         assert place.run("emit", "cli_invoked", "command=run").returncode == 0

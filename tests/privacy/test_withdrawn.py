@@ -1,4 +1,4 @@
-"""Consent is withdrawn during a session. Its counts never arrive, also if consent returns."""
+"""Consent is withdrawn during a session. The session's counts never arrive, even if consent is given again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def switch_off(place: Place) -> None:
 
 
 def opt_out_by_another_command(place: Place) -> None:
-    """Opt out by the environment of a command, which does not notify the daemon."""
+    """Opt out by the environment of a command. The command does not notify the daemon."""
     assert place.run("run", "true", BRAKIT_TELEMETRY="off").returncode == 0
 
 
@@ -36,7 +36,7 @@ def switch_on(place: Place) -> None:
 
 
 def send_one_event(place: Place, endpoint: Endpoint) -> None:
-    """Send an event that must arrive. It shows that delivery works, so that a missing event was never sent."""
+    """Send an event that must arrive. It shows that delivery works, so an event that is missing was never sent."""
     with Wire(place.socket_path).hello() as wire:
         wire.send(event={"name": "cli_invoked"}).sync()
     endpoint.wait_for("cli_invoked")
@@ -98,7 +98,7 @@ def test_a_session_whose_daemon_was_killed_before_the_opt_out_is_not_sent(
 
 
 @each_way_out
-def test_an_open_session_is_not_sent_though_consent_returns(
+def test_an_open_session_is_not_sent_although_consent_is_given_again(
     withdraw: Callable[[Place], None], endpoint: Endpoint, place: Place
 ) -> None:
     served = place.serve()
@@ -114,7 +114,7 @@ def test_an_open_session_is_not_sent_though_consent_returns(
 
 @each_way_out
 @pytest.mark.slow
-def test_nothing_arrives_later_than_a_second_though_the_endpoint_is_slow(
+def test_nothing_arrives_more_than_a_second_after_the_withdrawal_although_the_endpoint_is_slow(
     withdraw: Callable[[Place], None], endpoint: Endpoint, place: Place
 ) -> None:
     endpoint.may_answer.clear()

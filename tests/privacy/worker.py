@@ -1,4 +1,4 @@
-"""A worker that counts when the test commands it, and a block during which the config is half written."""
+"""A worker that counts when the test commands it, and a context in which the config is half written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ link.POLL_S = poll_s
 telemetry = brakit_sidecar.connect()
 requests = telemetry.counter("request_count")
 """
-# Counts by the counter file and by calls, at each line of its stdin.
+# This worker counts in its counter file and by calls, at each line of its stdin.
 CALLING = f"""{_CONNECT}
 for line in sys.stdin:
     requests.inc()
@@ -35,7 +35,7 @@ for line in sys.stdin:
     telemetry.event("first_request", port=8000)
     print(flush=True)
 """
-# Counts in its counter file only, and so never reconnects.
+# This worker counts only in its counter file, and so never reconnects.
 COUNTING = f"""{_CONNECT}
 for line in sys.stdin:
     requests.inc()
@@ -44,7 +44,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A worker that counts once when the block begins, and exits when it ends."""
+    """A worker that counts once when the ``with`` block begins, and exits when the block ends."""
 
     def __init__(self, place: Place, session: str, code: str = CALLING, *, poll_s: float = FAST_POLL_S) -> None:
         self._poll_s = poll_s
@@ -63,7 +63,7 @@ class Worker:
         self._process.communicate(timeout=PATIENCE_S)
 
     def count(self) -> None:
-        """Have the worker count, and return when it has."""
+        """Have the worker count. Returns after the worker has counted."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(b"\n")
@@ -79,7 +79,7 @@ class Worker:
 
 @contextmanager
 def half_written_config(place: Place) -> Iterator[None]:
-    """Truncate the config for the block, as the Node SDK does for a moment, because it writes the file in place."""
+    """Truncate the config during the block. The Node SDK does so for a moment, because it writes the file in place."""
     with open(place.config_path, "r+b") as file:
         whole = file.read()
         file.truncate(len(whole) // 2)

@@ -1,1 +1,4 @@
-"""The pure core: values in, values out. No module in it uses a clock, a disk, a socket, an environment or a log."""
+"""The pure core: values in, values out.
+
+No module of the core uses a clock, a disk, a socket, an environment or a log.
+"""

@@ -5,21 +5,21 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only gro
 
     cell 0                   MAGIC, which also shows the byte order
     cell 1                   how many rows are in use, written after a new row's id
-    cells 2 to 8             running totals of the count fields, in the order of COUNTERS; the rest is zero
-    cell 9                   the first half of the anonymous id under which the worker counts; 0 if there was none yet.
-                             If the config has another id by now, consent was withdrawn meanwhile
+    cells 2 to 8             running totals of the count fields, in the order of COUNTERS; other cells are zero
+    cell 9                   the first half of the anonymous id under which the worker counts; 0 if it had no id yet.
+                             If the config has another id, consent was withdrawn meanwhile
     cell 10                  the exit reason, as an index of ENDS; 0 until the worker exits
     cell 11                  the producer's process id
-    cells 12 to 14           the session, for a daemon that finds the file by its name: 1 and the 16 bytes of the
-                             session's id; or 2 and the 16 bytes of the group's id; or 0
-    cell 15                  not zero once the file is retired: the session was reported or consent withdrawn, and no
-                             process counts here any more
+    cells 12 to 14           which session a daemon joins the file to if it finds the file by its name: 1 and the 16
+                             bytes of the session's id; or 2 and the 16 bytes of the group's id; or 0
+    cell 15                  not zero if the file is retired, because the session was reported or consent was withdrawn.
+                             No process counts in a retired file
     cells 16 + 8 r to 23 + 8 r
                              row r: the route's opaque id (16 hex digits as a number), the sum of its durations in ns,
-                             and the six buckets. Row 0 is the overflow row, with an id of zero: it has the durations of
+                             and the six buckets. Row 0 is the overflow row. Its id is zero, and it has the durations of
                              all routes after the first MAX_ROUTES
 
-The worker's side loads this file, so it imports ``limits`` only, and runs on Python 3.9.
+A worker loads this file. The file therefore imports only ``limits``, and runs on Python 3.9.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ OF_SESSION, OF_GROUP = 1, 2
 RETIRED = 15
 FIRST_ROW = 16
 ROW = 2 + len(BUCKETS)  # 64 bytes, so that a row is one line of the processor's cache
-MAX_ROUTES = 1023  # large applications have hundreds; with the overflow row, these are 64 KiB
+MAX_ROUTES = 1023  # large applications have hundreds of routes; all rows together take 64 KiB
 CELL = 8
 SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES))
 
 # The count fields of the schema, in the order of their cells. A new order in the schema must not move a cell.
 COUNTERS = ("request_count", "error_count", "query_count", "fetch_count", "insight_count", "finding_count")
-ENDS = (None, "clean", "sigint", "crash")  # the exits that an interpreter can report
+ENDS = (None, "clean", "sigint", "crash")  # the exit reasons that an interpreter can report
 COUNTER_CELLS = {name: FIRST_COUNTER + position for position, name in enumerate(COUNTERS)}
 
 
@@ -58,5 +58,5 @@ def row_cell(row: int) -> int:
     return FIRST_ROW + ROW * row
 
 
-# To add a count field, append its name to COUNTERS. Its cell was zero so far. There is room for one more.
-# To change the layout, choose a new VERSION and MAGIC. The daemon reads every version that was ever released.
+# To add a count field, append its name to COUNTERS. Its cell has been zero until then. There is room for one more
+# field. To change the layout, choose a new VERSION and MAGIC. The daemon reads every version that was ever released.

@@ -46,7 +46,8 @@ class CounterSnapshot(NamedTuple):
 def used_rows(head: bytes) -> int | None:
     """Return the number of rows in use, including the overflow row.
 
-    ``head`` is the first FIRST_ROW cells of the file, or more. Returns None if it is not the head of a counter file.
+    ``head`` holds the first FIRST_ROW cells of the file, or more. Returns None if ``head`` is not the head of a counter
+    file.
     """
     if len(head) < CELL * FIRST_ROW or value_at(head, 0) != counter_layout.MAGIC:
         return None

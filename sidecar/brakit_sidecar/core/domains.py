@@ -1,7 +1,7 @@
-"""Domains: the set of values that each field may have.
+"""A domain is the set of values that a field may have.
 
-A domain never returns the object that a producer sent: it returns a value of its own. So no text that a producer wrote
-can get past a domain.
+A domain never returns a string that a producer sent. It returns an entry of a table, or a string that it makes from
+numbers. So no text that a producer wrote can get past a domain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .limits import BUCKETS, COUNT_MAX, MAX_DURATION_MS, admit_duration
 
 
 class Domain(ABC):
-    """A set of values. ``default`` is the value of a field without a report; ``text`` describes the set to a person."""
+    """A set of values. ``default`` is the value of an unreported field; ``text`` describes the set to a person."""
 
     default: Any
     text: str

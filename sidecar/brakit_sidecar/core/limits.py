@@ -1,7 +1,6 @@
-"""The limits that a producer and the daemon share: of counts and durations, the buckets' edges, and the events that a
-session has once.
+"""The limits that producers and the daemon share: bounds of counts and durations, edges of buckets, once-only events.
 
-The worker's side loads this file, so it imports nothing, and runs on Python 3.9.
+A worker loads this file. The file therefore imports nothing, and runs on Python 3.9.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ BUCKET_EDGES_MS = (200, 500, 1000, 2000, 5000)
 BUCKETS = ("<200ms", "200-500ms", "500-1000ms", "1000-2000ms", "2000-5000ms", ">5000ms")
 
 # These events are sent once a session, even if several producers report them several times. Every other event is sent
-# each time. A producer may report these again to a daemon that does not know it yet.
+# each time. A producer reports these events again to a new daemon, which may not know of them.
 ONCE_A_SESSION = frozenset({"setup_completed", "first_request", "dashboard_viewed", "session"})
 
 # The row of all routes that do not fit into a bounded table of routes. It has durations, but is not counted as a route.
-# The name is not an opaque id, so that no route has it.
+# Its name is not an opaque id, so no route can have the same name.
 OVERFLOW_ROUTE = "overflow"
 
 
@@ -33,12 +32,15 @@ def bucket_of(duration_ms: float) -> int:
 
 
 def admit_increment(raw: object) -> int | None:
-    """Return a whole number, 1 to 2^53-1. Returns None for anything else, bool and float included."""
+    """Return ``raw`` if it is an integer from 1 to 2^53-1.
+
+    Returns None for every other object, such as a bool or a float.
+    """
     return raw if type(raw) is int and 1 <= raw <= COUNT_MAX else None
 
 
 def admit_duration(raw: object) -> float | None:
-    """Return a duration in ms, 0 to 86,400,000. Returns None for anything else, bool included."""
+    """Return ``raw`` if it is a duration in ms, 0 to 86,400,000. Returns None for any other object, bool included."""
     if type(raw) is not int and type(raw) is not float:
         return None
-    return raw if 0 <= raw <= MAX_DURATION_MS else None  # False for NaN
+    return raw if 0 <= raw <= MAX_DURATION_MS else None  # the comparison is false for NaN

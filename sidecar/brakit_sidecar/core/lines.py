@@ -1,4 +1,4 @@
-"""Cutting a byte stream into lines. This file does not know what a line means: ``frames`` parses it."""
+"""Cuts byte streams into lines. This file does not know what a line means: ``frames`` parses it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class FrameReader:
     """Cuts a byte stream into lines. How the stream is split into chunks does not matter."""
 
     def __init__(self) -> None:
-        # The pieces of the unfinished line. They are joined only once, so that a producer that sends byte by byte does
-        # not make the daemon copy the line for each byte.
+        # The pieces of the unfinished line. They are joined only once per line. Otherwise a producer that sends single
+        # bytes would make the daemon copy the line for each byte.
         self._pieces: list[bytes] = []
         self._held = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the lines that ``chunk`` completes, without their newlines.
 
-        Raises LineTooLong after the lines that come before the overlong one.
+        Raises LineTooLong at an overlong line, after it has yielded the lines before that line.
         """
         for line in self.cut(chunk):
             if len(line) >= MAX_LINE:

@@ -1,8 +1,8 @@
-"""The outbox: which event to send next, and how many events had which outcome. It is bounded.
+"""The outbox decides which event is sent next, and counts the outcomes of events. It is bounded.
 
-It uses neither the network nor a clock. Its caller asks ``next_task(now)``, carries the task out, and reports the
-verdict. Each event is tried once. After repeated failures a breaker drops events without trying them for a while, so
-that an endpoint that cannot be reached costs a developer's machine nothing.
+It uses neither the network nor a clock. Its caller calls ``next_task(now)``, carries out the task, and reports the
+verdict. Each event is tried once. After repeated failures, a breaker drops events for a while without trying them, so
+that an unreachable endpoint costs a developer's machine nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def freeze(
     session: str | None,
     now: datetime,
 ) -> QueuedEvent:
-    """Make an event whose bytes stay the same from here on. ``now`` is in UTC and becomes its timestamp."""
+    """Make an event whose bytes stay the same from here on. ``now`` is in UTC and becomes the timestamp."""
     timestamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = payload.body(event, values, api_key=api_key, distinct_id=distinct_id, uuid=uuid, timestamp=timestamp)
     return QueuedEvent(event.name, uuid, distinct_id, body, session)
@@ -124,14 +124,14 @@ class Drop(NamedTuple):
 
 
 class Wait(Enum):
-    """There is no task until an event is put in or a verdict is reported."""
+    """There is no task until an event is queued or a verdict is reported."""
 
     FOR_REPORTS = "for reports"
     FOR_EVENTS = "for events"
 
 
 class Outbox:
-    """The queue of events whose outcome is not known yet. ``outcomes`` and ``dropped`` count those that are known."""
+    """The queue of events whose outcome is not known yet. ``outcomes`` and ``dropped`` count the other events."""
 
     def __init__(self) -> None:
         self._waiting: deque[QueuedEvent] = deque()
@@ -149,8 +149,8 @@ class Outbox:
     def put(self, event: QueuedEvent) -> QueuedEvent | None:
         """Add an event to the queue.
 
-        If the queue is full, its oldest event is counted as dropped for overflow, and returned so that the caller can
-        write its receipt. Otherwise returns None.
+        If the queue is full, its oldest event is counted as dropped for overflow, and is returned so that the caller
+        can write its receipt. Returns None if the queue is not full.
         """
         self._waiting.append(event)
         if len(self._waiting) <= CAPACITY:
@@ -189,7 +189,7 @@ class Outbox:
         return given_up
 
     def drop(self, reason: Reason) -> None:
-        """Count an event that was never queued."""
+        """Count an event that was dropped for ``reason`` before it was queued."""
         self._count(Verdict.dropped(reason))
 
     def _count(self, verdict: Verdict) -> None:

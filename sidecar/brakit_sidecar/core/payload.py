@@ -1,8 +1,8 @@
 """THE gate: only this file makes the bytes that may leave the machine.
 
 Every value passes through its field's domain once more. The result is an entry of a table, a bounded integer, a boolean
-or the three numbers of a version; any other value becomes the field's default. The ids, the time and the key are
-checked against their shapes. So this file need not trust its input, be it the session's state or a journal.
+or the three numbers of a version. Any other value becomes the field's default. The ids, the time and the key must have
+their shapes. So this file need not trust its input, which comes from a session's totals or from a journal.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def event_uuid(session: str, event: EventSpec) -> str:
 
 
 def is_plausible_key(key: str) -> bool:
-    """Return whether ``key`` passes PostHog's own check of a project key's shape. PostHog answers 401 to any other."""
+    """Return whether ``key`` passes PostHog's own check of a project key's shape. PostHog answers 401 to other keys."""
     return key.isascii() and key.isprintable() and 1 <= len(key) <= 64 and not key.startswith("phx_")
 
 
 def admitted(event: EventSpec, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return each field of the event with a value of its domain. Values without a field are dropped."""
+    """Return each field of the event with a value of its domain. Values of other fields are dropped."""
     return {name: field.domain.coerce(values[name]) for name, field in event.fields.items()}
 
 
 def body(
     event: EventSpec, values: Mapping[str, Any], *, api_key: str, distinct_id: str, uuid: str, timestamp: str
 ) -> bytes:
-    """Return the body of the request that sends the event. ``values`` has every field, as from ``SessionState.report``.
+    """Return the body of the request that sends the event. ``values`` must have every field of the event.
 
-    An ``api_key`` that is not plausible is left empty; such a body is only kept in a receipt. Raises InadmissibleError
-    if ``distinct_id``, ``uuid`` or ``timestamp`` does not have its shape.
+    If ``api_key`` is not plausible, the key in the body is empty. Such a body is not sent, but only kept in a receipt.
+    Raises InadmissibleError if ``distinct_id``, ``uuid`` or ``timestamp`` does not have its shape.
     """
     for text, shape in ((distinct_id, frames.UUID), (uuid, frames.UUID), (timestamp, _TIMESTAMP)):
         if shape.fullmatch(text) is None:
@@ -68,7 +68,7 @@ def body(
 
 
 def rebuild(name: str, frozen: bytes, *, api_key: str, distinct_id: str, uuid: str) -> bytes | None:
-    """Make a body again that was stored on disk. The result has the current ``api_key``, not the stored one.
+    """Rebuild a body that was stored on disk. The result has the current ``api_key``, not the stored one.
 
     Returns None if the stored body does not round-trip: the bytes made from its own values must equal ``frozen``.
     """
@@ -80,5 +80,5 @@ def rebuild(name: str, frozen: bytes, *, api_key: str, distinct_id: str, uuid: s
             return body(EVENTS[name], values, api_key=key, distinct_id=distinct_id, uuid=uuid, timestamp=timestamp)
 
         return body_with(api_key) if body_with(stored_key) == frozen else None
-    except (ValueError, TypeError, KeyError, AttributeError):  # not JSON, or not the JSON of a body
+    except (ValueError, TypeError, KeyError, AttributeError):  # ``frozen`` is not the JSON of a body
         return None

@@ -1,4 +1,4 @@
-"""Merge rules: every decision about how two values of a field become one. This file knows no fields and no sessions.
+"""Merge rules decide how two values of a field become one value. This file knows no fields and no sessions.
 
 An *account* is one producer's state of one field. A rule combines two accounts in one of two ways:
 
@@ -8,7 +8,7 @@ An *account* is one producer's state of one field. A rule combines two accounts 
   idempotent, unless the rule sums a quantity over producers.
 
 ``identity()`` is the account of a producer without reports: combining an account with it changes nothing. ``value()``
-returns what an account means. It returns None if there were no reports; the field's default value is then used.
+returns what an account means. It returns None if nothing was reported, and the caller then uses the field's default.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 
-# One route's row: the sum of its durations in whole nanoseconds, then the number of durations in each bucket.
-# Integers, because float addition is not associative.
+# One route's row: the sum of its durations in whole nanoseconds, then the number of durations in each bucket. All cells
+# are integers, because float addition is not associative.
 Row = tuple[int, ...]
 EMPTY_ROW: Row = (0,) * (1 + len(BUCKETS))
 
@@ -38,7 +38,7 @@ def saturating_add(a: int, b: int) -> int:
 
 
 class Rule(ABC, Generic[A]):
-    """How the accounts of one field combine. ``said_by`` holds the keys of the wire that may report such a field."""
+    """How the accounts of one field combine. ``said_by`` holds the wire's keys that may report the field."""
 
     name: str
     said_by: frozenset[str] = frozenset()
@@ -49,12 +49,12 @@ class Rule(ABC, Generic[A]):
     @abstractmethod
     def identity(self) -> A: ...
 
-    def account(self, word: Any, when: int, producer: str) -> A:
-        """Return the account of a producer whose only report is ``word``, at the time ``when``.
+    def account(self, reported: Any, when: int, producer: str) -> A:
+        """Return the account of a producer that reported only the value ``reported``, at the time ``when``.
 
         ``when`` is an integer that orders the reports of a session.
         """
-        return word  # type: ignore[no-any-return] # for most rules a word already is an account
+        return reported  # type: ignore[no-any-return] # for most rules, a reported value already is an account
 
     @abstractmethod
     def merge(self, a: A, b: A) -> A: ...
@@ -67,7 +67,10 @@ class Rule(ABC, Generic[A]):
 
 
 class Sum(Rule[int]):
-    """Running totals: the larger of two from the same producer, the sum over producers."""
+    """A running total. ``merge`` takes the larger of a producer's two totals.
+
+    ``aggregate`` adds two producers' totals.
+    """
 
     name = "sum"
     said_by = frozenset({"incr", "total"})
@@ -117,8 +120,8 @@ class Union(Rule[frozenset[str]]):
     def identity(self) -> frozenset[str]:
         return frozenset()
 
-    def account(self, word: str, when: int, producer: str) -> frozenset[str]:
-        return frozenset({word})
+    def account(self, reported: str, when: int, producer: str) -> frozenset[str]:
+        return frozenset({reported})
 
     def merge(self, a: frozenset[str], b: frozenset[str]) -> frozenset[str]:
         return a | b
@@ -127,33 +130,33 @@ class Union(Rule[frozenset[str]]):
         return sorted(account)
 
 
-TimedWord = tuple[int, str, str]  # (when, producer, word)
+TimedValue = tuple[int, str, str]  # (when, producer, value)
 
 
-class First(Rule["TimedWord | None"]):
-    """The earliest word: the least (when, producer, word). The order of arrival does not matter."""
+class First(Rule["TimedValue | None"]):
+    """The earliest value: the least (when, producer, value). The order in which reports arrive does not matter."""
 
     def __init__(self, name: str, said_by: str) -> None:
         self.name = name
         self.said_by = frozenset({said_by})
 
-    def identity(self) -> TimedWord | None:
+    def identity(self) -> TimedValue | None:
         return None
 
-    def account(self, word: str, when: int, producer: str) -> TimedWord | None:
-        return when, producer, word
+    def account(self, reported: str, when: int, producer: str) -> TimedValue | None:
+        return when, producer, reported
 
-    def merge(self, a: TimedWord | None, b: TimedWord | None) -> TimedWord | None:
+    def merge(self, a: TimedValue | None, b: TimedValue | None) -> TimedValue | None:
         if a is None or b is None:
             return a or b
         return min(a, b)
 
-    def value(self, account: TimedWord | None) -> str | None:
+    def value(self, account: TimedValue | None) -> str | None:
         return None if account is None else account[2]
 
 
 class _Extreme(Rule["int | None"]):
-    """The largest or the smallest reported scalar. None is the account of a producer that reported none."""
+    """The largest or the smallest reported value. A producer that did not report the field has the account None."""
 
     said_by = frozenset({"set"})
 
@@ -233,7 +236,7 @@ def larger_cells(a: Row, b: Row) -> Row:
 
 def added_cells(a: Row, b: Row) -> Row:
     """Return the row that has the sum of the two cells at each position, at most NS_MAX."""
-    # A status adds hundreds of thousands of cells, so this calls no Python function for each cell.
+    # A status adds hundreds of thousands of cells, so this does not call a Python function for each cell.
     added = tuple(map(add, a, b))
     return added if max(added) <= NS_MAX else tuple(min(cell, NS_MAX) for cell in added)
 
@@ -268,7 +271,7 @@ def mean_ms(routes: Mapping[str, Row]) -> int | None:
     """Return the mean duration of all requests in whole ms, rounded half up, at most one day.
 
     Returns None if there is no request. The limit is needed because a producer reports the sum and the counts of a row
-    separately, so the two may contradict each other.
+    separately, and the sum may contradict the counts.
     """
     requests = sum(map(count_of, routes.values()))
     if not requests:

@@ -62,9 +62,9 @@ class EventSpec(NamedTuple):
     when: str
     purpose: str
     fields: Mapping[str, Field]
-    elapsed_in: str | None = None  # the field that becomes the session's age, unless the event reports it
-    requests_in: str | None = None  # the field that becomes the session's requests so far, unless the event has more
-    implies: Mapping[str, Any] = MappingProxyType({})  # the session fields that this event sets by occurring
+    elapsed_in: str | None = None  # this field gets the session's age, unless the event reports it
+    requests_in: str | None = None  # this field is raised to the session's request count
+    implies: Mapping[str, Any] = MappingProxyType({})  # the session fields that change when this event occurs
 
     @property
     def once(self) -> bool:
@@ -120,7 +120,7 @@ def _with_common(*fields: Field | str) -> Mapping[str, Field]:
     return MappingProxyType({field.name: field for field in (*COMMON, *own)})
 
 
-# A field that belongs to one event alone is mostly merged by FIRST, because the first report of the event is sent.
+# Most fields that belong to one event alone are merged by FIRST, because the first report of the event is sent.
 _JOURNEY = (
     EventSpec(
         "cli_invoked",
@@ -163,7 +163,8 @@ _JOURNEY = (
             Field("request_count_at_open", d.COUNT, r.MAX, "How many requests all workers together had captured"),
         ),
         elapsed_in="time_to_dashboard_ms",
-        requests_in="request_count_at_open",  # a worker knows only its own requests; the daemon knows those of all
+        # A worker knows only the number of its own requests. The daemon knows the number of all requests.
+        requests_in="request_count_at_open",
         implies=MappingProxyType({"dashboard_opened": True}),
     ),
     EventSpec(
@@ -183,15 +184,15 @@ SESSION = EventSpec("session", when="The session ends", purpose="Full session su
 JOURNEY: Mapping[str, EventSpec] = MappingProxyType({event.name: event for event in _JOURNEY})
 EVENTS: Mapping[str, EventSpec] = MappingProxyType({**JOURNEY, SESSION.name: SESSION})
 
-# PostHog's own properties, the same in every event. They turn off person profiles and GeoIP, and give an IP address,
-# because PostHog would otherwise fill in the sender's.
+# PostHog's own properties, with the same values in every event. They turn off person profiles and GeoIP. They also set
+# an IP address, because PostHog would otherwise fill in the sender's.
 FIXED: Mapping[str, Any] = MappingProxyType(
-    {"$lib": "brakit", "$process_person_profile": False, "$geoip_disable": True, "$ip": "0.0.0.0"}  # noqa: S104 (no address is bound: it blanks one)
+    {"$lib": "brakit", "$process_person_profile": False, "$geoip_disable": True, "$ip": "0.0.0.0"}  # noqa: S104 (nothing binds to this address)
 )
 
 
 def said_in_event(field: Field) -> bool:
-    """Return whether an event may report this field. It may not if the daemon fills the field in."""
+    """Return whether an event may report this field. An event may not report a field that the daemon fills in."""
     return field.rule is not r.DAEMON
 
 

@@ -20,7 +20,7 @@ class ConsentGate:
     _when_readable: Callable[[bool], None] | None = None
 
     def when_readable(self, call: Callable[[bool], None]) -> None:
-        """Call a function once, as soon as the config can be read, with whether telemetry is on."""
+        """Call ``call(is_on)`` once, as soon as the config can be read. ``is_on`` is True if telemetry is on."""
         self._when_readable = call
         self.allows()
 
@@ -37,7 +37,7 @@ class ConsentGate:
     def allows_id(self, anonymous_id: str | None) -> bool:
         """Return True if an event of this anonymous id may be sent now.
 
-        A withdrawal of consent replaces the id, and nothing is sent under an old one.
+        A withdrawal of consent replaces the id, and nothing is sent under an old id.
         """
         decision = self._note(consent.current(self.environ))
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
@@ -61,7 +61,7 @@ class ConsentGate:
     def config_was_changed(self) -> bool:
         """Return True if a person has opted out in the config.
 
-        That decision is later than the opt-in by the environment which the daemon was started with.
+        That decision is later than the daemon's start. An opt-in in the daemon's environment is therefore ignored.
         """
         self.environ.pop("BRAKIT_TELEMETRY", None)
         decision = consent.current(self.environ)

@@ -1,4 +1,4 @@
-"""The listener and its connections. A shortage of descriptors is handled here and nowhere else."""
+"""The listener and its connections. Only this file handles a shortage of descriptors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ..core.session.member import Member
     from .interfaces import Evictor
 
-ACCEPT_AT_ONCE = 16  # then the connections have their turn, so that a flood of connects starves none of them
+ACCEPT_AT_ONCE = 16  # then the accepted connections have their turn, so that a flood of connects does not starve them
 MAX_PENDING = BACKLOG + 1  # Linux queues backlog + 1 connections
-RETRY_ACCEPT_S = 0.1  # after a pending connection could not be accepted, because an immediate retry would spin
+RETRY_ACCEPT_S = 0.1  # the pause after a failed accept, because an immediate retry would spin
 # Descriptors that connections do not get: one for the counter file of each connection that is accepted at once, and a
-# few for the config, the receipts, and what sending takes.
+# few for the config, the receipts and the sending of events.
 RESERVE = ACCEPT_AT_ONCE + 8
 
 _log = logging.getLogger(__name__)
@@ -39,14 +39,14 @@ class Intake:
     def __init__(
         self, listening: socket.socket, path: str, tasks: TaskGroup, wake: Callable[[], None], *, is_inherited: bool
     ) -> None:
-        """``wake`` is called when no connection is left. An inherited socket's path is its owner's to unlink."""
+        """``wake`` is called when no connection is left. An inherited socket's path is unlinked by its owner."""
         self._listening = listening
         self._path = path
         self._bound = None if is_inherited else _identity(path)
         self._tasks = tasks
         self._wake = wake
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._is_starved = False  # a pending connection could not be accepted
+        self._is_starved = False  # True if a pending connection could not be accepted
         self._accepting = anyio.CancelScope()
         self._book: SessionBook
         self._evictor: Evictor
@@ -66,11 +66,11 @@ class Intake:
         self._listening.close()
 
     def connect(self, book: SessionBook, evictor: Evictor) -> None:
-        """Give the connections their book, before any is accepted."""
+        """Set the book and the evictor, before the first connection is accepted."""
         self._book, self._evictor = book, evictor
 
     def accept(self, most: int = ACCEPT_AT_ONCE) -> list[Connection]:
-        """Accept at most ``most`` pending connections. Returns them."""
+        """Accept at most ``most`` pending connections, and return them."""
         streams: list[socket.socket] = []
         self._is_starved = False
         while len(streams) < most:
@@ -81,7 +81,7 @@ class Intake:
                 stream, _ = self._listening.accept()
             except BlockingIOError:
                 break
-            except ConnectionAbortedError:  # the client closed it meanwhile
+            except ConnectionAbortedError:  # the client closed the connection meanwhile
                 continue
             except OSError as error:  # the machine is short of files or of memory
                 _log.warning("cannot accept: %s", os.strerror(error.errno or 0))
@@ -97,8 +97,8 @@ class Intake:
     def drain(self, expendable: Callable[[Member], bool] = lambda _member: False) -> bool:
         """Accept every pending connection and read every pending byte, without yielding.
 
-        Returns False if descriptors are too short to accept one. To accept it, connections of ``expendable`` members
-        are read and closed.
+        If descriptors are too short to accept a connection, connections of ``expendable`` members are read and closed.
+        Returns False if a connection can still not be accepted.
         """
         while not self._drain_once():
             if not self._close_one(expendable):
@@ -106,16 +106,19 @@ class Intake:
         return True
 
     def stop(self) -> None:
-        """Accept no more."""
+        """Stop accepting connections."""
         self._accepting.cancel()
 
     def remove_path(self) -> None:
-        """Unlink the socket, if its path still leads to it. Another program may have replaced the directory."""
+        """Unlink the socket if it is still at its path. Another program may have replaced the directory."""
         if self._bound is not None and _identity(self._path) == self._bound:
             os.unlink(self._path)
 
     def is_short_of_descriptors(self) -> bool:
-        """Return True if the next descriptor would be one of the reserve. The kernel gives the lowest free number."""
+        """Return True if the next descriptor would be in the reserve.
+
+        The kernel always gives the lowest free number.
+        """
         try:
             probe = os.dup(self._listening.fileno())
         except OSError:
@@ -128,12 +131,12 @@ class Intake:
         waiting.register(self._listening, select.POLLIN)
         return bool(waiting.poll(0))
 
-    # --- all of them -----------------------------------------------------------------------------------------------
+    # --- drain and evict -------------------------------------------------------------------------------------------
 
     def _drain_once(self) -> bool:
         """Accept in batches, because each hello may carry a descriptor, which is lost if it cannot be received.
 
-        Accepts at most as many as can have waited by now, because a flood has no end.
+        Accepts at most as many connections as can be pending now, because a flood of connects has no end.
         """
         left = MAX_PENDING
         while True:
@@ -151,10 +154,10 @@ class Intake:
                 return False
 
     def _make_room(self) -> bool:
-        """Free descriptors. Returns False if all are needed, or if not this process but the machine is short of them.
+        """Free descriptors. Returns False if all are needed, or if only the machine is short of descriptors.
 
-        Counter files are read by their names from here on. The connections that have been open longest and lose nothing
-        are closed, one for each that waits.
+        From then on, counter files are read by their names. If that is not enough, connections that lose nothing are
+        closed, the oldest first, until a descriptor is free.
         """
         if not self.is_short_of_descriptors():
             return False

@@ -1,8 +1,8 @@
-"""The records by which the next daemon continues the sessions and events of this one, if this one dies.
+"""The journal. If the daemon dies, the next daemon continues its sessions and events from these records.
 
-Each session has a file of one record a line. It is removed when the session is sealed and its events have their
-receipts. One append is one write, so a daemon that is killed leaves whole lines, or at worst an incomplete last one. A
-full or read-only disk costs the journal and nothing else. ``core.session.records`` describes the records.
+Each session has a file with one record per line. The file is removed when the session is sealed and its events have
+their receipts. One append is one write. A daemon that is killed therefore leaves whole lines, except perhaps for the
+last line. On a full or read-only disk, only the journal is lost. ``core.session.records`` describes the records.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 VERSION = 1
-COMPACT_BYTES = 1024 * 1024  # since the last rewriting: thousands of changes, or hours of snapshots
+COMPACT_BYTES = 1024 * 1024  # appended since the last rewriting; thousands of changes, or hours of snapshots
 _EVENTS = "events"  # the file of the events that belong to no session
 _SUFFIX = ".jsonl"
-_NEW = ".new"  # behind the name while the file is being rewritten
+_NEW = ".new"  # the suffix of a replacement that is being written
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Journal:
-    """Records by session, and the events that wait for their receipts."""
+    """The records of each session, and the events that wait for their receipts."""
 
     directory: str
     consent: ConsentGate  # gives the anonymous id; events journaled under another id must not be sent
-    found_foreign_id: bool = False  # an earlier daemon counted under an anonymous id that was replaced since
-    _sizes: dict[str, int] = field(default_factory=dict)  # by session: bytes appended since the file was rewritten
+    found_foreign_id: bool = False  # an earlier daemon counted under an id that has been replaced
+    _sizes: dict[str, int] = field(default_factory=dict)  # by session: the bytes appended since the last rewriting
     _unsettled: dict[str, dict[str, QueuedEvent]] = field(
         default_factory=dict
-    )  # by session and uuid: without a receipt
-    _first_lines: dict[str, Record] = field(default_factory=dict)  # with the anonymous id under which each began
+    )  # events without a receipt, by session and uuid
+    _first_lines: dict[str, Record] = field(default_factory=dict)  # by session; names its anonymous id
     _sealed: set[str] = field(default_factory=set)  # sessions whose files are kept only for their events
     _unsynced: set[str] = field(default_factory=set)
     _has_directory: bool = (
-        False  # whether the directory exists and is private; a link or a foreign directory is not touched
+        False  # True if the directory exists and is private; a link or a foreign directory is not touched
     )
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Journal:
         return self._sizes[session] > COMPACT_BYTES
 
     def rewrite(self, session: str, whole: Iterable[Record]) -> None:
-        """Replace all that was appended, at once or not at all. Events without a receipt are kept."""
+        """Replace the whole file atomically. Events without a receipt are kept."""
         events = map(_frozen, self._unsettled.get(session, {}).values())
         data = b"".join([orjson.dumps(line) + b"\n" for line in (self._first_line(session), *whole, *events)])
         path = self._path(session)
@@ -91,7 +91,7 @@ class Journal:
             self.append(session, [{"settled": event.uuid}])
 
     def seal(self, session: str) -> None:
-        """Note that the session is over and its event frozen."""
+        """Note that the session is over and its event is frozen."""
         self._sealed.add(session)
         self._remove_if_done(session)
 
@@ -106,10 +106,10 @@ class Journal:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def left_behind(self) -> list[tuple[str, list[Record]]]:
-        """Return what an earlier daemon wrote, by session, each in the order in which it was written.
+        """Return the records that an earlier daemon wrote, by session and in the order of writing.
 
-        A file that cannot be read now is left for a later daemon. A file of another version or anonymous id is removed,
-        and so is a replacement that was not finished.
+        A file that cannot be read now is left for a later daemon. A file of another version or another anonymous id is
+        removed. A replacement that was not finished is also removed.
         """
         names = sorted(_names_in(self.directory))
         self._has_directory = bool(names)
@@ -154,7 +154,7 @@ class Journal:
             fd = self._open(path, os.O_WRONLY | os.O_CREAT | flag)
             try:
                 written = os.write(fd, data)
-                if written < len(data):  # the disk is full, and half a line would spoil the next one
+                if written < len(data):  # the disk is full, and half a line would spoil the next line
                     os.ftruncate(fd, os.fstat(fd).st_size - written)
             finally:
                 os.close(fd)
@@ -167,7 +167,7 @@ class Journal:
         if self._has_directory:
             with suppress(FileNotFoundError):
                 return secure_files.open_file(path, flags)
-        # The first line, or the first one since the directory was removed.
+        # This is the first line, or the first line since the directory was removed.
         self._has_directory = False
         secure_files.ensure_directory(os.path.dirname(self.directory))
         secure_files.ensure_directory(self.directory)
@@ -186,7 +186,7 @@ class Journal:
 def sync(paths: Iterable[str]) -> None:
     """Sync these files to the disk. It runs in a thread, because a slow disk blocks it."""
     for path in paths:
-        with suppress(OSError):  # removed meanwhile, or a disk that cannot
+        with suppress(OSError):  # the file was removed meanwhile, or the disk cannot sync
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
@@ -211,7 +211,7 @@ def _frozen(event: QueuedEvent) -> Record:
 
 
 def _names_in(directory: str) -> list[str]:
-    """Return the names of files that a daemon wrote there, finished or not. Other files are left alone."""
+    """Return the names of the journal's files, including unfinished replacements. Other files are ignored."""
     try:
         secure_files.check_directory(directory)
         names = os.listdir(directory)
@@ -225,13 +225,13 @@ def _names_in(directory: str) -> list[str]:
 
 
 def _remove_if_empty(directory: str) -> None:
-    with suppress(OSError):  # it holds files, or it is not ours
+    with suppress(OSError):  # the directory holds files or is not ours
         secure_files.check_directory(directory)
         os.rmdir(directory)
 
 
 def _read(path: str) -> list[Record]:
-    """Return the records of a file. Raises OSError."""
+    """Return the records of a file. Raises OSError if it cannot be read."""
     with open(secure_files.open_file(path, os.O_RDONLY), "rb") as file:
         return [record for record in map(_parsed, file) if record is not None]
 

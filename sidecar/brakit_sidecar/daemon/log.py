@@ -1,6 +1,6 @@
 """The daemon's log: its start and stop, recovery and withdrawal, and failures.
 
-It holds nothing of a producer's text, and a developer's terminal shows nothing of it.
+The log never holds a producer's text. A developer's terminal does not show the log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def set_up(environ: Mapping[str, str]) -> None:
-    """Log to stderr: everything under BRAKIT_DEBUG, and from INFO on if stderr is systemd's journal."""
+    """Log to stderr: all messages under BRAKIT_DEBUG, or those from INFO on if stderr is systemd's journal."""
     logger = logging.getLogger(__package__)
     logger.propagate = False
     debug = bool(environ.get("BRAKIT_DEBUG"))
@@ -32,7 +32,7 @@ def _is_journal(environ: Mapping[str, str]) -> bool:
     """Return True if stderr is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5))."""
     try:
         info = os.fstat(sys.stderr.fileno())
-    except (AttributeError, OSError, ValueError):  # no stderr, or a closed one
+    except (AttributeError, OSError, ValueError):  # stderr is missing or closed
         return False
     return environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
 

@@ -1,4 +1,4 @@
-"""The receipts: for each event its exact bytes, the time, and whether it was sent or why not.
+"""The receipts. A receipt holds an event's exact bytes, the time, and whether it was sent or why not.
 
 The daemon writes them; ``brakit-sidecar log`` reads them. Their size is bounded. Only the user that owns them can read
 them.
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Two files of half the bound each. The older file is dropped as a whole, so a write never rewrites older receipts.
+# The receipts are in two files of half the bound each. The older file is dropped as a whole, so a write never rewrites
+# older receipts.
 MAX_BYTES = 4 * 1024 * 1024
 _NEWER, _OLDER = "receipts.jsonl", "receipts.old.jsonl"
 _KEYS = {"at", "event", "uuid", "outcome", "reason", "body"}
 
 
 def write(event: QueuedEvent, verdict: Verdict) -> None:
-    """Append one receipt. Raises OSError if that fails; the files then still hold only whole lines."""
+    """Append one receipt. Raises OSError if it cannot be written. The files then still hold only whole lines."""
     directory = paths.state_dir()
     secure_files.ensure_directory(directory)
     newer = os.path.join(directory, _NEWER)
@@ -52,7 +53,7 @@ def write(event: QueuedEvent, verdict: Verdict) -> None:
             secure_files.replace(os.path.join(directory, _OLDER), by=newer)
             full, fd, before = fd, _open(newer), 0
             os.close(full)
-        if before and os.pread(fd, 1, before - 1) != b"\n":  # a power cut left half a line: begin a new one
+        if before and os.pread(fd, 1, before - 1) != b"\n":  # a power cut left half a line, so begin a new line
             data = b"\n" + data
         if os.write(fd, data) < len(data):  # the disk is full
             os.ftruncate(fd, before)
@@ -65,7 +66,7 @@ def _open(path: str) -> int:
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """Yield every receipt, oldest first. Raises UnsafePathError."""
+    """Yield every receipt, oldest first. Raises UnsafePathError if a path is not a file of this user."""
     for file in _open_both():
         if file is not None:
             with file:
@@ -90,7 +91,10 @@ def _written(name: str) -> dict[str, str]:
 
 
 def follow() -> Iterator[dict[str, Any] | None]:
-    """Yield every receipt, oldest first, then each new one. Yields None when the caller has to wait for the next."""
+    """Yield every receipt, oldest first, then each new receipt.
+
+    Yields None if the caller must wait for a new receipt.
+    """
     path = os.path.join(paths.state_dir(), _NEWER)
     older, newer = _open_both()
     if older is not None:
@@ -116,7 +120,7 @@ def _open_both() -> tuple[BinaryIO | None, BinaryIO | None]:
     """Open both files before either is read, so that a slow reader misses nothing. Returns the older and the newer."""
     newer = _open_to_read(_NEWER)
     older = _open_to_read(_OLDER)
-    if newer and older and os.path.sameopenfile(newer.fileno(), older.fileno()):  # the daemon renamed it just now
+    if newer and older and os.path.sameopenfile(newer.fileno(), older.fileno()):  # the daemon just renamed it
         older.close()
         return None, newer
     return older, newer

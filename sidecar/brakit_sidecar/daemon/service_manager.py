@@ -1,7 +1,7 @@
-"""A service manager's part in the daemon's life: what it hands over at the start, and the messages that it gets.
+"""What the daemon inherits from a service manager at its start, and the messages that it sends to the service manager.
 
-These are systemd's protocols, which consist of variables, descriptors and datagrams: LISTEN_FDS and NOTIFY_SOCKET. If
-no service manager started the daemon, nothing is inherited and no message is sent.
+The protocols are systemd's LISTEN_FDS and NOTIFY_SOCKET, which consist of variables, descriptors and datagrams. If no
+service manager started the daemon, nothing is inherited and no message is sent.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-_FIRST_FD = 3  # after stdin, stdout and stderr, by the protocol
+_FIRST_FD = 3  # the protocol's first descriptor, after stdin, stdout and stderr
 _US_PER_S = 1_000_000
 
 
 class _Message(NamedTuple):
     state: bytes
-    fd: int | None  # a duplicate that we close after sending, while the message waits
+    fd: int | None  # while the message waits, this is a duplicate that is closed after sending
 
 
 class ServiceManager:
-    """Removes its variables from the environment, because they are for this process alone."""
+    """Removes the service manager's variables from the environment, because they are for this process alone."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self.listening, self._stored = _inherited(environ)
-        self.watchdog_s = _watchdog(environ)  # it kills the daemon after so many seconds without a message
+        self.watchdog_s = _watchdog(environ)  # the watchdog kills the daemon after so many seconds without a message
         self._socket = _notify_socket(environ)
-        self.unsent: deque[_Message] = deque()  # the service manager has not read enough; ``catch_up`` sends them
+        self.unsent: deque[_Message] = deque()  # these wait until the service manager has read enough
 
     # --- messages --------------------------------------------------------------------------------------------------
 
@@ -58,14 +58,14 @@ class ServiceManager:
         self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def take_stored(self) -> dict[str, int]:
-        """Return what an earlier daemon stored, by name. The descriptors belong to the caller now."""
+        """Return the descriptors that an earlier daemon stored, by name. The caller must close them."""
         stored, self._stored = self._stored, {}
         return stored
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        """Send the waiting messages, as many as fit."""
+        """Send waiting messages until the service manager's queue is full."""
         while self.unsent:
             message = self.unsent[0]
             if not self._send(message):
@@ -75,16 +75,16 @@ class ServiceManager:
                 os.close(message.fd)
 
     def _notify(self, state: str, fd: int | None = None) -> None:
-        """Send in order and without waiting, because a queue of datagrams may be as short as ten."""
+        """Send a message, or let it wait if the queue is full. A queue of datagrams may hold only ten."""
         message = _Message(state.encode(), fd)
         if self._socket is None or (not self.unsent and self._send(message)):
             return
-        with suppress(OSError):  # out of descriptors: this file is found by its name alone
+        with suppress(OSError):  # no descriptor is free: the next daemon finds this file by its name
             self.unsent.append(message._replace(fd=None if fd is None else os.dup(fd)))
 
     def _send(self, message: _Message) -> bool:
-        """Return False if it would block."""
-        assert self._socket is not None  # else no message is made
+        """Send a message. Returns False if sending would block."""
+        assert self._socket is not None  # no message is made without a socket
         try:
             if message.fd is None:
                 self._socket.send(message.state)
@@ -101,9 +101,7 @@ def _inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket | None,
     """Return the listening socket, and the stored descriptors by name. Closes every other descriptor."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
-    if (
-        pid != str(os.getpid()) or not count.isdecimal()
-    ):  # the variables were inherited from a parent process, for which they were meant
+    if pid != str(os.getpid()) or not count.isdecimal():  # the variables are meant for a parent process
         return None, {}
     fds = range(_FIRST_FD, _FIRST_FD + int(count))
     listening: socket.socket | None = None
@@ -121,7 +119,7 @@ def _inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket | None,
 
 
 def _as_listening(fd: int) -> socket.socket | None:
-    """Return the Unix stream socket that listens at a path, or None if the descriptor is something else."""
+    """Return ``fd`` as a Unix stream socket that listens at a path. Returns None if ``fd`` is not such a socket."""
     try:
         found = socket.socket(fileno=fd)
     except OSError:  # not a socket

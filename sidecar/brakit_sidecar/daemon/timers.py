@@ -15,19 +15,19 @@ NEVER = float("inf")
 
 @dataclass
 class Timers:
-    """Calls each function once, at the first look at or after its time."""
+    """Calls each function once, in the first ``run`` at or after its time."""
 
     next_due: float = NEVER
     _calls: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _numbers: Iterator[int] = field(default_factory=count)  # orders calls of the same time by their scheduling
+    _numbers: Iterator[int] = field(default_factory=count)  # keeps calls of the same time in their order
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call ``function`` at that time."""
+        """Call ``function`` at the time ``when``."""
         heapq.heappush(self._calls, (when, next(self._numbers), function))
         self.next_due = self._calls[0][0]
 
     def run(self, now: float) -> None:
-        """Call what is due."""
+        """Call the functions that are due."""
         while self._calls and self._calls[0][0] <= now:
             _when, _number, function = heapq.heappop(self._calls)
             function()

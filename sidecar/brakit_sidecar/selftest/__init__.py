@@ -1,1 +1,4 @@
-"""The commands ``demo`` and ``audit``. They use a private daemon and a local endpoint, and none of the user's files."""
+"""The commands ``demo`` and ``audit``.
+
+They use a private daemon and a local endpoint, and do not use the user's files.
+"""

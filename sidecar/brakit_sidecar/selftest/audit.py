@@ -1,4 +1,4 @@
-"""The command ``audit``: feed secrets to every input of the installed sidecar, and search every output for them.
+"""The command ``audit``: pass secrets to every input of the installed sidecar, and search every output for them.
 
 It uses an endpoint on this machine and a daemon of its own in a temporary directory.
 """
@@ -223,7 +223,7 @@ def _exchange(socket_path: str, lines: list[bytes]) -> bytes:
         answers = b""
         for line in lines:
             stream.sendall(line)
-            if b'"ask"' in line:  # the daemon reads no further line before its answer was read
+            if b'"ask"' in line:  # the daemon reads no further line until this client has read the answer
                 before = answers.count(b'"answer"')
                 while answers.count(b'"answer"') == before and (piece := stream.recv(65536)):
                     answers += piece

@@ -1,4 +1,4 @@
-"""The audit's application: passes every secret to every call of the client, and to every field of ``emit``."""
+"""The audit's application. It passes every secret to every call of the client, and to every field of ``emit``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def work() -> None:
     """Pass the secrets to every call of two workers, and print the number of calls.
 
-    The first worker's exit reason is a secret. The second worker's SDK name is a secret, and it ends by an exception.
+    The first worker's exit reason is a secret. The second worker's SDK name is a secret, and an exception ends the
+    worker.
     """
     calls = 0
     workers = []
@@ -60,7 +61,7 @@ def emissions() -> Iterator[list[str]]:
     """Yield the arguments of each ``emit``.
 
     The fields whose domain is a vocabulary are in one command, because they accept any text. Each other field is in a
-    command of its own, because its text is refused.
+    command of its own, because the command ends when it refuses the field's text.
     """
     for text in TEXTS.values():
         yield [text]
@@ -74,9 +75,8 @@ def emissions() -> Iterator[list[str]]:
 
 def emit() -> None:
     """Run every ``emit`` of ``emissions``, and print their number."""
-    os.dup2(
-        os.open(os.devnull, os.O_WRONLY), 2
-    )  # an error message may repeat the arguments, for the user's own terminal
+    # Error messages are discarded, because they may repeat the arguments for the user's own terminal.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     commands = list(emissions())
     for arguments in commands:
         with suppress(SystemExit):

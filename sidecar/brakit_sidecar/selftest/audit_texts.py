@@ -1,6 +1,7 @@
-"""The secrets that the audit feeds into the sidecar, and the search for them, whole or in pieces, plain or encoded.
+"""The secrets that the audit passes to the sidecar, and the search for them in its output.
 
 Each secret contains the mark, and no other text does. So an output that has a piece of the mark has leaked a secret.
+The search finds whole and truncated secrets, plain and encoded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 
 MARK = "Zq7Xv9Kw3RtB"
 
-# The secrets by their kind: at least one for each kind of data that, by the telemetry page, is never collected.
+# The secrets by their kind. Each kind of data that the telemetry page promises not to collect has at least one secret.
 TEXTS: dict[str, str] = {
     "a URL with its query": f"https://{MARK}.example.org/users/7?token={MARK}&q=a%20b#{MARK}",
     "a request's path": f"GET /{MARK}/orders/42",
@@ -33,7 +34,7 @@ _PIECE = 6  # the length of a piece of the mark, short enough to find a secret t
 
 
 def traces(found: bytes) -> list[str]:
-    """Return the forms in which a secret is in ``found``. The list is empty if there is none."""
+    """Return the forms in which a secret is in ``found``. The list is empty if no secret is in it."""
     lower = found.lower()
     return [form for form, pieces in _FORMS.items() if any(piece.lower() in lower for piece in pieces)]
 
@@ -52,7 +53,7 @@ def _base64() -> list[bytes]:
 
 
 def _hashes() -> list[bytes]:
-    """Return each secret's hashes without a key. They count as leaks, because they reveal a secret that is guessed."""
+    """Return each secret's hashes without a key. Such a hash is a leak, because it confirms a guessed secret."""
     return [
         hashlib.new(name, text.encode()).hexdigest()[:16].encode()
         for text in TEXTS.values()

@@ -1,4 +1,4 @@
-"""The command ``demo``: run an example application, and compare what its workers counted with what arrived.
+"""The command ``demo``: run an example application, and compare its workers' counts with the event that arrived.
 
 It uses an endpoint on this machine and a daemon of its own in a temporary directory. One of the workers is killed, to
 show that its counts are not lost.
@@ -28,7 +28,7 @@ def demo(_arguments: Namespace) -> int:
 
     def on_body(body: bytes) -> None:
         event = json.loads(body)["event"]
-        # One write, newline included, because the main thread prints at the same time.
+        # The line and its newline are one write, because the main thread prints at the same time.
         print(f"    the endpoint received  {event}\n", end="")
         if event == "session":
             session_arrived.set()

@@ -1,6 +1,6 @@
 """The demo's application: several workers that count at the same time. One of them kills itself halfway.
 
-Each worker prints its counts to stdout, as one JSON object a line.
+Each worker prints its counts to stdout, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def work(number: int) -> None:
 
 def _print(number: int, counted: dict[str, int], *, killed: bool, counting: bool) -> None:
     line = json.dumps({"worker": number, **counted, "killed": killed, "counting": counting}) + "\n"
-    os.write(1, line.encode())  # in one write, because all workers share the pipe; print() may need two
+    os.write(1, line.encode())  # in one write, because all workers share the pipe; print() may need two writes
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class _Capture(BaseHTTPRequestHandler):
         self.end_headers()
         self.server.on_body(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the handler's own name for it)
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class names it so)
         """Print nothing, because ``on_body`` reports what arrived."""
 
 
@@ -58,7 +58,7 @@ class Testbed:
     """
 
     def __init__(self, purpose: str, on_body: Callable[[bytes], None] = lambda _body: None) -> None:
-        # In /tmp and not in TMPDIR, which may be long: the path of a socket may have only about 100 bytes.
+        # The directory is in /tmp, because the path of a socket may have only about 100 bytes, and TMPDIR may be long.
         self._directory = tempfile.TemporaryDirectory(prefix=f"brakit-{purpose}-", dir="/tmp")
         self.path = self._directory.name
         self.endpoint = CaptureServer(on_body)
@@ -76,7 +76,7 @@ class Testbed:
 
 
 def _environment(directory: str, endpoint: str) -> dict[str, str]:
-    """Return the user's environment without their config, opt-outs and CI, and with all files in ``directory``."""
+    """Return the user's environment with all files in ``directory``, and without opt-outs and signs of CI."""
     ours = {"HOME": directory, "XDG_RUNTIME_DIR": directory, "BRAKIT_TELEMETRY_ENDPOINT": endpoint}
     removed = {
         *guards.VARIABLES,

@@ -1,4 +1,4 @@
-"""How long a worker's exit takes, beside endpoints and daemons in several states; and that all its counts arrive.
+"""Measures how long a worker's exit takes with several endpoints and daemons, and checks that its counts arrive.
 
 Every worker has its own session, so each run sends two events to its endpoint.
 """
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from tests.bench.measuring import Samples
 
 COUNTS, REQUESTS = 1000, 10
-EXITS = 4  # in each round; an exit takes 3 ms, of which a third is noise, so one would not be enough
-EVENTS = 2  # of each worker: first_request and session
+EXITS = 4  # in each round; one exit would not be enough, because it takes 3 ms and a third of that is noise
+EVENTS = 2  # each worker has two events: first_request and session
 NS_PER_MS = 1e6
 
 PRINT_TIME = "import os, time; os.write(1, b'%d' % time.monotonic_ns())"
 IMPORTS = f"import json, socket\n{PRINT_TIME}"
-# An interpreter frees its modules when it exits. A web framework's modules are most of an application's exit.
+# An interpreter frees its modules when it exits. Most of the time of an application's exit is for the modules of its
+# web framework.
 APPLICATION = "import flask\n"
 WORKER = f"""
 import brakit_sidecar
@@ -146,11 +147,11 @@ class _Site:
 def _times_of(code: str, environ: Mapping[str, str] | None) -> dict[str, float]:
     """Run the code in a new Python. Returns how long its exit took, and how long the whole process took, in ms.
 
-    The code's last statement prints the time, from which on the exit is measured.
+    The code's last statement prints the time at which the exit begins.
     """
     begun = time.monotonic_ns()
     process = subprocess.Popen([sys.executable, "-c", code], env=environ or os.environ, stdout=subprocess.PIPE)
-    exit_code = process.wait()  # before reading stdout, whose few bytes fit into the pipe
+    exit_code = process.wait()  # stdout is read only then, because its few bytes fit into the pipe
     ended = time.monotonic_ns()
     assert process.stdout is not None
     with process.stdout as stdout:

@@ -1,6 +1,6 @@
 """The cost of a failing network, compared with an endpoint that answers.
 
-Measured are the time of the command, the time until its daemon exits, and the daemon's peak memory.
+It measures the time of the command, the time until its daemon exits, and the daemon's peak memory.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(effort: Effort) -> Report:
 
 
 def _measured(chosen: Sequence[str], rounds: int) -> Report:
-    """Measure each fault once a round, each with a daemon of its own that the command starts.
+    """Measure each fault once a round. For each fault, the command starts a daemon of its own.
 
     A daemon may still linger while the next fault is measured.
     """

@@ -1,4 +1,4 @@
-"""How many raw lines the daemon reads from four producers at once, in millions a second."""
+"""How many raw lines the daemon reads from four producers at once, in millions per second."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATSD = "statsd (npm), its own lines"
 
 
 class Reader(NamedTuple):
-    """A server that reads the producers' lines, and the form in which it expects them."""
+    """A server that reads the producers' lines, and the form in which it expects the lines."""
 
     name: str
     path: str = ""
@@ -83,7 +83,7 @@ def run(effort: Effort) -> Report:
                 for r in readers
             ]
             samples = interleave(rates, effort.rounds)
-            before, runs = arrived, effort.rounds + 1  # one more for the warm-up
+            before, runs = arrived, effort.rounds + 1  # one more run for the warm-up
             expected += runs * _sum_of(own, load, effort)
             arrived = session.arrived(expected)
             wrong += inexact(f"ingest: {load.title}", arrived, expected)
@@ -98,7 +98,7 @@ def run(effort: Effort) -> Report:
 
 
 def _rate(producers: list[Child], reader: Reader, load: Load, effort: Effort) -> float:
-    """Measure from the first write until the server has closed every connection, which it does after the last line."""
+    """Measure from the first write until the server has closed every connection. It closes them after the last line."""
     numbers = _numbers(reader, load)
     chunk, times = "".join(map(reader.line, numbers)), _writes(reader, load, effort)
     for producer in producers:
@@ -171,7 +171,7 @@ def _statsd_reader(statsd: _Statsd | None, absent: str) -> Reader:
 
 @contextmanager
 def _statsd(directory: str) -> Iterator[_Statsd | None]:
-    """Run a statsd that is installed from npm just for this. Yields None if that fails."""
+    """Install statsd from npm for this run only, and run it. Yields None if the installation fails."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None or not _installed(npm, directory):
         yield None

@@ -11,15 +11,16 @@ from tests.bench.measuring import Contestant, Effort, Line, Report, Table, inter
 from tests.bench.sessions import inexact, served_session
 
 EVENTS, SPAWNS = 50, 5  # in a round
-# Events are rare, so before each event the daemon has finished its work, and the processor's caches hold other data.
+# In an application, events are rare. Before each event, the daemon has finished its work, and the processor's caches
+# hold other data.
 PAUSE_S = 0.002
 EVENT, AT_ONCE = "sidecar `t.event`, after a pause", "sidecar `t.event`, many in a row"
 SEND = "one bare `send` to the daemon, after a pause"  # the least that any report to a daemon costs
 POPEN = "`subprocess.Popen` of `python -c pass`"
 SPAWN = "Node's `child_process.spawn` of `node -e 0`"
 
-# brakit's SDK for Node sends an event in this way: a detached process for which it does not wait. The benchmark does
-# wait before the next event, so that only one process runs at a time.
+# brakit's SDK for Node sends an event by a detached process, and does not wait for it. The benchmark waits for the
+# process before the next event, so that only one process runs at a time.
 NODE = """
 const { spawn } = require("child_process");
 const lines = require("readline").createInterface({ input: process.stdin });

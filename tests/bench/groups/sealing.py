@@ -15,7 +15,7 @@ POLL_S = 0.0005
 
 
 def run(effort: Effort) -> Report:
-    """Measure the end of a session with many producers, and of a session with one."""
+    """Measure the end of a session with many producers, and of a session with one producer."""
     crowd = max(2, effort.times(CROWD))
     endpoint = Endpoint()
     wrong: list[str] = []

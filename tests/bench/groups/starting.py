@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 POLL_S = 0.0005
-SETTLE_S = 4.0  # longer than the daemon's late imports, its work for an event, and its linger
+SETTLE_S = 4.0  # longer than the daemon's late imports, its work for an event, and its linger time
 IDLE_S = 10.0
 LISTENER = os.path.join(ROOT, "tests", "bench", "workers", "reading.py")
 
@@ -160,7 +160,7 @@ def _measure_idle(samples: Samples, idle_s: float) -> None:
         for state, place in ((FRESH, fresh), (IN_SESSION, in_session), (AFTER_EVENT, after_event)):
             running = place.start()  # in the same way in which a command or a worker starts it
             idle[f"{SIDECAR} {state}"] = running["pid"]
-            held = stack.enter_context(Wire(running["socket"]).hello())  # the daemon does not exit while this is open
+            held = stack.enter_context(Wire(running["socket"]).hello())  # keeps the daemon from exiting
             held.sync()
             if place is after_event:
                 held.send(event={"name": "cli_invoked", "command": "install"})

@@ -14,7 +14,7 @@ from tests.bench.sessions import OwnedSession, inexact, served_session
 from tests.harness import PATIENCE_S
 
 CALLS = 100_000
-WARMING = 10  # calls before the measurement; the first ones connect, and make the route's row
+WARMING = 10  # calls before the measurement; the first calls connect, and make the route's row
 INC, REQUEST = "sidecar `counter.inc()`", "sidecar `request()`"
 STATEMENTS = {INC: "counter.inc()", REQUEST: 't.request("GET /users", duration_ms=12.5)'}
 

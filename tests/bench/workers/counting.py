@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CALIBRATION = 2000
-MORE = 1.2  # times the calibrated number of calls, because the first calls are slower
+MORE = 1.2  # a factor on the calibrated number of calls, because the first calls are slower
 
 
 def main(contestant: str, *arguments: str) -> None:
@@ -40,7 +40,7 @@ def main(contestant: str, *arguments: str) -> None:
 
 
 def _wall_s(timer: Timer, threads: int, each: int) -> float:
-    """Return the time from the start of the first thread to the end of the last one."""
+    """Return the time from the start of the first thread to the end of the last thread."""
     if threads == 1:
         return timer.timeit(each)
     begun: list[float] = []

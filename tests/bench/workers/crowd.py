@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from brakit_sidecar.client.telemetry import Telemetry
 
 COUNTS, ROUTES = 10, 5  # of each producer
-BATCH = 64  # producers, after which there is a pause in which the daemon can accept them
+BATCH = 64  # producers between two pauses, in which the daemon accepts their connections
 PAUSE_S = 0.001
 
 

@@ -46,7 +46,7 @@ def _event() -> Callable[[], float]:
 
 
 def _send() -> Callable[[], float]:
-    """Send a line to the daemon by one system call, which is the least that any report to a daemon needs."""
+    """Send a line to the daemon by one system call. Every report to a daemon needs at least one."""
     hello = {"protocol": 1, "session": os.environ["BRAKIT_SESSION_ID"], "producer": new_id()}
     stream = socket.socket(socket.AF_UNIX)
     stream.connect(os.environ["BRAKIT_SIDECAR_SOCKET"])

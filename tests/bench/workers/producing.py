@@ -1,4 +1,4 @@
-"""A producer of raw lines: connects, writes one chunk a number of times, and waits until the server has read it all."""
+"""A producer of raw lines. It connects, writes one chunk a number of times, and waits until the server has read all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.harness import new_id
 
 
 def main() -> None:
-    """Answer two kinds of requests: one with a ``path`` connects to it, and an empty one writes the chunks."""
+    """Answer requests. A request with a ``path`` connects to that path, and an empty request writes the chunks."""
     stream, chunk, times = socket.socket(), b"", 0
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:

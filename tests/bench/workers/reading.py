@@ -1,4 +1,4 @@
-"""A bare asyncio server on a Unix socket: ``count`` counts whole lines, ``discard`` discards all bytes.
+"""A bare asyncio server on a Unix socket: ``count`` counts whole lines, and ``discard`` discards all bytes.
 
 The sidecar's ingest, start and memory are compared with this server, so it imports nothing else.
 """

@@ -1,8 +1,8 @@
-"""A session against a plain model of workers and killed daemons.
+"""Compares a session with a plain model of its workers, while daemons are killed.
 
 Workers connect, count, report, disconnect and die. Daemons are killed between two writes. The next daemon rewrites the
-journal and compacts workers. In any order of these steps, no count is lost and none counts twice. A once-only event has
-one body, even if several workers report it.
+journal and compacts workers. In any order of these steps, no count is lost, and no count counts twice. A once-only
+event has one body, even if several workers report it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DaemonKilled(Exception):
 
 
 class File:
-    """A worker's counter file. The next daemon can find it as long as it has a name."""
+    """A worker's counter file. The next daemon can find the file as long as the file has a name."""
 
     def __init__(self) -> None:
         self.has_name = True
@@ -76,10 +76,10 @@ class Killed(RuleBasedStateMachine):
         self.journal: list[dict[str, Any]] = []
         self.workers: dict[str, Worker] = {}
         self.first_requests: set[str] = set()  # the bodies of the event that daemons were about to send
-        self.table: SessionTable | None = None  # the running daemon's; None if no daemon runs
+        self.table: SessionTable | None = None  # the running daemon's table; None if no daemon runs
         self.members: dict[str, Member] = {}
         self.attached: set[str] = set()  # producers whose counter files the running daemon reads
-        self.writes_left: int | None = None  # writes until the daemon is killed; None: it is not
+        self.writes_left: int | None = None  # writes until the daemon is killed; None if it is not killed
 
     def teardown(self) -> None:
         self.few.stop()
@@ -210,13 +210,13 @@ class Killed(RuleBasedStateMachine):
     @precondition(lambda self: self._living())
     @rule(data=st.data(), reports_end=st.booleans(), writes=st.none() | st.integers(0, 8))
     def a_worker_exits(self, data: st.DataObject, reports_end: bool, writes: int | None) -> None:
-        """Let a worker exit. The daemon may be killed meanwhile, after so many writes."""
+        """Let a worker exit. The daemon may be killed meanwhile, after the given number of writes."""
         self._exit(self._one_of(data)[0], reports_end=reports_end, writes=writes)
 
     @precondition(lambda self: self.table)
     @rule(number=st.integers(1, 4), has_file=st.booleans(), writes=st.none() | st.integers(0, 12))
     def workers_start_count_and_exit(self, number: int, has_file: bool, writes: int | None) -> None:
-        """Let workers start, count and exit, as in a server that replaces its workers after so many requests."""
+        """Let workers start, count and exit, as in a server that replaces each worker after some requests."""
         for left in reversed(range(number)):
             self.a_worker_starts(has_file)
             producer = [*self.workers][-1]

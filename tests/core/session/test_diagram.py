@@ -16,7 +16,7 @@ def test_the_diagram_in_the_documentation_is_generated_from_the_table() -> None:
 
 
 def files_of_a_request() -> list[str]:
-    """Return the files that the page names where it follows one request through the code."""
+    """Return the files that the page names in its section about one request."""
     text = PAGE.read_text(encoding="utf-8")
     walk = text.partition("## One request")[2].partition("\n## ")[0]
     return [part for part in walk.split("`")[1::2] if "/" in part]

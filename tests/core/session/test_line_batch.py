@@ -31,7 +31,7 @@ OTHERS = [
 
 
 def flushed(batch: LineBatch) -> dict[str, int]:
-    """Flush the batch to a producer without totals. Returns its counts."""
+    """Flush the batch to a producer without totals. Returns the producer's counts."""
     producer = ProducerTotals("p")
     batch.flush(producer)
     return dict(producer.counts)
@@ -118,7 +118,7 @@ def test_a_count_saturates_in_a_batch_as_it_does_line_by_line() -> None:
 
 
 def test_the_number_of_distinct_lines_in_a_batch_is_bounded() -> None:
-    """A connection flushes a batch that is full before it adds more lines, and flushes it before it parses lines."""
+    """A connection flushes a full batch before it adds lines. It also flushes the batch before it parses lines."""
     batch, producer = LineBatch(), ProducerTotals("p")
     for start in range(0, 20_000, 500):
         chunk = [b'{"incr":{"request_count":%d}}' % (1 + n) for n in range(start, start + 500)]

@@ -51,7 +51,7 @@ def recovered(story: Story, after_s: float = 10.0, boot: str = BOOT) -> Session:
 
 
 def summary(session: Session) -> dict[str, Any]:
-    """Return the session event's fields, without those that only the daemon knows."""
+    """Return the session event's fields, without the fields that only the daemon knows."""
     return session.totals.report(SESSION, {}, {})
 
 
@@ -90,7 +90,7 @@ def test_counts_are_journaled_with_a_snapshot(story: Story) -> None:
     assert summary(recovered(story))["request_count"] == 3
 
 
-def test_the_lines_that_an_answer_acknowledges_are_journaled_before_it(story: Story) -> None:
+def test_the_lines_that_an_answer_acknowledges_are_journaled_before_the_answer(story: Story) -> None:
     story.worker("p").send("p", incr={"request_count": 3})
     story.run(story.session.journal_member(story.members["p"]))
     assert summary(recovered(story))["request_count"] == 3
@@ -122,7 +122,7 @@ def test_a_rewritten_journal_restores_the_same_session(story: Story) -> None:
     assert rewritten.totals.occurred == {"first_request"}
 
 
-def test_a_rewritten_journal_restores_the_last_worker_that_left(story: Story) -> None:
+def test_a_rewritten_journal_shows_which_worker_left_last(story: Story) -> None:
     story.worker("p").worker("q").at(1).close("p").at(2).end("q").close("q")
     rewritten = replayed(story.session.whole(story.now + 3), story.now + 10, BOOT).session
     assert rewritten is not None
@@ -151,7 +151,7 @@ def test_compacted_workers_stay_compacted(story: Story, is_rewritten: bool) -> N
     assert found.hello(hello("p0"), story.now) == (None, [])
 
 
-def test_the_owners_grace_begins_with_the_recovery(story: Story) -> None:
+def test_the_owners_grace_period_begins_at_the_recovery(story: Story) -> None:
     assert recovered(story.owner(), after_s=30.0).owner.lost_at == 1030.0
 
 
@@ -167,13 +167,13 @@ def test_a_worker_that_was_connected_counts_as_disconnected_after_the_recovery(s
     assert not found.has_live_workers
 
 
-def test_the_last_worker_that_left_keeps_its_exit_reason(story: Story) -> None:
+def test_the_worker_that_left_last_keeps_its_exit_reason(story: Story) -> None:
     found = recovered(story.worker("p").close("p").at(1).worker("q").end("q", "clean").close("q"))
     assert found.last_left is not None
     assert (found.last_left.id, found.last_left.left_at, found.last_left.exit_reason) == ("q", 1001.0, "clean")
 
 
-def test_a_worker_found_dead_does_not_become_the_last_one_to_leave(story: Story) -> None:
+def test_a_worker_that_is_found_dead_does_not_become_the_worker_that_left_last(story: Story) -> None:
     story.worker("p").worker("q").at(1).close("p").at(2).end("q").close("q")
     story.at(3).run(story.session.found("p", CounterSnapshot({}, {}), story.now, 0, is_alive=False))
     story.run(story.session.found("r", CounterSnapshot({}, {}), story.now, 0, is_alive=False))
@@ -182,20 +182,20 @@ def test_a_worker_found_dead_does_not_become_the_last_one_to_leave(story: Story)
     assert found.last_left.id == "q"
 
 
-def test_a_power_cut_is_a_crash_at_the_time_of_the_last_record(story: Story) -> None:
+def test_after_a_power_cut_the_session_is_a_crash_at_the_time_of_the_last_record(story: Story) -> None:
     found = recovered(story.owner().worker("p").at(42).send("p", set={"framework": "flask"}), boot=NEXT_BOOT)
     assert found.ending is not None
     assert found.ending.exit_reason == "crash"
     assert found.age_s(0.0) == pytest.approx(42.0)
 
 
-def test_the_owners_end_before_a_power_cut_is_the_sessions_end(story: Story) -> None:
+def test_an_end_that_the_owner_reported_before_a_power_cut_is_the_end_of_the_session(story: Story) -> None:
     found = recovered(story.owner().end("owner", "clean"), boot=NEXT_BOOT)
     assert found.ending is not None
     assert found.ending.exit_reason == "clean"
 
 
-def test_a_session_of_a_group_is_found_by_the_group_again(story: Story) -> None:
+def test_a_recovered_session_is_found_by_its_group(story: Story) -> None:
     group = new_id()
     story.group("p", group)
     assert recovered(story).group == group
@@ -225,7 +225,7 @@ def test_a_session_whose_event_was_frozen_is_over() -> None:
     assert [event.name for event in found.events] == ["session"]
 
 
-def test_events_without_a_session_are_recovered_without_one() -> None:
+def test_events_without_a_session_are_recovered_and_open_no_session() -> None:
     found = replayed([frozen("cli_invoked")], session_id="events")
     assert found.session is None
     assert [event.name for event in found.events] == ["cli_invoked"]
@@ -283,7 +283,7 @@ def test_an_end_without_a_time_is_skipped() -> None:
     ],
     ids=str,
 )
-def test_a_malformed_record_costs_only_itself(story: Story, wrong: dict[str, Any]) -> None:
+def test_a_malformed_record_is_skipped_and_the_other_records_are_read(story: Story, wrong: dict[str, Any]) -> None:
     records = story.worker("p").send("p", **LINES).journal()
     records.insert(2, wrong)
     found = replayed(records, story.now, BOOT).session
@@ -316,7 +316,7 @@ def test_a_connected_worker_that_was_compacted_counts_as_compacted(story: Story)
 
 
 @pytest.mark.parametrize("pid", [0, -1, 10**18, True, "1"])
-def test_a_process_id_that_cannot_exist_owns_nothing(story: Story, pid: object) -> None:
+def test_a_process_id_that_cannot_exist_does_not_own_the_session(story: Story, pid: object) -> None:
     records = story.worker("p").journal()
     found = replayed([{**records[0], "owner_pid": pid}, *records[1:]], story.now, BOOT).session
     assert found is not None
@@ -341,7 +341,7 @@ def test_a_session_does_not_wait_for_a_time_in_the_future(story: Story) -> None:
     assert found.ending.ended_at == story.now
 
 
-def test_two_journals_of_one_group_are_two_sessions(story: Story) -> None:
+def test_two_journals_of_one_group_restore_two_sessions(story: Story) -> None:
     first = story.group("p")
     copy = story.table.new_session(SESSION_ID, story.opening, GROUP_ID)
     story.table.take_up(copy)

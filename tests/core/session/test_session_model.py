@@ -1,8 +1,8 @@
-"""A session against a plain model of it, from the bytes of several producers to the fields of the event.
+"""Compares a session with a plain model, from the bytes of several producers to the fields of the event.
 
-The model keeps every reported value and computes each field from all of them, as the table of fields describes it: with
-exact fractions, sorted lists and sets. It has no totals, merges or rows. It counts a line when the line's last byte has
-been delivered.
+The model keeps every reported value. It computes each field from all reported values, as the table of fields describes
+the field, with exact fractions, sorted lists and sets. It has no totals, merges or rows. It counts a line when the
+line's last byte has been delivered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SESSION_ID = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e01"
-PRODUCERS = [f"{digit * 8}-0000-4000-8000-000000000000" for digit in "c1a"]  # not in the order of their hellos
+# The order of these ids differs from the order of the hellos.
+PRODUCERS = [f"{digit * 8}-0000-4000-8000-000000000000" for digit in "c1a"]
 
 DAEMONS_OWN = {
     "os": "linux-6.18.44",
@@ -40,7 +41,7 @@ DAEMONS_OWN = {
     "exit_reason": "sigint",
 }
 
-# By field: each value that a producer sends, and the value that the session must report for it.
+# These map each value that a producer sends to the value that the session must report.
 FRAMEWORKS = {"flask": "flask", "django": "django", "unknown": "unknown", "cobol-on-cogs": "other"}
 SCALARS: dict[str, dict[Any, Any]] = {
     "brakit_version": {"0.1.7": "0.1.7", "0.10.2-canary.ada": "0.10.2"},
@@ -66,7 +67,7 @@ SETS = {
 }
 COUNTS = ["request_count", "error_count", "query_count", "fetch_count", "insight_count", "finding_count"]
 
-# By line with a wrong part: the refusals, and the number of requests that its good part counts.
+# Maps each line with a wrong part to its refusals, and to the number of requests that its good part counts.
 WRONG_LINES: dict[bytes, tuple[list[str], int]] = {
     b"{": (["bad_json"], 0),
     b"\xff\x00": (["bad_json"], 0),
@@ -137,7 +138,7 @@ class Model:
             self.sent.append({"event": name, **{field: known.get(field, value) for field, value in defaults.items()}})
 
     def time(self, field: str, elapsed_ms: int) -> int:
-        """Return the earliest time that was reported, or the session's age if none was."""
+        """Return the earliest reported time. Returns the session's age if no time was reported."""
         return min(self.values[field], default=elapsed_ms)
 
     def fields(self) -> dict[str, Any]:
@@ -323,7 +324,7 @@ class Interleaved(RuleBasedStateMachine):
 
     @rule(by=producers, data=st.data())
     def repeat(self, by: int, data: st.DataObject) -> None:
-        """Send earlier lines without increments again. They have no effect."""
+        """Send earlier lines again, except lines with increments. A repeated line has no effect."""
         worker = self.workers[by]
         worker.flush()
         for line in data.draw(st.lists(st.sampled_from(worker.repeatable), max_size=4)):
@@ -434,8 +435,8 @@ def test_every_event_matches_the_telemetry_page_whatever_lines_arrive(lines: lis
 
 
 @given(st.lists(strategies.json_values, max_size=6))
-def test_a_report_holds_only_words_of_the_schema(values: list[object]) -> None:
-    """Send every value for every field of every event. Only words of the page are reported."""
+def test_a_report_holds_only_values_of_the_schema(values: list[object]) -> None:
+    """Send every value for every field of every event. Only values that the page allows are reported."""
     session = SessionTotals()
     own_words = {word for words in page.VOCABULARY.values() for word in words.split()}
     for when, value in enumerate(values):

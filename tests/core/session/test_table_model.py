@@ -1,4 +1,4 @@
-"""The table of sessions against a plain model, tick by tick, with any order of hellos, ends, disconnects and exits."""
+"""Compares the table of sessions with a plain model after each tick, in any order of hellos, ends and exits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.core.session.story import Story, hello
 from tests.harness import new_id
 
-TICK_S = 0.25  # exact in binary; grace and goodbye are whole ticks
+TICK_S = 0.25  # exact in binary; the grace and goodbye times are whole ticks
 CONNECTIONS = ["1", "2", "3", "4"]
 PRODUCERS = ["p", "q"]
 
 
 class ModelSession:
-    """One session as the contract describes it. It counts ticks and computes no due times."""
+    """One session as the contract describes it. The model counts ticks and computes no due times."""
 
     def __init__(self) -> None:
         self.age = 0
@@ -139,7 +139,7 @@ class TableMachine(RuleBasedStateMachine):
             if self.model:
                 self.model.tick()
             if self.seal_what_is_over():
-                # The table had announced a due time, and the session was not over before it.
+                # The table had announced a due time, and the session was not over before that time.
                 assert next_due is not None
                 assert next_due <= self.story.now
 

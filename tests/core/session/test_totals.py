@@ -22,7 +22,7 @@ ID_A, ID_B, ID_C = "a" * 16, "b" * 16, "c" * 16
 
 
 class Conversation:
-    """A session that receives lines, a millisecond apart."""
+    """A session that receives one line per millisecond."""
 
     def __init__(self) -> None:
         self.state = SessionTotals()
@@ -190,7 +190,7 @@ def test_average_and_percentile_are_taken_over_the_durations_of_all_workers() ->
     session = Conversation().send("p", observe={ID_A: [100] * 19}).send("q", observe={ID_A: [6000], ID_B: [300]})
     assert session["endpoint_count"] == 2
     assert session["avg_duration_ms"] == 390  # 8200 / 21, rounded half up
-    assert session["slowest_endpoint_bucket"] == "200-500ms"  # one of twenty is above the 95th percentile
+    assert session["slowest_endpoint_bucket"] == "200-500ms"  # one of twenty durations is above the 95th percentile
 
 
 def test_a_repeated_row_and_an_older_row_change_nothing() -> None:
@@ -263,7 +263,7 @@ def test_too_many_routes_of_one_producer_do_not_limit_another_producer(monkeypat
 # --- replayed frames ----------------------------------------------------------------------------------------
 
 
-def test_a_replayed_frame_is_merged_with_frames_received_since() -> None:
+def test_a_replayed_frame_is_merged_with_frames_that_arrived_before_the_replay() -> None:
     session = Conversation().send("q", set={"framework": "django"}, incr={"request_count": 1})
     session.state.replay("p", frame(set={"framework": "flask"}, total={"request_count": 2}), 0, sdk="node")
     assert (session["framework"], session["request_count"], session["sdk"]) == ("flask", 3, "node")
@@ -371,7 +371,7 @@ def test_an_event_includes_the_counts_of_its_own_line() -> None:
     assert session.sent[0].fields["request_count_at_open"] == 1
 
 
-def test_fields_that_belong_to_the_event_alone_are_not_merged_into_the_session() -> None:
+def test_fields_that_belong_to_an_event_alone_are_not_merged_into_the_session() -> None:
     session = Conversation().send(
         "p", event={"name": "first_request", "port": 8000, "sdk": "python", "brakit_version": "0.1.7"}
     )
@@ -388,7 +388,7 @@ def test_every_field_of_an_event_has_its_default_if_no_producer_reported_it(name
     assert SessionTotals().report(event, {}, {}) == defaults
 
 
-def test_a_report_prefers_the_events_fields_then_the_daemons_then_the_sessions() -> None:
+def test_a_report_takes_values_first_from_the_event_then_from_the_daemon_then_from_the_session() -> None:
     session = Conversation().hello("p", "python").send("p", set={"brakit_version": "0.1.7", "python_version": "3.12.1"})
     session.send("p", event={"name": "first_request", "port": 8000, "brakit_version": "0.1.8"})
     daemons_own = {"os": "linux-6.18.44", "arch": "x64", "brakit_version": "9.9.9", "python_version": "3.13.0"}

@@ -114,7 +114,7 @@ def test_a_snapshot_of_a_counter_file_is_returned_as_a_change_once() -> None:
     assert transcript.changed(state) == []
 
 
-def test_a_value_that_wins_because_it_was_first_keeps_its_time() -> None:
+def test_a_value_whose_field_takes_the_first_value_keeps_its_time() -> None:
     session, replayed = SessionTotals(), SessionTotals()
     for when, (producer, framework) in enumerate([("p", "flask"), ("q", "django")], start=5):
         session.apply(producer, parse(json.dumps({"set": {"framework": framework}}).encode()), when, 0)

@@ -1,4 +1,4 @@
-"""The table of a worker's phases: the stimuli that are legal in each phase, and no others."""
+"""The table of a worker's phases, which lists the stimuli that are legal in each phase."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def worker_in(phase: Phase) -> Worker:
 
 
 @pytest.mark.parametrize(("phase", "stimulus"), [move for move in MOVES if move in TRANSITIONS], ids=str)
-def test_a_legal_stimulus_moves_the_worker(phase: Phase, stimulus: Stimulus) -> None:
+def test_a_legal_stimulus_changes_the_workers_phase_as_the_table_says(phase: Phase, stimulus: Stimulus) -> None:
     worker = worker_in(phase)
     worker.apply(stimulus)
     assert worker.phase is TRANSITIONS[phase, stimulus]
@@ -31,7 +31,7 @@ def test_an_illegal_stimulus_raises_and_changes_nothing(phase: Phase, stimulus: 
     assert worker.phase is phase
 
 
-def test_a_hello_connects_in_every_phase_but_the_compacted_one() -> None:
+def test_a_hello_connects_a_worker_in_every_phase_except_compacted() -> None:
     legal = {phase: TRANSITIONS.get((phase, Stimulus.HELLO)) for phase in Phase}
     assert legal == {phase: None if phase is Phase.COMPACTED else Phase.CONNECTED for phase in Phase}
 
@@ -40,7 +40,7 @@ def test_no_stimulus_is_legal_for_a_compacted_worker() -> None:
     assert not [move for move in TRANSITIONS if move[0] is Phase.COMPACTED]
 
 
-def test_every_phase_but_the_first_can_be_reached() -> None:
+def test_every_phase_except_the_first_can_be_reached() -> None:
     assert {*TRANSITIONS.values()} == {*Phase} - {Phase.NEW}
 
 

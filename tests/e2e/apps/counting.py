@@ -13,7 +13,7 @@ import brakit_sidecar
 
 WORKERS = range(4)
 
-# By worker. The workers' routes overlap: each route is served by at most three workers.
+# Each tuple has one entry for each worker. The workers' routes overlap: each route is served by at most three workers.
 COUNTS = {
     "error_count": (1, 0, 2, 4),
     "query_count": (40, 30, 20, 11),
@@ -77,7 +77,7 @@ def work(worker: int, inherited: brakit_sidecar.Telemetry | None) -> None:
 
 
 def main(start_method: str) -> None:
-    """Run the workers. A forked worker uses its parent's telemetry object, a spawned one connects by itself."""
+    """Run the workers. A forked worker uses its parent's telemetry object, and a spawned worker connects by itself."""
     inherited = brakit_sidecar.connect() if start_method == "fork" else None
     multiprocessing.set_start_method(start_method)
     workers = [multiprocessing.Process(target=work, args=(worker, inherited)) for worker in WORKERS]

@@ -1,5 +1,5 @@
-"""Record an application's process independently of the sidecar, in JSON lines. Each line is an event on brakit's event
-bus, or a try of brakit's own telemetry to send. Such a try is stopped here.
+"""Records events of an application's process as JSON lines, independently of the sidecar. Each line is an event on
+brakit's event bus, or an attempt of brakit's own telemetry to send. The recorder stops such attempts.
 """
 
 from __future__ import annotations
@@ -38,5 +38,5 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError("a test must not connect to brakit's host")
 
 
-EventBus.emit = _emit  # type: ignore[method-assign] # brakit offers its listeners no other way
-sys.addaudithook(_audit)  # also holds in forked children and at the interpreter's exit
+EventBus.emit = _emit  # type: ignore[method-assign] # brakit has no other way to listen to all channels
+sys.addaudithook(_audit)  # the hook is also called in forked children and at the interpreter's exit

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 
-import brakit_sidecar.integrations.brakit  # noqa: F401  # isort: skip (first, so that brakit's own set-up is timed)
+import brakit_sidecar.integrations.brakit  # noqa: F401  # isort: skip (imported first, so that brakit's set-up is timed)
 import brakit  # noqa: F401
 from aiohttp import ClientSession
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import create_engine, text
 
-from tests.e2e.apps import event_recorder  # noqa: F401 (it records from its import on)
+from tests.e2e.apps import event_recorder  # noqa: F401 (importing it starts the recording)
 
 app = FastAPI(default_response_class=PlainTextResponse)
 engine = create_engine("sqlite:///shop.db")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-import brakit  # noqa: F401 (its import is its set-up)
-import brakit_sidecar.integrations.brakit  # noqa: F401 (its import is its set-up)
+import brakit  # noqa: F401 (importing it sets it up)
+import brakit_sidecar.integrations.brakit  # noqa: F401 (importing it sets it up)
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-from tests.e2e.apps import event_recorder  # noqa: F401 (it records from its import on)
+from tests.e2e.apps import event_recorder  # noqa: F401 (importing it starts the recording)
 
 app = Flask(__name__)
 engine = create_engine("sqlite:///shop.db")
@@ -51,7 +51,7 @@ def broken() -> str:
 
 @app.get("/meet/<int:workers>")
 def meet(workers: int) -> str:
-    """Answer as soon as so many workers handle this request, each of which waits here for the others."""
+    """Answer as soon as ``workers`` workers handle this request. Each worker waits here for the others."""
     os.makedirs("met", exist_ok=True)
     with open(f"met/{os.getpid()}", "w", encoding="utf-8"):
         pass

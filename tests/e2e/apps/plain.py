@@ -1,5 +1,5 @@
 """An application that counts its requests itself, for three kinds of server. It answers with its own pid and its
-parent's.
+parent's pid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Equal increment lines, counted before they are parsed.
+"""Counts equal increment lines before they are parsed.
 
-A simple producer sends the same line thousands of times. Increments commute, so their order among themselves does not
-matter. A batch is flushed before any other line applies.
+A simple producer sends the same line thousands of times. Increments commute, so a batch may add them in any order. A
+batch is flushed before any other line is applied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..frames import parse
 if TYPE_CHECKING:
     from .totals import ProducerTotals
 
-LONGEST = 1024  # longer lines are parsed one by one: a connection remembers at most some 1 MiB of lines
+LONGEST = 1024  # longer lines are parsed one by one, so that a connection remembers at most 1 MiB of lines
 MAX_DISTINCT = 1024  # lines remembered; a producer that counts by ones sends a handful of distinct lines
 
 
@@ -27,7 +27,7 @@ class LineBatch:
         self._increments: dict[bytes, list[tuple[str, int]]] = {}
 
     def add(self, lines: list[bytes]) -> bool:
-        """Count the lines, if each is an increment and nothing else. Otherwise count none of them."""
+        """Count the lines and return True if every line holds only increments. Otherwise count no line."""
         known = len(self._times)
         self._times.update(lines)
         if len(self._times) == known:
@@ -42,11 +42,11 @@ class LineBatch:
 
     @property
     def is_full(self) -> bool:
-        """Return True if a flush is due, because more distinct lines are remembered than the bound."""
+        """Return True if a flush is due because more than MAX_DISTINCT lines are remembered."""
         return len(self._increments) > MAX_DISTINCT
 
     def flush(self, totals: ProducerTotals) -> None:
-        """Add what was counted to the producer's totals."""
+        """Add the counted increments to the producer's totals."""
         for line, times in self._times.items():
             for field, count in self._increments[line]:
                 totals.incr(field, count * times)
@@ -55,7 +55,7 @@ class LineBatch:
             self._increments.clear()
 
     def _learn(self, line: bytes) -> bool:
-        """Parse a line that is new. Returns False if it holds anything but increments."""
+        """Parse a new line. Returns False if the line is too long, or holds anything but increments."""
         if len(line) > LONGEST:
             return False
         frame = parse(line)

@@ -1,4 +1,4 @@
-"""One connection's part in a session: its producer, and the increments that are not in the producer's totals yet."""
+"""One connection that joined a session. It batches increments before they are added to its producer's totals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Member:
-    """The part of one connection that joined a session."""
+    """One connection that joined a session."""
 
     __slots__ = ("batch", "producer", "session_id", "totals", "worker")
 
@@ -25,7 +25,10 @@ class Member:
         self.batch = LineBatch()
 
     def count(self, lines: list[bytes]) -> bool:
-        """Count increment lines without parsing each. Returns False, and counts none, if one holds something else."""
+        """Count the increment lines without parsing every line.
+
+        If any line holds something other than increments, count no line and return False.
+        """
         if self.batch.is_full:
             self.flush()
         return self.batch.add(lines)

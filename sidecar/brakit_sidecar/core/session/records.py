@@ -1,6 +1,7 @@
-"""The records of a session's journal. Reports of producers are in the wire's own words (``transcript``).
+"""The records of a session's journal. The reports of producers are stored as frames of the wire (``transcript``).
 
-The other records hold when the session began, which workers joined and left it, and how it ends. ``replay`` reads them.
+The other records hold when the session began, which workers joined and left it, and how it ended. ``replay`` reads all
+records.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 NS_PER_S = 1_000_000_000
-COMMANDS = "commands"  # the producer of what commands report; not a producer's id, because it is not a UUID
+COMMANDS = "commands"  # reports of commands are journaled under this name; it is not a UUID, so no producer has it
 NOT_PRODUCERS = frozenset({COMMANDS, COMPACTED})
 
 
@@ -28,18 +29,18 @@ def opened(opened_at: float, boot: str, group: str | None, owner_pid: int | None
 
 
 def joined(totals: ProducerTotals, *, is_worker: bool) -> Record:
-    """Return the record of a hello, the first one or a later one."""
+    """Return the record of a producer's hello. Every hello has a record, not only the first."""
     sdk = totals.values.get("sdk")
     return {"joined": totals.producer, "worker": is_worker, "sdk": sdk and sdk[2], "at": sdk[0] if sdk else 0}
 
 
 def changed(totals: ProducerTotals) -> list[Record]:
-    """Return what the totals gained since this function was last called for them."""
+    """Return the records of what the totals gained since the last call for the same totals."""
     return [_frame(totals, when, frame) for when, frame in transcript.changed(totals)]
 
 
 def whole(totals: ProducerTotals) -> list[Record]:
-    """Return all of the totals."""
+    """Return the records of the whole totals."""
     return [_frame(totals, when, frame) for when, frame in transcript.whole(totals)]
 
 
@@ -49,12 +50,12 @@ def end(producer: str, exit_reason: str, now: float) -> Record:
 
 
 def left(producer: str, left_at: float | None) -> Record:
-    """Return the record of a worker that has no connection any more. The time is None if it is unknown."""
+    """Return the record of a worker that left. ``left_at`` is None if the time is unknown."""
     return {"left": producer, "at": None if left_at is None else int(left_at * NS_PER_S)}
 
 
 def compacted(producers: Iterable[str]) -> Record:
-    """Return the record of workers whose totals became one. The records before it hold all that they reported."""
+    """Return the record of workers that were compacted. The records before it hold all their reports."""
     return {"compacted": sorted(producers)}
 
 

@@ -1,6 +1,7 @@
-"""A session from the records of its journal, by the same stimuli that wrote them.
+"""Rebuilds a session from the records of its journal, by applying the stimuli that wrote the records.
 
-A record may hold anything, because another program may have changed the file. A record that is not ours is skipped.
+A record may hold anything, because another program may have changed the file. A record is called "not ours" if the
+daemon cannot have written it. Such a record is skipped.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ MAX_TIME_S = 2**33  # 272 years of uptime, whose nanoseconds are still a 64-bit 
 class Replayed(NamedTuple):
     """The contents of a journal."""
 
-    session: Session | None  # None if it was reported, or if the journal is of events without a session
-    events: list[QueuedEvent]  # frozen, and not known to have a receipt
+    session: Session | None  # None if its event was made, or if the journal holds only events without a session
+    events: list[QueuedEvent]  # the frozen events whose receipts are not in the journal
     foreign: list[str]  # the names of events whose frozen bodies are not ours
 
 
 def replay(session: Session, journal: Iterable[Record], now: float, boot: str, api_key: str) -> Replayed:
-    """Replay a journal into a session of its id in which nothing has happened yet.
+    """Replay a journal into ``session``, a new session with the journal's id.
 
-    Workers that had not left are taken as gone since ``now`` (monotonic seconds); they may be found alive later.
-    ``boot`` is the id of this boot of the machine.
+    A worker that had not left counts as gone since ``now`` (monotonic seconds). It may be found alive later. ``boot``
+    is the id of this boot of the machine.
     """
     reader = _Reader(session, api_key)
     for record in journal:
-        with suppress(KeyError, TypeError, ValueError, AttributeError):  # not our record; the rest is still good
+        with suppress(KeyError, TypeError, ValueError, AttributeError):  # this record is not ours, but others may be
             reader.read(record)
     return Replayed(reader.session_as_of(now, boot), list(reader.events.values()), reader.foreign)
 
@@ -75,25 +76,25 @@ class _Reader:
         }
 
     def read(self, record: Record) -> None:
-        """Apply one record. Raises KeyError, TypeError, ValueError or AttributeError if it is not ours."""
+        """Apply one record. Raises KeyError, TypeError, ValueError or AttributeError if the record is not ours."""
         self._last_at = max(self._last_at, _time_ns(record.get("at") or 0) / NS_PER_S)
         for key, reader in self._readers.items():
             if key in record:
                 reader(record)
 
     def session_as_of(self, now: float, boot: str) -> Session | None:
-        """Return the session as it goes on, or None if it does not."""
+        """Return the session at the time ``now``. Returns None if it was never opened or its event was made."""
         session = self._session
         if not self._is_open or SESSION.name in session.totals.occurred:
             return None
         if session.boot == boot:
             self._cut_times(now)
         for worker in session.workers.values():
-            if worker.phase in (Phase.CONNECTED, Phase.FINISHED):  # its connection vanished with the daemon
+            if worker.phase in (Phase.CONNECTED, Phase.FINISHED):  # its connection closed when the daemon died
                 worker.apply(Stimulus.DISCONNECT)
                 worker.left_at = now
                 session.last_left = worker
-        if session.boot != boot:  # the machine was off: its clock is another one, and its processes are gone
+        if session.boot != boot:  # the machine restarted: its clock began anew, and all processes are gone
             reason, ended_at = self._ending or ("crash", max(self._last_at, session.opened_at))
             session.ending = Ending(reason, ended_at, seal_by=now)
         elif self._ending is not None:
@@ -103,7 +104,7 @@ class _Reader:
         return session
 
     def _cut_times(self, now: float) -> None:
-        """Replace times in the future by now, because a session would otherwise wait for them."""
+        """Replace times in the future by ``now``, because a session would otherwise wait for them."""
         session = self._session
         session.opened_at = min(session.opened_at, now)
         for worker in session.workers.values():
@@ -172,8 +173,9 @@ class _Reader:
     def _frozen(self, record: Record) -> None:
         """Read an event that was about to be sent.
 
-        A body that is not ours must not be sent. Its session then goes on. An event that occurs once is not made a
-        second time, because workers report it again and the first body may have arrived.
+        A body that is not ours must not be sent. If it is the body of the session event, the session goes on and makes
+        that event again. Any other once-only event counts as occurred, even if its body is not ours. Otherwise a
+        worker's repeated report would make the event a second time, although the first body may have arrived.
         """
         name, uuid, distinct_id, frozen = record["frozen"]
         body = payload.rebuild(name, frozen.encode(), api_key=self._api_key, distinct_id=distinct_id, uuid=uuid)
@@ -195,21 +197,21 @@ class _Reader:
 
 
 def _id(raw: object) -> str:
-    """Return the name of a producer. Raises TypeError if it is not a text."""
+    """Return ``raw`` as the name of a producer. Raises TypeError if it is not a string."""
     if type(raw) is str:
         return raw
     raise TypeError
 
 
 def _time_s(raw: object) -> float:
-    """Return a time in seconds. Raises ValueError if it is not a finite number."""
-    if type(raw) in (int, float) and 0 <= raw < MAX_TIME_S:  # type: ignore[operator] # a number; a NaN compares false
+    """Return ``raw`` as a time in seconds. Raises ValueError if it is not a number from 0 up to MAX_TIME_S."""
+    if type(raw) in (int, float) and 0 <= raw < MAX_TIME_S:  # type: ignore[operator] # NaN compares false
         return float(raw)  # type: ignore[arg-type]
     raise ValueError
 
 
 def _time_ns(raw: object) -> int:
-    """Return a time in nanoseconds. Raises ValueError if it is not a whole number of 64 bits."""
+    """Return ``raw`` as a time in ns. Raises ValueError if it is not an integer from 0 up to MAX_TIME_S."""
     if type(raw) is int and 0 <= raw < MAX_TIME_S * NS_PER_S:
         return raw
     raise ValueError

@@ -1,4 +1,4 @@
-"""All open sessions: the one that a hello joins, those that are due, and the ids that are over."""
+"""Finds the session that a hello joins, the sessions that are due, and the sessions that are over."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from .timing import Timing
     from .worker import Worker
 
-REMEMBERED = 10_000  # ended sessions, some 2 MB; a producer that outlives so many of them opens a new session
+REMEMBERED = 10_000  # ended sessions, some 2 MB; a producer of an older session opens a new session
 
 
 class Opening(NamedTuple):
     """The circumstances in which a session is opened."""
 
     now: float  # monotonic seconds
-    anonymous_id: str | None  # the one under which it counts
-    fresh_id: str = ""  # the id of a session that only a group names
+    anonymous_id: str | None  # the id under which the session counts
+    fresh_id: str = ""  # the id of the new session if the hello names only a group
 
 
 class SessionTable:
-    """The sessions that are open, and the ids of those that are over."""
+    """The sessions that are open, and the ids of the sessions that are over."""
 
     def __init__(self, boot: str = "", timing: Timing = USUAL_TIMING, own: Mapping[str, Any] | None = None) -> None:
         """``boot``: the id of this boot of the machine. ``own``: the fields that only the daemon knows."""
@@ -45,9 +45,9 @@ class SessionTable:
     # --- stimuli ---------------------------------------------------------------------------------------------------
 
     def hello(self, hello: Hello, opening: Opening, pid: int = 0) -> tuple[Member | None, list[Effect]]:
-        """Join a connection to the session that its hello names. Returns None if that session is over.
+        """Join a connection to the session that its hello names, and open the session if it is new.
 
-        The session is opened if it is new. A worker that was compacted does not join either.
+        The member is None if the session is over or the worker was compacted.
         """
         session, effects = self._named(hello, opening)
         if session is None:
@@ -58,7 +58,7 @@ class SessionTable:
     def open_session(
         self, session_id: str, opening: Opening, group: str | None = None
     ) -> tuple[Session | None, list[Effect]]:
-        """Return the session of that id, opened if it is new. Returns None if it is over."""
+        """Return the session of this id, and open it if it is new. The session is None if it is over."""
         session = self.open.get(session_id)
         if session is not None:
             return session, []
@@ -81,15 +81,19 @@ class SessionTable:
         )
 
     def take_up(self, session: Session) -> None:
-        """Add a session: a new one, or one whose daemon died."""
+        """Add a new session, or a session whose daemon died."""
         self.open[session.id] = session
         if session.group is not None:
-            self._groups.setdefault(session.group, session)  # a journal that was copied may name the same group
+            # Two sessions may name the same group, because a journal may have been copied.
+            self._groups.setdefault(session.group, session)
 
     def session_of_worker(
         self, producer: str, session_id: str | None, group: str | None, opening: Opening
     ) -> tuple[Session | None, list[Effect]]:
-        """Return the session of a worker whose counter file was found: one that knows it, else the one it names."""
+        """Return the session of a worker whose counter file was found.
+
+        This is the open session that knows the worker, or else the session that the counter file names.
+        """
         for session in self.open.values():
             if producer in session.workers:
                 return session, []
@@ -107,19 +111,19 @@ class SessionTable:
     def withdraw(self) -> list[Effect]:
         """Close every session without an event, because consent was withdrawn.
 
-        Running workers count for nothing until they start again, even if consent returns, because what they counted
-        meanwhile cannot be separated from the rest.
+        The counts of running workers are ignored until those workers start again, even if consent is given again. The
+        reason is that the counts without consent cannot be separated from the others.
         """
         return [effect for session in list(self.open.values()) for effect in self._close(session)]
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Effect]:
-        """Begin the end of every session whose grace is over."""
+        """Begin to end every session whose grace period is over."""
         return [effect for session in self.open.values() for effect in session.advance(now)]
 
     def to_seal(self, now: float) -> list[Session]:
-        """Return the sessions that have ended and wait for nothing."""
+        """Return the sessions that have ended and do not wait for anything."""
         return [session for session in self.open.values() if session.may_be_sealed(now)]
 
     def to_compact(self) -> list[tuple[Session, list[Worker]]]:
@@ -127,17 +131,17 @@ class SessionTable:
         return [(session, workers) for session in self.open.values() if (workers := session.compactable())]
 
     def next_due(self) -> float | None:
-        """Return when to call ``advance`` and ``to_seal`` next if nothing happens, in monotonic seconds."""
+        """Return the monotonic time in seconds at which to call ``advance`` and ``to_seal`` next if nothing happens."""
         return min((due for session in self.open.values() if (due := session.due()) is not None), default=None)
 
     # --- what is over ----------------------------------------------------------------------------------------------
 
     def has_ended(self, session_id: str) -> bool:
-        """Return True if the session was sealed, here or by an earlier daemon."""
+        """Return True if the session was sealed, by this daemon or an earlier one."""
         return event_uuid(session_id, SESSION) in self._ended
 
     def remember_end(self, session_event_uuid: str) -> None:
-        """Note that the session event of this uuid exists, made here or by an earlier daemon."""
+        """Note that the session event of this uuid was made, by this daemon or an earlier one."""
         self._ended[session_event_uuid] = None
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -153,7 +157,7 @@ class SessionTable:
     def _named(self, hello: Hello, opening: Opening) -> tuple[Session | None, list[Effect]]:
         if hello.session is not None:
             return self.open_session(hello.session, opening)
-        assert hello.group is not None  # a hello with neither joins nothing
+        assert hello.group is not None  # a hello without a session or a group does not get here
         known = self._groups.get(hello.group)
         return (known, []) if known else self.open_session(opening.fresh_id, opening, hello.group)
 

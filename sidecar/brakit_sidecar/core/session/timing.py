@@ -1,4 +1,7 @@
-"""The waiting times of a session. Apart from the session, because the daemon reads them before it loads sessions."""
+"""The waiting times of a session.
+
+They have a file of their own, because the daemon reads them before it loads the code of sessions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ class Timing(NamedTuple):
 
     grace_s: float = 5.0  # a reload (gunicorn HUP, --reload, nodemon) takes two or three seconds on a small machine
     goodbye_s: float = 0.5
-    unjoined_s: float = 600.0  # a CLI opened the session, and its application never started
+    unjoined_s: float = 600.0  # if a CLI opens the session and its application never starts
 
 
 USUAL_TIMING = Timing()

@@ -1,4 +1,4 @@
-"""The totals of producers, and the values of a session that are made of them.
+"""The totals of producers, and the values of a session that are computed from the totals.
 
 A producer's totals are its own running state. A session merges the totals of its producers, so neither the order nor
 the repetition of reports matters. This file knows no phases, no connections and no clock.
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from ..counter_snapshot import CounterSnapshot
     from ..frames import Frame
 
-MAX_ROUTES = 4096  # per producer, some 1 MiB; a route is a pattern, and no application has so many. The rest overflows
+# The most routes of one producer, which take some 1 MiB. No application has so many, because a route is a pattern.
+# Further routes share the overflow row.
+MAX_ROUTES = 4096
 MAX_MARKS = 16_384  # per producer and field, some 2 MiB: far more insights than a developer could read
-COMPACTED = "compacted"  # the totals of all compacted workers; not a producer's id, because it is not a UUID
+COMPACTED = "compacted"  # the name of all compacted workers' totals; it is not a UUID, so no producer has it
 
 
 class Changes:
@@ -48,21 +50,21 @@ class ProducerTotals:
         self.counts: dict[str, int] = defaultdict(int)
         self.marks: dict[str, set[str]] = defaultdict(set)
         self.routes: dict[str, rules.Row] = {}
-        self.values: dict[str, Any] = {}  # by field, the account of the field's rule
+        self.values: dict[str, Any] = {}  # each field's account, as its rule defines it
         self.changes = Changes()
 
     def apply(self, frame: Frame, when: int) -> list[Refusal]:
-        """Merge all of a frame except its events, and return what is refused.
+        """Merge all of a frame except its events. Returns the refusals.
 
-        ``when`` orders what this producer reports. It is never the same twice.
+        ``when`` orders the reports of this producer. It is different at each call.
         """
         refused: list[Refusal] = []
         for name, count in frame.increments:
             self.incr(name, count)
         for name, total in frame.totals:
             self._raise_to(name, total)
-        for name, word in (*frame.scalars, *frame.members):
-            self.set(SESSION_FIELDS[name], word, when)
+        for name, value in (*frame.scalars, *frame.members):
+            self.set(SESSION_FIELDS[name], value, when)
         for name, mark in frame.marks:
             if mark in self.marks[name]:
                 continue
@@ -80,7 +82,7 @@ class ProducerTotals:
         return refused
 
     def incr(self, name: str, count: int) -> None:
-        """Add to a count."""
+        """Add ``count`` to the total of a count field."""
         self.counts[name] = rules.saturating_add(self.counts[name], count)
         self.changes.counts.add(name)
 
@@ -92,7 +94,10 @@ class ProducerTotals:
             self._merge_row(route, row)
 
     def aggregate(self, other: ProducerTotals) -> None:
-        """Add the totals of another producer, which will report nothing more. The result is not larger than both."""
+        """Add the totals of another producer that will report nothing more.
+
+        The sum needs no more memory than both totals.
+        """
         for name, count in other.counts.items():
             self.counts[name] = rules.saturating_add(self.counts[name], count)
         for name, marks in other.marks.items():
@@ -103,21 +108,21 @@ class ProducerTotals:
             rule = SESSION_FIELDS[name].rule
             self.values[name] = rule.aggregate(self.values.get(name, rule.identity()), account)
 
-    def set(self, field: Field, word: Any, when: int) -> None:
+    def set(self, field: Field, value: Any, when: int) -> None:
         """Merge one value of a scalar, or one member of a set.
 
-        If the field's rule is "first", its default value reports nothing.
+        Does nothing if the field's rule is "first" and ``value`` is the field's default.
         """
-        if isinstance(field.rule, rules.First) and word == field.domain.default:
+        if isinstance(field.rule, rules.First) and value == field.domain.default:
             return
         before = self.values.get(field.name, field.rule.identity())
-        after = field.rule.merge(before, field.rule.account(word, when, self.producer))
+        after = field.rule.merge(before, field.rule.account(value, when, self.producer))
         if after != before or field.name not in self.values:
             self.values[field.name] = after
             self.changes.values.add(field.name)
 
     def account(self, field: Field) -> Any:
-        """Return this producer's account of one field, as the field's rule understands it."""
+        """Return this producer's account of one field, in the form that the field's rule defines."""
         if isinstance(field.rule, rules.RouteView):
             return self.routes
         if field.rule is rules.SUM:
@@ -134,7 +139,7 @@ class ProducerTotals:
     def _merge_row(self, route: str, row: rules.Row) -> None:
         key = self._route(route)
         before = self.routes.get(key)
-        if row == before:  # most rows are equal, each time a counter file is read
+        if row == before:  # most rows have not changed since the counter file was last read
             return
         after = tuple(map(max, before or rules.EMPTY_ROW, row))
         if after != before:
@@ -165,7 +170,7 @@ class SessionTotals:
     def compact(self, producers: Iterable[str]) -> None:
         """Aggregate the totals of these producers into one, because they will report nothing more.
 
-        From here on they cost the memory of one producer.
+        Together they then need the memory of one producer.
         """
         compacted = self.producer(COMPACTED)
         for producer in producers:
@@ -177,7 +182,7 @@ class SessionTotals:
         self.producer(producer).set(SESSION_FIELDS["sdk"], sdk, self._tick(when_ns))
 
     def apply(self, producer: str, frame: Frame, when_ns: int, elapsed_ms: int) -> tuple[list[Occurred], list[Refusal]]:
-        """Merge a frame. Return the events to send now, with their fields as far as known, and what is refused.
+        """Merge a frame. Returns the events to send now, with their known fields, and the refusals.
 
         ``when_ns`` is a monotonic time in nanoseconds; ``elapsed_ms`` is the session's age in milliseconds.
         """
@@ -205,7 +210,8 @@ class SessionTotals:
     def report(self, event: EventSpec, fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """Return a value for every field of the event.
 
-        A value comes from the event's own ``fields``, else from the daemon's ``own`` knowledge, else from the session.
+        A value comes from the event's ``fields``, else from ``own`` (values that the daemon knows), else from the
+        session.
         """
         routes = None
         values: dict[str, Any] = {}
@@ -215,7 +221,7 @@ class SessionTotals:
             elif name in own:
                 value = own[name]
             elif isinstance(field.rule, rules.RouteView):
-                routes = self._aggregated(field) if routes is None else routes  # three readings of one account
+                routes = self._aggregated(field) if routes is None else routes  # three fields read the same account
                 value = field.rule.value(routes)
             elif SESSION_FIELDS.get(name) is field:
                 value = field.rule.value(self._aggregated(field))
@@ -225,12 +231,15 @@ class SessionTotals:
         return values
 
     def total(self, name: str) -> Any:
-        """Return one session field's current value, or None if no producer reported one."""
+        """Return the current value of one session field. Returns None if no producer reported the field."""
         field = SESSION_FIELDS[name]
         return field.rule.value(self._aggregated(field))
 
     def _tick(self, when_ns: int) -> int:
-        """Return the time of one frame. It is later than every time before, even if the clock is coarse."""
+        """Return the time of one frame.
+
+        It is later than the times of all earlier frames, even if the clock is coarse.
+        """
         self._last_when = max(when_ns, self._last_when + 1)
         return self._last_when
 

@@ -1,7 +1,7 @@
 """A producer's totals as frames of the wire.
 
-Applying a transcript to empty totals restores them, in any order and after any repetition. So a journal is made of
-transcripts and needs no format of its own.
+If the frames of a transcript are applied to empty totals, the totals are restored. The frames may be applied in any
+order, and more than once. So a journal consists of transcripts, and needs no format of its own.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .totals import Changes
 if TYPE_CHECKING:
     from .totals import ProducerTotals
 
-Timed = tuple[int, dict[str, Any]]  # when, in monotonic nanoseconds, and a frame of the wire without its hello
+Timed = tuple[int, dict[str, Any]]  # a time in monotonic nanoseconds, and a frame of the wire without a hello
 
 
 def changed(totals: ProducerTotals) -> list[Timed]:
-    """Return what changed in the totals since this function was last called for them."""
+    """Return the frames of what changed in the totals since the last call for the same totals."""
     changes, totals.changes = totals.changes, Changes()
     frames: dict[int, dict[str, Any]] = defaultdict(dict)
     for name in changes.values:
         field, account = SESSION_FIELDS[name], totals.values[name]
-        # The time matters only for a rule by which the first value wins.
+        # The time matters only if the field's rule takes the first value.
         when = account[0] if isinstance(field.rule, First) else 0
         for key in field.rule.said_by - {"hello"}:  # the hello's own field is journaled with the hello
             frames[when].setdefault(key, {})[name] = field.rule.value(account)
@@ -39,7 +39,7 @@ def changed(totals: ProducerTotals) -> list[Timed]:
 
 
 def whole(totals: ProducerTotals) -> list[Timed]:
-    """Return all of the totals, whatever was returned before."""
+    """Return the frames of the whole totals, regardless of earlier calls."""
     totals.changes.counts.update(totals.counts)
     totals.changes.routes.update(totals.routes)
     totals.changes.values.update(totals.values)

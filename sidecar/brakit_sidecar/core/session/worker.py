@@ -1,6 +1,6 @@
-"""One worker's record in a session. Its phase moves only by the table TRANSITIONS.
+"""One worker's record in a session. Its phase changes only as the table TRANSITIONS allows.
 
-This file knows no clock, no socket and no counter file. An illegal move is a missing key.
+This file knows no clock, no socket and no counter file. An illegal transition has no key in the table.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Phase(Enum):
 
     NEW = "new"
     CONNECTED = "connected"
-    FINISHED = "finished"  # it reported its end; its connection, or else its process, is still there
+    FINISHED = "finished"  # it reported its end, but its connection is open or its process is alive
     RECONNECTING = "reconnecting"  # it has no connection, but its process is alive
     GONE = "gone"  # it has no connection; it may reconnect if its process is alive after all
-    COMPACTED = "compacted"  # its process has exited, and its totals were added to those of others
+    COMPACTED = "compacted"  # its process has exited, and its totals were added to those of other workers
 
 
 class Stimulus(Enum):
@@ -30,7 +30,7 @@ class Stimulus(Enum):
     END = "reports its end"
     DISCONNECT = "disconnects"
     EVICT = "is disconnected by the daemon"  # to free a descriptor
-    FOUND_ALIVE = "is found alive"  # by its counter file
+    FOUND_ALIVE = "is found alive"  # its counter file shows that it is alive
     FOUND_DEAD = "is found dead"
     PROCESS_EXIT = "process exits"
     COMPACT = "is compacted"
@@ -42,7 +42,7 @@ TRANSITIONS: dict[tuple[Phase, Stimulus], Phase] = {
     (_P.NEW, _S.HELLO): _P.CONNECTED,
     (_P.NEW, _S.FOUND_ALIVE): _P.RECONNECTING,
     (_P.NEW, _S.FOUND_DEAD): _P.GONE,
-    (_P.NEW, _S.COMPACT): _P.COMPACTED,  # a rewritten journal names compacted workers by their ids alone
+    (_P.NEW, _S.COMPACT): _P.COMPACTED,  # a rewritten journal holds only the ids of compacted workers
     (_P.CONNECTED, _S.HELLO): _P.CONNECTED,
     (_P.CONNECTED, _S.END): _P.FINISHED,
     (_P.CONNECTED, _S.DISCONNECT): _P.GONE,
@@ -70,10 +70,10 @@ class Worker:
     def __init__(self, producer: str, totals: ProducerTotals) -> None:
         self.id = producer
         self.phase = Phase.NEW
-        self.connections = 0  # open ones; mostly one
+        self.connections = 0  # the number of open connections; mostly 1
         self.pid = 0  # 0 if the platform does not report it
-        self.exit_reason: str | None = None  # the last one that it reported
-        self.left_at: float | None = None  # monotonic seconds; None if it has not left, or at an unknown time
+        self.exit_reason: str | None = None  # the last exit reason that it reported
+        self.left_at: float | None = None  # monotonic seconds; None if it has not left, or if the time is unknown
         self.totals = totals
 
     def apply(self, stimulus: Stimulus) -> None:
@@ -82,12 +82,12 @@ class Worker:
 
     @property
     def is_present(self) -> bool:
-        """Return True if it has a connection, or a process that may connect again."""
+        """Return True if the worker has a connection, or a process that may connect again."""
         return self.phase in (Phase.CONNECTED, Phase.FINISHED, Phase.RECONNECTING)
 
     @property
     def is_live(self) -> bool:
-        """Return True if it may still report something."""
+        """Return True if the worker may still send reports."""
         return self.phase in (Phase.CONNECTED, Phase.RECONNECTING)
 
 
@@ -101,4 +101,4 @@ def as_mermaid() -> str:
     return "\n".join(["stateDiagram-v2", *lines]) + "\n"
 
 
-# To add a stimulus: one entry in Stimulus, its rows in TRANSITIONS, and the diagram in docs/architecture.md anew.
+# To add a stimulus: add an entry to Stimulus and its rows to TRANSITIONS. Then update docs/architecture.md's diagram.

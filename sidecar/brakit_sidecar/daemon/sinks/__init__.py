@@ -1,4 +1,4 @@
-"""Where an event can go. A sink gets the body's bytes and returns what became of them. It never raises."""
+"""The sinks of events. A sink gets the bytes of a body and returns a verdict. It never raises."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Sink(Protocol):
     """Sends a body once."""
 
     async def send(self, body: bytes) -> Verdict:
-        """Try once, and return the outcome."""
+        """Try to send the body once, and return the verdict."""
 
 
 class LocalSink(NamedTuple):
-    """Sends nothing: in local mode, and under settings with which nothing could arrive."""
+    """Sends nothing. It is used in local mode, and if the settings are so wrong that no event could arrive."""
 
     verdict: Verdict
 
@@ -46,7 +46,7 @@ async def choose(environ: Mapping[str, str]) -> Sink:
 
 
 def _load_posthog(endpoint: str) -> Sink:
-    """Import aiohttp in a thread, because it takes a fifth of a second."""
+    """Import aiohttp. This is called in a thread, because the import takes a fifth of a second."""
     from .posthog import PostHogSink  # noqa: PLC0415
     from .proxies import UnusableProxyError, proxy_for  # noqa: PLC0415
 

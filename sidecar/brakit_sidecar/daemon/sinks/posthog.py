@@ -1,8 +1,8 @@
 """PostHog's capture API: one POST and one attempt for each event. Only this file uses aiohttp.
 
-Each event has a connection of its own, because the body of an answer is never read, and a connection with an unread
-answer cannot carry another request. So an attempt never fails on an idle connection that the endpoint has closed, and
-never has to be repeated.
+Each event has a connection of its own. The body of an answer is never read, and a connection with an unread answer
+cannot carry another request. As no connection is ever idle, an attempt never fails because the endpoint has closed an
+idle connection. So an attempt never has to be repeated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 16 * 1024  # far more than a usual response head; bounds how much of a flood is parsed at once
 PATH = "/i/v0/e/"
-# All headers that we choose. HTTP itself needs Host and Content-Length.
+# All headers that this file chooses. HTTP itself needs Host and Content-Length.
 HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
@@ -83,8 +83,8 @@ class PostHogSink:
 
 
 def _tls() -> ssl.SSLContext:
-    """Return a context that trusts the system's certificates, or those of SSL_CERT_FILE if it is set."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks certificate and name
+    """Return a context that trusts the system's certificates, or the certificates of SSL_CERT_FILE if that is set."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it checks the certificate and the host name
     context.load_default_certs()
     context.set_alpn_protocols(["http/1.1"])
     return context

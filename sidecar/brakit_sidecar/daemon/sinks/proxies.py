@@ -1,4 +1,4 @@
-"""The proxy that the environment names for an endpoint: HTTPS_PROXY and NO_PROXY, in either case."""
+"""The proxy that the environment names for an endpoint: HTTPS_PROXY and NO_PROXY, in upper or lower case."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from urllib.parse import urlsplit
 
 
 class UnusableProxyError(Exception):
-    """The environment names a proxy that we cannot use. To connect without it is not our decision."""
+    """The environment names a proxy that cannot be used. The daemon may not decide to connect without a proxy."""
 
 
 def proxy_for(endpoint: str) -> str | None:
     """Return the proxy for an endpoint, found in the environment as urllib finds it.
 
     A proxy without a scheme (``proxy:3128``) is an http proxy. Returns None if the connection goes straight to the
-    endpoint; connections to http endpoints always do, because only loopback may be http. Raises UnusableProxyError.
+    endpoint. Connections to http endpoints always do, because only loopback may be http. Raises UnusableProxyError if
+    the proxy cannot be used.
     """
     url = urlsplit(endpoint)
     if url.scheme != "https":
