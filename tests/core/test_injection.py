@@ -38,8 +38,9 @@ def node_options(existing: str = "", preload: Preload = PRELOAD, **surroundings:
     return found.variables.get("NODE_OPTIONS")
 
 
-def python_path(existing: str) -> str:
-    return injected(PYTHONPATH=existing).variables["PYTHONPATH"]
+def python_path(existing: str, preload: Preload = PRELOAD) -> str:
+    """Return the value of PYTHONPATH below the command."""
+    return injected(PYTHONPATH=existing, preload=preload).variables.get("PYTHONPATH", existing)
 
 
 def split_as_node_does(value: str) -> list[str]:
@@ -81,6 +82,10 @@ def split_as_node_does(value: str) -> list[str]:
 )
 def test_the_directory_is_put_before_the_users_own_pythonpath(existing: str, expected: str) -> None:
     assert python_path(existing) == expected
+
+
+def test_pythonpath_is_left_alone_if_the_directory_cannot_be_a_part_of_it() -> None:
+    assert python_path("/a", Preload("/s/node/brakit.cjs", "/s:t/python")) == "/a"
 
 
 def test_pythonpath_is_set_if_the_environment_has_none() -> None:

@@ -70,23 +70,25 @@ def inject(
     environ: Mapping[str, str], preload: Preload, command: Sequence[str], surroundings: Surroundings
 ) -> Injection:
     """Return the variables with which the processes below ``command`` load the preload files."""
-    python_path = _python_path(environ.get("PYTHONPATH", ""), preload.python)
+    variables = _python_path(environ.get("PYTHONPATH", ""), preload.python)
     try:
         node_options = _node_options(environ.get("NODE_OPTIONS", ""), preload.node, command, surroundings)
     except _LeaveAlone as reason:
-        return Injection({"PYTHONPATH": python_path}, str(reason))
-    return Injection({"PYTHONPATH": python_path, "NODE_OPTIONS": node_options})
+        return Injection(variables, str(reason))
+    return Injection({**variables, "NODE_OPTIONS": node_options})
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------
 
 
-def _python_path(existing: str, directory: str) -> str:
+def _python_path(existing: str, directory: str) -> dict[str, str]:
+    if ":" in directory:  # it separates the parts of PYTHONPATH, and cannot be escaped
+        return {}
     if not existing:
-        return directory
+        return {"PYTHONPATH": directory}
     if existing.partition(":")[0] == directory:  # an outer `run` of this version put it there
-        return existing
-    return f"{directory}:{existing}"
+        return {}
+    return {"PYTHONPATH": f"{directory}:{existing}"}
 
 
 # --- Node ------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ import atexit
 import re
 import sys
 import time
+from contextlib import suppress
 from functools import wraps
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,8 @@ def _install() -> None:
         return
     atexit.unregister(own_telemetry._send_session)  # noqa: SLF001 (it has no public name)
     telemetry = connect(sdk="python", start=True)
-    telemetry.set(brakit_version=version("brakit"))
+    with suppress(PackageNotFoundError):  # a source tree of brakit has no metadata
+        telemetry.set(brakit_version=version("brakit"))
     listener = _Listener(telemetry, setup_ms)
     _wrap_bus(listener)
     for framework, entry_function in _ENTRY_FUNCTIONS.items():

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, F401, PLC0415, UP004, UP031 (Python 2.7 reads this file, and imports are its purpose)
+# ruff: noqa: ANN001, ANN202, ANN204, F401, PLC0415, UP004, UP031 (Python 2.7 reads this file; its imports have effects)
 # mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="import-not-found"
 """Let an unmodified application that imports brakit join the session of ``brakit-sidecar run``.
 
@@ -22,8 +22,8 @@ _LENT_PACKAGE = os.path.join(os.path.dirname(_DIRECTORY), "lib", "brakit_sidecar
 class _Finder(object):
     """Finds one module by a function, and costs the import of each other module one comparison of strings.
 
-    A finder stays in ``sys.meta_path`` until the process exits. Race: another thread that imports a module iterates over
-    that list, and the removal of a finder would make the thread skip the next one.
+    A finder stays in ``sys.meta_path`` until the process exits. Race: another thread that imports a module iterates
+    over that list, and the removal of a finder would make the thread skip the next finder.
     """
 
     def __init__(self, name, find):
@@ -31,7 +31,7 @@ class _Finder(object):
         self._find = find
 
     def find_spec(self, name, path=None, target=None):
-        """Return the module's spec. Returns None if the function raises, and the interpreter asks the next finder."""
+        """Return the module's spec. Returns None if the function raises, so the interpreter asks the next finder."""
         if name != self._name:
             return None
         try:
@@ -111,11 +111,16 @@ def _may_join():
     return bool(os.environ.get("BRAKIT_SESSION_ID") and os.environ.get("BRAKIT_SIDECAR_SOCKET"))
 
 
+def _is_ours(entry):
+    """Return whether that entry of ``sys.path`` is this file's directory. An entry may be any object."""
+    return isinstance(entry, str) and entry.rstrip("/") == _DIRECTORY
+
+
 if _may_join():
     sys.meta_path.insert(0, _Finder("brakit", _find_brakit))
 
 # Run the other sitecustomize in this file's place. Each error of its import goes to the interpreter, ImportError too.
-_other_entries = [entry for entry in sys.path if not (isinstance(entry, str) and entry.rstrip("/") == _DIRECTORY)]
+_other_entries = [entry for entry in sys.path if not _is_ours(entry)]
 if len(_other_entries) < len(sys.path):  # else the import below would find this file again
     sys.path[:] = _other_entries
     # Python 2 clears the names of a module without references, so this name keeps a reference.
