@@ -814,6 +814,16 @@ def test_a_worker_may_start_the_daemon_and_does_not_wait_for_it(nowhere: Place) 
         until_shown(nowhere, session, telemetry, request_count=2)
 
 
+def test_no_daemon_is_started_for_a_socket_at_another_path(nowhere: Place) -> None:
+    directory = os.path.join(nowhere.root, "shared")
+    os.mkdir(directory)
+    os.chmod(directory, 0o755)
+    code = "import brakit_sidecar; brakit_sidecar.connect(start=True).incr('request_count')"
+    nowhere.run_python(code, BRAKIT_SIDECAR_SOCKET=os.path.join(directory, "s"))
+    assert os.stat(directory).st_mode & 0o777 == 0o755
+    assert os.listdir(directory) == []
+
+
 # --- the end of a producer ------------------------------------------------------------------------------
 
 PRINTS_WHAT_IT_SENT_AT_EXIT = """

@@ -34,7 +34,8 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
         debug(decision.sentence)
         return Telemetry()
     place = _place(environ, decision.anonymous_id)
-    if not (start and _can_start_daemon()):
+    # A daemon that is started listens at the usual path. BRAKIT_SIDECAR_SOCKET may name any other path.
+    if not (start and place.socket_path == paths.socket_path(environ) and _can_start_daemon()):
         return Producer(place, sdk)
 
     def start_daemon() -> None:

@@ -9,11 +9,12 @@
  */
 
 // The functions are bound here, because an application's tests may replace them in their modules.
-const { fstatSync, readSync, writeSync } = require('node:fs');
+const { readSync, writeSync } = require('node:fs');
 const { Socket } = require('node:net');
 
 const { callAfterPollIn, monotonicMs } = require('./clock.cjs');
 const { isOwnSocket } = require('./paths.cjs');
+const { fstat, isSame } = require('./stat.cjs');
 
 const NOTHING = Buffer.alloc(0);
 const RETRY_MS = 1; // how soon a full socket is tried again; a failed write costs ten times as much as a good one
@@ -64,7 +65,7 @@ class Channel {
     try {
       socket.connect({ path });
       socket.unref();
-      this.#identity = fstatSync(socket._handle.fd);
+      this.#identity = fstat(socket._handle.fd);
     } catch {
       socket.destroy(); // the descriptor limit
       return false;
@@ -167,8 +168,7 @@ class Channel {
     }
     try {
       const fd = this.#socket._handle.fd;
-      const info = fstatSync(fd);
-      if (info.ino === this.#identity.ino && info.dev === this.#identity.dev) {
+      if (isSame(fstat(fd), this.#identity)) {
         return fd;
       }
     } catch {

@@ -12,6 +12,7 @@ const fs = require('node:fs');
 
 const { dormantBecause } = require('./guards.cjs');
 const { configPath } = require('./paths.cjs');
+const { fstat, lstat } = require('./stat.cjs');
 
 const NO = ['false', '0', 'off', 'no'];
 const YES = ['true', '1', 'yes', 'on'];
@@ -102,7 +103,7 @@ function readConfig(path) {
       return withProblem(`cannot be read (${error.code})`);
     }
     // A dangling link is not a missing config: a process that makes the config now does not make a link.
-    const isLink = fs.lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink();
+    const isLink = lstat(path)?.isSymbolicLink();
     return isLink ? withProblem('is a link to a missing file') : { content: null, missing: true, problem: '' };
   }
   if (raw === null) {
@@ -128,7 +129,7 @@ function withProblem(problem) {
 function readRegularFile(path) {
   const fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
   try {
-    if (!fs.fstatSync(fd).isFile()) {
+    if (!fstat(fd).isFile()) {
       return null;
     }
     const raw = Buffer.alloc(MAX_CONFIG + 1);

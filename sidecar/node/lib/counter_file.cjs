@@ -9,12 +9,13 @@
  */
 
 // The functions are bound here, because an application's tests may replace them in their modules.
-const { closeSync, constants, fstatSync, lstatSync, openSync, readSync, unlinkSync, writeSync } = require('node:fs');
+const { closeSync, constants, openSync, readSync, unlinkSync, writeSync } = require('node:fs');
 const { endianness } = require('node:os');
 
 const { monotonicMs } = require('./clock.cjs');
 const layout = require('./layout.cjs');
 const { COUNT_MAX, NS_PER_MS, OVERFLOW_ROUTE, bucketOf } = require('./limits.cjs');
+const { fstat, isSame, lstat } = require('./stat.cjs');
 
 const { CELL, ROW } = layout;
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR } = constants;
@@ -140,7 +141,7 @@ class CounterFile {
    * @returns {boolean} False if the file cannot be made. Then no other process can see the cells.
    */
   keepAs(path) {
-    if (this.#holdsDescriptor() && isSame(statOrNull(lstatSync, path), this.#identity)) {
+    if (this.#holdsDescriptor() && isSame(lstat(path), this.#identity)) {
       return true;
     }
     this.close();
@@ -150,7 +151,7 @@ class CounterFile {
       return false; // the directory is missing, not writable or full
     }
     this.#path = path;
-    this.#identity = fstatSync(this.#fd);
+    this.#identity = fstat(this.#fd);
     try {
       this.#writeAll();
     } catch {
@@ -178,7 +179,7 @@ class CounterFile {
 
   /** Remove the file, because the daemon does not read it. The cells stay usable. */
   remove() {
-    if (this.#path !== null && isSame(statOrNull(lstatSync, this.#path), this.#identity)) {
+    if (this.#path !== null && isSame(lstat(this.#path), this.#identity)) {
       try {
         unlinkSync(this.#path);
       } catch {
@@ -227,7 +228,7 @@ class CounterFile {
    */
   #holdsDescriptor() {
     this.#checkAt = monotonicMs() + CHECK_MS;
-    if (this.#fd !== null && !isSame(statOrNull(fstatSync, this.#fd), this.#identity)) {
+    if (this.#fd !== null && !isSame(fstat(this.#fd), this.#identity)) {
       this.#fd = null;
       this.#openAgain();
     }
@@ -235,7 +236,7 @@ class CounterFile {
   }
 
   #openAgain() {
-    if (!isSame(statOrNull(lstatSync, this.#path), this.#identity)) {
+    if (!isSame(lstat(this.#path), this.#identity)) {
       return;
     }
     try {
@@ -250,18 +251,6 @@ class CounterFile {
 /** Return the cell ANONYMOUS_ID for a UUID: its first 8 bytes as a number. Returns 0 for null. */
 function anonymousIdCell(anonymousId) {
   return anonymousId === null ? 0n : BigInt(`0x${anonymousId.replaceAll('-', '').slice(0, 2 * CELL)}`);
-}
-
-function isSame(info, identity) {
-  return info !== null && identity !== null && info.ino === identity.ino && info.dev === identity.dev;
-}
-
-function statOrNull(stat, file) {
-  try {
-    return stat(file);
-  } catch {
-    return null;
-  }
 }
 
 module.exports = { CounterFile };

@@ -12,7 +12,8 @@ const { channel } = require('node:diagnostics_channel');
 
 const INGEST = '/__brakit/api/ingest';
 
-const requestStarts = channel('http.server.request.start'); // kept, because Node 18 may collect a channel with its listeners
+// Kept here, because Node 18 may collect a channel that nothing holds, with its subscribers.
+const requestStarts = channel('http.server.request.start');
 
 let isEnding = false;
 

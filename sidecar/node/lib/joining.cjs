@@ -8,7 +8,7 @@ const { readFileSync } = require('node:fs');
 const consent = require('./consent.cjs');
 const { debug } = require('./debug.cjs');
 const { DAEMON_MARK } = require('./guards.cjs');
-const { socketPath } = require('./paths.cjs');
+const { socketPath, usualSocketPath } = require('./paths.cjs');
 const { Place } = require('./place.cjs');
 const { Producer } = require('./producer.cjs');
 const { Telemetry } = require('./telemetry.cjs');
@@ -30,7 +30,9 @@ function join(environ, sdk, start) {
   if (place === null) {
     return new Telemetry();
   }
-  return new Producer({ place, sdk, starter: start ? starterFor(environ, place.socketPath) : null });
+  // A daemon that is started listens at the usual path. BRAKIT_SIDECAR_SOCKET may name any other path.
+  const isUsual = place.socketPath === usualSocketPath(environ);
+  return new Producer({ place, sdk, starter: start && isUsual ? starterFor(environ, place.socketPath) : null });
 }
 
 /**

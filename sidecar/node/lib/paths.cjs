@@ -10,6 +10,7 @@ const os = require('node:os');
 const path = require('node:path');
 
 const { PROTOCOL } = require('./limits.cjs');
+const { isOwn, lstat, permissions } = require('./stat.cjs');
 
 // The size of sun_path in bytes, without its terminating zero: 108 on Linux, 104 on macOS and the BSDs.
 const MAX_SOCKET_PATH = process.platform === 'linux' ? 107 : 103;
@@ -20,16 +21,26 @@ const NOWHERE = '/dev/null'; // a parent in which no user, root included, can ma
 /**
  * Return the path at which this user's daemon listens: BRAKIT_SIDECAR_SOCKET, or the path in the runtime directory.
  *
- * Returns null if the path is longer than the kernel allows. For the runtime directory, the daemon then has a short
- * path below /tmp whose name is a BLAKE2b digest of 4 bytes. Node's crypto does not have that digest, so the variable
- * must name the path. `brakit-sidecar run` always sets it.
+ * Returns null if the path is not absolute, or longer than the kernel allows. For a long runtime directory, the daemon
+ * has a short path below /tmp whose name is a BLAKE2b digest of 4 bytes. Node's crypto does not have that digest, so the
+ * variable must name the path. `brakit-sidecar run` always sets it.
  *
  * @param {NodeJS.ProcessEnv} environ
  * @returns {string | null}
  */
 function socketPath(environ) {
-  const found = environ.BRAKIT_SIDECAR_SOCKET || join(runtimeDirectory(environ), SOCKET_NAME);
-  return Buffer.byteLength(found) <= MAX_SOCKET_PATH ? found : null;
+  const found = environ.BRAKIT_SIDECAR_SOCKET || usualSocketPath(environ);
+  return path.isAbsolute(found) && Buffer.byteLength(found) <= MAX_SOCKET_PATH ? found : null;
+}
+
+/**
+ * Return the path at which a daemon of this user listens that is started now.
+ *
+ * @param {NodeJS.ProcessEnv} environ
+ * @returns {string}
+ */
+function usualSocketPath(environ) {
+  return join(runtimeDirectory(environ), SOCKET_NAME);
 }
 
 /**
@@ -56,7 +67,7 @@ function configPath(environ) {
 /** Return whether the path is a socket of this user. No process need listen there any more. */
 function isOwnSocket(socket) {
   const info = lstat(socket);
-  return info !== null && info.isSocket() && info.uid === process.getuid();
+  return info !== null && info.isSocket() && isOwn(info);
 }
 
 function runtimeDirectory(environ) {
@@ -76,17 +87,16 @@ function runtimeDirectory(environ) {
 
 /** Return whether the directory is private, or is missing and can be made. */
 function mayHoldOurs(directory) {
-  try {
-    const info = fs.lstatSync(directory);
-    return info.isDirectory() && info.uid === process.getuid() && (info.mode & 0o7777) === 0o700;
-  } catch (error) {
-    return error.code === 'ENOENT' && isWritable(path.dirname(directory));
+  const info = lstat(directory);
+  if (info === null) {
+    return isWritable(path.dirname(directory));
   }
+  return info.isDirectory() && isOwn(info) && permissions(info) === 0o700;
 }
 
 function isWritable(directory) {
   try {
-    fs.accessSync(directory, fs.constants.W_OK);
+    fs.accessSync(`${directory}/`, fs.constants.W_OK); // the slash refuses a file
     return true;
   } catch {
     return false;
@@ -110,12 +120,4 @@ function join(directory, name) {
   return directory.endsWith('/') ? directory + name : `${directory}/${name}`;
 }
 
-function lstat(file) {
-  try {
-    return fs.lstatSync(file);
-  } catch {
-    return null;
-  }
-}
-
-module.exports = { configPath, counterFilePath, isOwnSocket, socketPath };
+module.exports = { configPath, counterFilePath, isOwnSocket, socketPath, usualSocketPath };

@@ -3,16 +3,16 @@
 /**
  * What can be known about the application in this process: dependencies, package manager and framework.
  *
- * A dependency need not be in use. A plain http server whose package.json lists fastify is not a fastify application. So
- * a framework is reported if one of its files is loaded. Node shows which CommonJS files are loaded, and the main script,
- * but not which ES modules. A dependency that needs neither of them is believed if no other framework is loaded.
+ * A dependency need not be in use: a plain http server whose package.json lists fastify is not a fastify application.
+ * So a framework is reported if one of its files is loaded. Node shows the loaded CommonJS files and the main script,
+ * but no ES modules. So a dependency that can be in use as ES modules alone is reported if nothing else is loaded.
  */
 
 const fs = require('node:fs');
 const path = require('node:path');
 
 // Each framework stands before those that it builds on, because the first match counts:
-// [package, framework, whether it can be in use without a CommonJS file of it]
+// [package, framework, whether it can be in use as ES modules alone]
 const FRAMEWORKS = [
   ['next', 'nextjs', false],
   ['@remix-run/dev', 'remix', true],
@@ -92,7 +92,7 @@ function framework(dependencies, loaded) {
   const found =
     FRAMEWORKS.find(([name]) => loaded.has(name) && isDependency(name)) ??
     FRAMEWORKS.find(([name]) => loaded.has(name)) ??
-    FRAMEWORKS.find(([name, , canBeHidden]) => canBeHidden && isDependency(name));
+    FRAMEWORKS.find(([name, , isHidden]) => isHidden && isDependency(name));
   return found === undefined ? {} : { framework: found[1] };
 }
 

@@ -3,11 +3,12 @@
 /** Starts a daemon without waiting for it, by the command `brakit-sidecar start`, which must be on PATH. */
 
 const { spawn } = require('node:child_process');
-const { accessSync, chmodSync, constants, lstatSync, mkdirSync, statSync } = require('node:fs');
+const { accessSync, constants, mkdirSync, realpathSync } = require('node:fs');
 const path = require('node:path');
 
 const { monotonicMs } = require('./clock.cjs');
 const { debug } = require('./debug.cjs');
+const { isOwn, lstat } = require('./stat.cjs');
 
 const COMMAND = 'brakit-sidecar';
 const START_AGAIN_MS = 5000; // a daemon that exits at once each time is not started again each second
@@ -15,19 +16,17 @@ const NOT_FOR_THE_DAEMON = new Set(['NODE_OPTIONS', 'PYTHONPATH']); // they may 
 
 /**
  * Make the directory of the socket, because the counter file is made there before the daemon runs. Throws if it cannot
- * be made, or is not this user's.
+ * be made, or is not this user's. The mode of a directory that exists is not changed, because BRAKIT_SIDECAR_SOCKET may
+ * name any directory. The daemon checks the mode of its own.
  *
  * @param {string} socketPath
  */
 function ensureDirectory(socketPath) {
   const directory = path.dirname(socketPath);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  const info = lstatSync(directory);
-  if (!info.isDirectory() || info.uid !== process.getuid()) {
+  const info = lstat(directory);
+  if (info === null || !info.isDirectory() || !isOwn(info)) {
     throw new Error(`${directory} is not a directory of this user`);
-  }
-  if ((info.mode & 0o7777) !== 0o700) {
-    chmodSync(directory, 0o700);
   }
 }
 
@@ -91,7 +90,7 @@ function commandOnPath(searched) {
 function isExecutable(file) {
   try {
     accessSync(file, constants.X_OK);
-    return statSync(file).isFile();
+    return lstat(realpathSync(file)).isFile();
   } catch {
     return false;
   }
