@@ -8,8 +8,8 @@ import pytest
 from brakit_sidecar.cli.closing_line import closing_line
 
 
-def line(result: dict[str, Any], *command: str, is_injected: bool = True, node_left_out: str | None = None) -> str:
-    return closing_line(result, command or ("npm", "start"), is_injected=is_injected, node_left_out=node_left_out)
+def line(result: dict[str, Any], *command: str, left_out: str | None = None) -> str:
+    return closing_line(result, command or ("npm", "start"), left_out)
 
 
 def ended(outcome: str = "queued", reason: str = "", workers: int = 1, **counts: int) -> dict[str, Any]:
@@ -50,21 +50,26 @@ def test_a_withdrawn_consent_is_named() -> None:
 
 
 def test_an_unknown_outcome_is_not_guessed() -> None:
-    assert "not known" in line({})
+    assert "does not tell" in line({})
+
+
+NO_IMPORT = "no process imported brakit, or it has an environment of its own"
+UNJOINED = "no process joined; a Python with -I, -E or -S cannot"
 
 
 @pytest.mark.parametrize(
-    ("command", "is_injected", "node_left_out", "reason"),
+    ("command", "left_out", "reason"),
     [
-        (["ls"], True, None, "no process imported brakit, or it has an environment of its own"),
-        (["ls"], False, None, "--no-inject"),
-        (["npm", "start"], True, "Node runs with --permission", "because Node runs with --permission"),
-        (["python", "-I", "app.py"], True, None, "a Python with -I, -E or -S cannot"),
+        ("ls", None, NO_IMPORT),
+        ("npm start", "Node processes could not, because of a flag", "no process joined; Node processes could not"),
+        ("python -I app.py", None, UNJOINED),
+        ("/usr/bin/python3.12 -uE app.py", None, UNJOINED),
+        ("env A=1 python -S app.py", None, UNJOINED),
+        ("python --check-hash-based-pycs always app.py", None, NO_IMPORT),
+        ("python app.py -I", None, NO_IMPORT),
+        ("gunicorn app:app -E", None, NO_IMPORT),
     ],
 )
-def test_the_likely_reason_is_named_if_no_worker_joined(
-    command: list[str], is_injected: bool, node_left_out: str | None, reason: str
-) -> None:
-    found = line(ended("dropped", "nobody_joined", 0), *command, is_injected=is_injected, node_left_out=node_left_out)
-    assert found.startswith("nothing was counted, because ")
-    assert reason in found
+def test_the_likely_reason_is_named_if_no_worker_joined(command: str, left_out: str | None, reason: str) -> None:
+    found = line(ended("dropped", "nobody_joined", 0), *command.split(), left_out=left_out)
+    assert found.startswith(f"nothing was counted, because {reason}")

@@ -262,7 +262,8 @@ def test_the_command_has_session_and_socket_in_its_environment(home: Place) -> N
     assert environ["BRAKIT_SIDECAR_SOCKET"] == home.socket_path
     assert len(environ["BRAKIT_SESSION_ID"]) == 36
     assert environ["MINE"] == "kept"
-    assert set(environ) - {*home.environ, "MINE", "LC_CTYPE"} == {"BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET"}
+    added = {"BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "NODE_OPTIONS", "PYTHONPATH"}
+    assert set(environ) - {*home.environ, "MINE", "LC_CTYPE"} == added
 
 
 def test_the_workers_of_the_command_join_its_session(home: Place, session: Session) -> None:

@@ -165,7 +165,22 @@ def test_an_import_has_no_character_that_node_would_split_at() -> None:
 def test_node_is_left_alone_if_it_has_a_require_and_no_import(version: tuple[int, ...] | None) -> None:
     found = injected(NODE_OPTIONS="--require /a.cjs", node_version=version)
     assert "NODE_OPTIONS" not in found.variables
-    assert found.node_left_out == "NODE_OPTIONS has a --require of its own, and this Node has no --import"
+    assert found.node_left_out == "there is a --require of its own, and this Node has no --import"
+
+
+@pytest.mark.parametrize(
+    "command", [("sh", "-c", "nvm exec 16 node a.js"), ("npx", "node@16", "a.js"), ("volta", "run", "node")]
+)
+def test_node_is_left_alone_if_it_has_a_require_and_another_node_may_run(command: tuple[str, ...]) -> None:
+    assert "NODE_OPTIONS" in injected(*command).variables
+    assert "NODE_OPTIONS" not in injected(*command, NODE_OPTIONS="--require /a.cjs").variables
+
+
+@pytest.mark.parametrize("script", ["node -r ./otel.js app.js", 'NODE_OPTIONS="--require ./otel.js" next dev'])
+def test_an_import_is_used_if_a_script_adds_a_require(script: str) -> None:
+    package_json = json.dumps({"scripts": {"dev": script}})
+    assert "--import" in str(node_options(package_json=package_json))
+    assert "--import" in str(injected("sh", "-c", script).variables["NODE_OPTIONS"])
 
 
 @pytest.mark.parametrize("version", [(18, 18, 0), (20, 0, 0), (24, 1, 0)])
@@ -178,7 +193,7 @@ def test_node_18_18_and_newer_has_import(version: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "existing",
-    [REQUIRE, '--require "/another version/node/brakit.cjs"', "--require /a.cjs --import data:x,brakit.cjs"],
+    [REQUIRE, '--require "/another version/node/brakit.cjs"', "--require /a.cjs --import data:x,node/brakit.cjs"],
 )
 def test_nothing_is_added_below_another_run(existing: str) -> None:
     assert node_options(existing) == existing

@@ -71,9 +71,9 @@ def test_the_oldest_session_is_forgotten_first(outcomes: Outcomes) -> None:
 # --- the question ----------------------------------------------------------------------------------------------------
 
 
-def test_an_open_session_has_no_result(asked: Asked) -> None:
+def test_the_result_of_an_open_session_is_that_it_is_open(asked: Asked) -> None:
     asked.daemon.join()
-    assert asked.ask({"result": {"session": SESSION}}) is None
+    assert asked.ask({"result": {"session": SESSION}}) == {"open": True}
 
 
 def test_the_result_of_a_sealed_session_has_its_workers_and_its_event(asked: Asked) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import re
-import signal
 import subprocess
 import uuid
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import pytest
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 
-from tests.harness import PATIENCE_S, Endpoint, Place, end_process, new_id, suspended, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, new_id, wait_until
 
 from .fake_daemon import FakeDaemon
 from .nodes import PACKAGE, each_node, newest_node
@@ -353,6 +353,7 @@ def test_a_mistake_before_a_daemon_runs_affects_nothing_else(node: str, nowhere:
         nowhere.serve()
         worker.do("t.incr('request_count', 2)")
         until_shown(nowhere, session, request_count=5, brakit_version="0.10.2", insight_count=1, is_custom_command=True)
+        assert "oversize" not in refused(nowhere)  # the daemon closes the connection on a line that is too long
 
 
 @each_node
@@ -394,6 +395,14 @@ def test_the_stand_in_does_nothing_if_telemetry_is_off(node: str, nowhere: Place
 
 
 @each_node
+@pytest.mark.parametrize("off", OFF, ids=str)
+def test_nothing_is_sent_if_telemetry_is_off(node: str, nowhere: Place, off: dict[str, str]) -> None:
+    with FakeDaemon(nowhere) as daemon:
+        assert run_script(node, nowhere, USES_EVERYTHING, **off).returncode == 0
+        assert daemon.received == []
+
+
+@each_node
 def test_a_config_that_opts_out_means_the_stand_in(node: str, nowhere: Place) -> None:
     nowhere.run("telemetry", "off")
     assert run_script(node, nowhere, USES_EVERYTHING).stdout == "Telemetry Telemetry "
@@ -415,23 +424,42 @@ def test_a_worker_stops_when_telemetry_is_switched_off(node: str, place: Place, 
     assert endpoint.bodies_of("session") == []
 
 
+def replace_config(place: Place, content: str) -> None:
+    """Replace the config as a whole, as brakit's own CLI does."""
+    os.makedirs(os.path.dirname(place.config_path), mode=0o700, exist_ok=True)
+    with open(f"{place.config_path}.new", "w", encoding="utf-8") as file:
+        file.write(content)
+    os.rename(f"{place.config_path}.new", place.config_path)
+
+
+CHANGES = {
+    "off": json.dumps({"telemetry": False, "anonymousId": new_id()}),
+    "off and on": json.dumps({"telemetry": True, "anonymousId": new_id()}),  # a withdrawal replaces the id
+}
+
+
 @each_node
-def test_counts_are_not_reported_if_telemetry_was_switched_off_and_on_while_no_daemon_ran(
-    node: str, place: Place, endpoint: Endpoint
-) -> None:
-    session, daemon = new_id(), place.serve()
-    with Worker(node, place, session) as worker:
+@pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES)
+def test_a_worker_stops_if_consent_is_withdrawn_while_no_daemon_runs(node: str, nowhere: Place, changed: str) -> None:
+    replace_config(nowhere, json.dumps({"telemetry": True, "anonymousId": new_id()}))
+    with Worker(node, nowhere, new_id()) as worker:
         worker.do("t.incr('request_count')")
-        until_shown(place, session, request_count=1)
-        with suspended(worker.process.pid):
-            end_process(daemon, signal.SIGKILL)
-            place.run("telemetry", "off")
-            place.run("telemetry", "on")
+        replace_config(nowhere, changed)
         wait_until(lambda: worker.do("process.listenerCount('exit')") == 0, "the end of the producer")
-        place.serve()
-        worker.do("t.incr('request_count', 5)")
-        assert place.status()["sessions"] == []
-    assert endpoint.bodies_of("session") == []
+
+
+@each_node
+def test_a_config_that_cannot_be_read_for_a_while_costs_no_count(node: str, nowhere: Place) -> None:
+    content = json.dumps({"telemetry": True, "anonymousId": new_id()})
+    replace_config(nowhere, content)
+    with Worker(node, nowhere, new_id()) as worker:
+        worker.do("t.incr('request_count', 3)")
+        replace_config(nowhere, content[:-5])
+        with FakeDaemon(nowhere) as daemon:
+            wait_until(lambda: worker.do("performance.now() > 2500"), "two checks for the daemon")
+            assert daemon.received == []
+            replace_config(nowhere, content)
+            wait_until(lambda: daemon.last_total("request_count") == 3, "the count")
 
 
 # --- events without a session ---------------------------------------------------------------------------------------

@@ -117,14 +117,14 @@ def test_a_script_ends_by_itself_without_a_daemon(node: str, nowhere: Place, sta
 
 
 @each_node
-@pytest.mark.parametrize("then", ["exits", "closes"])
+@pytest.mark.parametrize("loses", ["the descriptor", "the file"])
 def test_the_files_of_an_application_that_closes_our_counter_file_are_not_written(
-    node: str, home: Place, then: str
+    node: str, home: Place, loses: str
 ) -> None:
     own_files = os.path.join(home.root, new_id())
     os.mkdir(own_files)
     with owned(home) as session:
-        ran = run_driver(node, home, "closes_twice.cjs", BRAKIT_SESSION_ID=session, OWN_FILES=own_files, THEN=then)
+        ran = run_driver(node, home, "closes_twice.cjs", BRAKIT_SESSION_ID=session, OWN_FILES=own_files, LOSES=loses)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
         until_shown(home, session, request_count=6, tabs_viewed=["logs"])
 
@@ -186,6 +186,23 @@ def test_requiring_the_package_does_nothing_but_to_define_its_functions(node: st
     console.log(JSON.stringify([loaded, process.listenerCount('exit'), process.getActiveResourcesInfo?.()]));
     """
     assert json.loads(run_script(node, home, code).stdout)[:2] == [[], 0]
+
+
+@each_node
+def test_a_daemon_that_dies_raises_no_signal_in_the_application(node: str, nowhere: Place) -> None:
+    served = nowhere.serve()
+    code = f"""
+    process.on('SIGPIPE', () => process.exit(9));
+    const t = connect();
+    t.set({{ framework: 'koa' }});
+    process.kill({served.pid}, 'SIGKILL');
+    const end = Date.now() + 500;
+    while (Date.now() < end) {{}} // the event loop does not learn that the connection is closed
+    t.set({{ package_manager: 'npm' }});
+    setTimeout(() => {{}}, 100);
+    """
+    ran = run_script(node, nowhere, code, BRAKIT_SESSION_ID=new_id())
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 # --- another user's socket ------------------------------------------------------------------------------------------

@@ -214,12 +214,13 @@ def test_what_is_counted_while_the_daemon_is_dead_survives_the_applications_deat
 
 
 @each_node
-def test_setup_is_reported_though_the_application_exits_at_once(
-    place: Place, endpoint: Endpoint, project: Project, node: str
+@pytest.mark.parametrize("end", ["exits", "throws", "rejects"])
+def test_setup_is_reported_though_the_application_ends_at_once(
+    place: Place, endpoint: Endpoint, project: Project, node: str, end: str
 ) -> None:
     place.serve()
     with joining(place, node, project) as session:
-        assert session.run("ends.mjs", "exits").code == 3
+        assert session.run("ends.mjs", end) == session.run_without_us("ends.mjs", end)
         session.end()
         assert endpoint.session_of(session.id)["setup_succeeded"] is True
         assert sorted(body["event"] for body in endpoint.bodies) == ["session", "setup_completed"]

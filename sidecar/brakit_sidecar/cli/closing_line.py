@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,24 +18,21 @@ _COUNTS = (
 _PLURALS = {"query": "queries", "fetch": "fetches"}
 _SEE_MORE = "`brakit-sidecar log` shows it"
 
-# Options with which a Python ignores PYTHONPATH or loads no sitecustomize.
-_UNJOINED_PYTHON = ("-I", "-E", "-S")
+_UNJOINED_PYTHON = "IES"  # the options with which a Python ignores PYTHONPATH or loads no sitecustomize
 
 
-def closing_line(
-    result: Mapping[str, Any], command: Sequence[str], *, is_injected: bool, node_left_out: str | None
-) -> str:
+def closing_line(result: Mapping[str, Any], command: Sequence[str], left_out: str | None) -> str:
     """Return the line, without a newline.
 
-    ``result`` is the daemon's answer about the session, empty if it knows nothing of it. ``is_injected`` says whether
-    the command's environment makes brakit applications join, and ``node_left_out`` why those on Node do not.
+    ``result`` is the daemon's answer about the session, empty if it knows nothing of it. ``left_out`` is a clause: why
+    some brakit applications below the command do not join by themselves. It is None if all of them do.
     """
     if not result:
-        return "the session's outcome is not known here; `brakit-sidecar log` shows what became of it"
+        return "the daemon does not tell what became of the session; `brakit-sidecar log` shows it"
     if result.get("reason") == "consent":
         return "nothing was reported, because telemetry was switched off; `brakit-sidecar telemetry` shows it"
     if not result["workers"]:
-        return f"nothing was counted, because {_why_nobody_joined(command, node_left_out, is_injected=is_injected)}"
+        return f"nothing was counted, because {_why_nobody_joined(command, left_out)}"
     counts = [_number(result["properties"].get(field, 0), word) for field, word in _COUNTS]
     counted = ", ".join([counts[0], *(count for count in counts[1:] if not count.startswith("0 "))])
     return f"{counted} from {_number(result['workers'], 'worker')}; {_outcome(result)}; {_SEE_MORE}"
@@ -57,11 +56,18 @@ def _outcome(result: Mapping[str, Any]) -> str:
             return f"the event was not sent ({reason})"
 
 
-def _why_nobody_joined(command: Sequence[str], node_left_out: str | None, *, is_injected: bool) -> str:
-    if not is_injected:
-        return "no process connected, and --no-inject keeps brakit applications from joining by themselves"
-    if node_left_out is not None:
-        return f"no process joined; Node processes could not, because {node_left_out}"
-    if any(argument in _UNJOINED_PYTHON for argument in command):
+def _why_nobody_joined(command: Sequence[str], left_out: str | None) -> str:
+    if left_out is not None:
+        return f"no process joined; {left_out}"
+    if _has_unjoined_python(command):
         return "no process joined; a Python with -I, -E or -S cannot"
     return "no process imported brakit, or it has an environment of its own"
+
+
+def _has_unjoined_python(command: Sequence[str]) -> bool:
+    """Return whether the command is a Python with an option by which it does not load the preload file."""
+    for position, argument in enumerate(command):
+        if os.path.basename(argument).startswith("python"):
+            options = takewhile(lambda option: option.startswith("-"), command[position + 1 :])
+            return any(set(option) & set(_UNJOINED_PYTHON) for option in options if not option.startswith("--"))
+    return False

@@ -2,12 +2,14 @@
 
 Every Node below ends with an error if its preload file is missing. So the copy is apart from this package, which may be
 upgraded or removed while the command runs, and from the runtime directory, which a logout removes. Its directory is
-named by the version and the content, and it is never changed: another version makes another copy. Old copies are kept,
-because a command that still runs may use them; each is less than half a megabyte.
+named by the version and the content, and its files are never changed: another version makes another copy. Old copies
+are kept, because a command that still runs may use them.
 
     preload-<version>-<checksum>/node/      brakit.cjs and the modules that it loads
-                                 python/    sitecustomize.py and nothing else, because PYTHONPATH holds this directory
+                                 python/    sitecustomize.py alone, because PYTHONPATH holds this directory
                                  lib/       the worker's side of this package, for a Python environment without it
+
+A Python keeps its compiled files beside these, in __pycache__.
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ class PreloadCopy:
     @property
     def paths(self) -> Preload:
         """Return the paths for the command's environment."""
-        return Preload(os.path.join(self._directory, "node", NODE_ENTRY), os.path.join(self._directory, "python"))
+        return Preload(os.path.join(self._directory, NODE_ENTRY), os.path.join(self._directory, "python"))
 
     def ensure(self) -> None:
         """Write each file that is missing or different. Raises OSError."""
+        for directory in {os.path.dirname(name) for name in self._files}:
+            secure_files.ensure_directory(os.path.join(self._directory, directory))
         for name, content in self._files.items():
             path = os.path.join(self._directory, name)
             if not _has_content(path, content):
-                secure_files.ensure_directory(os.path.dirname(path))
                 _write(path, content)
 
     def watch(self) -> None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from ..host import config_file
 from ..host.debug import debug
 from . import notice
+from .closing_line import closing_line
 from .errors import UsageError
-from .joining import Joining
+from .injecting import Injecting, prepare
 from .session_owner import OwnedSession
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _FROM_A_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 # Python ignores these signals for itself, and a child process inherits which signals are ignored.
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
-_NO = ("0", "false", "no", "off")  # the values of BRAKIT_SIDECAR_INJECT that switch it off
-
 # The exit codes that shells use for a command that cannot be started.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
@@ -51,10 +50,14 @@ def run(arguments: Namespace) -> int:
     session = _open_session()
     if session is None:
         _replace_this_process(command)
-    joining = _prepare_joining(command, is_wanted=arguments.inject)
-    code, exit_reason = _run_in_session(command, session, joining)
+    injecting = prepare(os.environ, command, is_wanted=arguments.inject)
+    try:
+        code, exit_reason = _run_in_session(command, session, injecting)
+    except OSError as error:
+        session.end("crash")
+        return _cannot_start(command, error)
     session.end(exit_reason)
-    _print_closing_line(command, session, joining)
+    _print_closing_line(command, session, injecting)
     return code
 
 
@@ -71,32 +74,14 @@ def _open_session() -> OwnedSession | None:
     return None
 
 
-def _prepare_joining(command: list[str], *, is_wanted: bool) -> Joining:
-    """Prepare that brakit applications join. They do not if the user does not want it, or if it cannot be prepared."""
-    if is_wanted and os.environ.get("BRAKIT_SIDECAR_INJECT", "").lower() not in _NO:
-        try:
-            return Joining.prepare(os.environ, command)
-        except Exception as error:  # noqa: BLE001 (an error of the sidecar must not keep the command from running)
-            debug("brakit applications do not join by themselves", error)
-    return Joining()
-
-
-def _print_closing_line(command: list[str], session: OwnedSession, joining: Joining) -> None:
+def _print_closing_line(command: list[str], session: OwnedSession, injecting: Injecting) -> None:
     """Print what was counted, at a terminal only. Never raises."""
     try:
-        if not sys.stderr.isatty():
-            return
-        from .closing_line import closing_line  # noqa: PLC0415 (needed at a terminal only)
-
-        result = session.result()
-        if result is not None:
-            line = closing_line(
-                result, command, is_injected=joining.is_prepared, node_left_out=joining.injection.node_left_out
-            )
-            sys.stderr.write(f"brakit-sidecar: {line}\n")
+        if sys.stderr.isatty():
+            sys.stderr.write(f"brakit-sidecar: {closing_line(session.result(), command, injecting.left_out)}\n")
             sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):  # stderr does not exist or is closed
-        pass
+    except Exception as error:  # noqa: BLE001 (the exit code is the command's, whatever the terminal is like)
+        debug("the closing line cannot be shown", error)
 
 
 def _replace_this_process(command: list[str]) -> NoReturn:
@@ -119,23 +104,23 @@ def _with_or_without_shebang(start: Callable[[str, list[str]], _T], command: lis
         return start("/bin/sh", ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]])
 
 
-def _run_in_session(command: list[str], session: OwnedSession, joining: Joining) -> tuple[int, str]:
-    """Run the command as a child process. Returns its exit code and the session's exit reason."""
+def _run_in_session(command: list[str], session: OwnedSession, injecting: Injecting) -> tuple[int, str]:
+    """Run the command as a child process. Returns its exit code and the session's exit reason.
+
+    Raises OSError if the command cannot be started.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if SIGCHLD is ignored, the kernel discards a child's exit status
     # A signal that this process inherited as ignored (nohup) stays ignored.
     forwarded = {number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
     mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, {*forwarded, signal.SIGCHLD, signal.SIGIO})
     session.reconnect_in_background()
-    joining.watch()
-    environ = {**os.environ, **session.variables, **joining.injection.variables}
-    try:
-        child = _with_or_without_shebang(
-            lambda file, argv: os.posix_spawnp(file, argv, environ, setsigmask=mask_before, setsigdef=_PYTHON_IGNORES),
-            command,
-        )
-    except OSError as error:
-        return _cannot_start(command, error), "crash"
-    status, received = _wait(child, forwarded, joining)
+    injecting.watch()
+    environ = {**os.environ, **session.variables, **injecting.variables}
+    child = _with_or_without_shebang(
+        lambda file, argv: os.posix_spawnp(file, argv, environ, setsigmask=mask_before, setsigdef=_PYTHON_IGNORES),
+        command,
+    )
+    status, received = _wait(child, forwarded, injecting)
     ended_by = received or (os.WTERMSIG(status) if os.WIFSIGNALED(status) else None)
     code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     if ended_by in _EXIT_REASONS:
@@ -143,7 +128,7 @@ def _run_in_session(command: list[str], session: OwnedSession, joining: Joining)
     return code, "clean" if code == 0 else "crash"
 
 
-def _wait(child: int, forwarded: set[signal.Signals], joining: Joining) -> tuple[int, int | None]:
+def _wait(child: int, forwarded: set[signal.Signals], injecting: Injecting) -> tuple[int, int | None]:
     """Wait for the child, and forward the signals that did not reach it directly.
 
     SIGIO means that a preload file was removed, and is not forwarded.
@@ -155,7 +140,7 @@ def _wait(child: int, forwarded: set[signal.Signals], joining: Joining) -> tuple
     while True:
         number, reached_child = _next_signal(awaited)
         if number == signal.SIGIO:
-            joining.restore()
+            injecting.restore()
             continue
         if number == signal.SIGCHLD:
             pid, status = os.waitpid(child, os.WNOHANG)

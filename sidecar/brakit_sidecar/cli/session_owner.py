@@ -36,6 +36,7 @@ class OwnedSession:
         self._id, self._producer = str(uuid.uuid4()), str(uuid.uuid4())
         self._lock = threading.Lock()  # held by the thread while it reconnects, and by end()
         self._is_over = False
+        self._is_silent = False  # the daemon did not confirm the end in time
         self._connection, self._socket_path = self._connect(_deadline_in(launch.START_TIMEOUT_S))
 
     @property
@@ -54,6 +55,7 @@ class OwnedSession:
         """
         deadline = _deadline_in(TIMEOUT_S)
         if not self._lock.acquire(timeout=TIMEOUT_S):
+            self._is_silent = True
             return  # the thread has waited for another daemon all that time
         while not self._is_over and not self._send_end(exit_reason, deadline):
             self._is_over = not self._reconnect(deadline)
@@ -61,26 +63,28 @@ class OwnedSession:
         self._connection.close()
         self._lock.release()
 
-    def result(self) -> dict[str, Any] | None:
-        """Return the ended session's outcome, as the daemon answers. Returns None if no daemon answers in time.
+    def result(self) -> dict[str, Any]:
+        """Return the ended session's outcome, as the daemon answers. Returns {} if the daemon does not know it.
 
         The answer may take a moment, because the daemon waits for the goodbyes of workers that outlive the command. The
         event may still be queued, because nothing waits for the network.
         """
+        if self._is_silent:
+            return {}
         deadline = _deadline_in(RESULT_TIMEOUT_S)
         question = {"result": {"session": self._id}}
         try:
             with Conversation(self._socket_path, _seconds_until(deadline)) as daemon:
-                while (result := daemon.ask(question, _seconds_until(deadline))) is None:
-                    if time.monotonic() > deadline:
-                        return None
+                result = daemon.ask(question)
+                while result == {"open": True} and time.monotonic() < deadline:
                     time.sleep(_RESULT_POLL_S)
-                if result.get("outcome") == "queued":
+                    result = daemon.ask(question, _seconds_until(deadline))
+                if isinstance(result, dict) and result.get("outcome") == "queued":
                     time.sleep(_LOCAL_OUTCOME_S)
                     result = daemon.ask(question, _seconds_until(deadline))
         except NoDaemonError:
-            return None
-        return result if isinstance(result, dict) else None
+            return {}
+        return result if isinstance(result, dict) and "outcome" in result else {}
 
     def _send_end(self, exit_reason: str, deadline: float) -> bool:
         """Return whether the end need not be sent again."""
@@ -88,6 +92,7 @@ class OwnedSession:
             self._connection.say({"end": {"exit_reason": exit_reason}})
             self._connection.ask("identity", _seconds_until(deadline))  # the answer shows that the end was read
         except SilentDaemonError:  # the daemon is stopped or stuck, and reads the end when it continues
+            self._is_silent = True
             return True
         except NoDaemonError:
             return False

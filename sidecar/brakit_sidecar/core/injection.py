@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-NODE_ENTRY = "brakit.cjs"  # the name by which an option that an outer `run` added is recognized
+NODE_ENTRY = "node/brakit.cjs"  # below the copy; an option that an outer `run` added is recognized by it
 
 _FIRST_NODE_WITH_IMPORT = (18, 18)
 
@@ -33,8 +33,14 @@ _CONFINING = ("--permission", "--experimental-permission", "--experimental-polic
 
 # Programs that start a command as another user or in another file system.
 _LEAVING = frozenset(
-    {"bwrap", "chroot", "doas", "firejail", "gosu", "runuser", "setpriv", "su", "su-exec", "sudo", "systemd-run"}
-)
+    {
+        "bwrap", "chroot", "doas", "firejail", "flatpak", "gosu", "nsenter", "pkexec", "proot", "runuser", "setpriv",
+        "snap", "su", "su-exec", "sudo", "systemd-run", "unshare",
+    }
+)  # fmt: skip
+
+# Programs that start another Node than the first one on PATH.
+_NODE_CHOOSERS = frozenset({"asdf", "fnm", "mise", "n", "nvm", "volta"})
 
 # `createRequire` loads the file synchronously, which costs half as much as an `import()` of it.
 _CAUTIOUS_IMPORT = 'import{createRequire as r}from"node:module";try{r("/")(%s)}catch{}'
@@ -52,7 +58,7 @@ class Surroundings(NamedTuple):
 
     has_plug_n_play: bool = False  # a .pnp.cjs lies in the working directory or above
     package_json: str = ""  # the text of the working directory's package.json, whose scripts may start Node
-    node_version: Callable[[], tuple[int, ...] | None] = lambda: None  # of the `node` on PATH; costs a process
+    node_version: Callable[[], tuple[int, ...] | None] = lambda: None  # of the Node that the command runs; a process
 
 
 class Injection(NamedTuple):
@@ -98,27 +104,42 @@ def _node_options(existing: str, path: str, command: Sequence[str], surroundings
     options = split_node_options(existing)
     if any(NODE_ENTRY in option for option in options):  # an outer `run` added it
         return existing
-    _check_nothing_confines(options, command, surroundings.package_json)
-    if not surroundings.has_plug_n_play and not any(_is_require(option) for option in options):
+    words = [word for argument in command for word in argument.split()]  # the script of `sh -c` is one argument
+    _check_nothing_confines([*options, *words], surroundings.package_json)
+    if not _has_a_require([*options, *words], surroundings):
         added = f"--require {_quoted(path)}"
     else:
-        version = surroundings.node_version()
-        if version is None or version < _FIRST_NODE_WITH_IMPORT:
-            raise _LeaveAlone("NODE_OPTIONS has a --require of its own, and this Node has no --import")
+        _check_has_import(words, surroundings)
         added = f"--import {_cautious_import(path)}"
     return f"{existing} {added}" if existing.strip(" ") else added
 
 
-def _check_nothing_confines(options: Sequence[str], command: Sequence[str], package_json: str) -> None:
+def _check_nothing_confines(words: Sequence[str], package_json: str) -> None:
     """Raise _LeaveAlone if a Node process below the command might not be allowed to read the preload file."""
-    words = [word for argument in command for word in argument.split()]  # the script of `sh -c` is one argument
     for flag in _CONFINING:
-        if flag in package_json or any(word.startswith(flag) for word in (*options, *words)):
+        if flag in package_json or any(word.startswith(flag) for word in words):
             raise _LeaveAlone(f"Node runs with {flag}")
     for word in words:
         program = word.rpartition("/")[2]
         if program in _LEAVING:
             raise _LeaveAlone(f"{program} may start Node where the sidecar's files cannot be read")
+
+
+def _has_a_require(words: Sequence[str], surroundings: Surroundings) -> bool:
+    """Return whether a Node below the command has, or may get, a ``--require`` of its own."""
+    in_scripts = "--require" in surroundings.package_json or " -r " in surroundings.package_json
+    return surroundings.has_plug_n_play or in_scripts or any("--require" in word or word == "-r" for word in words)
+
+
+def _check_has_import(words: Sequence[str], surroundings: Surroundings) -> None:
+    """Raise _LeaveAlone if a Node below the command might not have the option ``--import``."""
+    version = surroundings.node_version()
+    if version is None or version < _FIRST_NODE_WITH_IMPORT:
+        raise _LeaveAlone("there is a --require of its own, and this Node has no --import")
+    for word in words:
+        program = word.rpartition("/")[2]
+        if program in _NODE_CHOOSERS or program.startswith("node@"):
+            raise _LeaveAlone(f"there is a --require of its own, and {program} may start a Node that has no --import")
 
 
 def split_node_options(value: str) -> list[str]:
@@ -140,10 +161,6 @@ def split_node_options(value: str) -> list[str]:
     if is_quoted:
         raise _LeaveAlone("NODE_OPTIONS has a quote without its end")
     return options
-
-
-def _is_require(option: str) -> bool:
-    return option in ("--require", "-r") or option.startswith("--require=")
 
 
 def _quoted(path: str) -> str:

@@ -140,15 +140,12 @@ class Control:
         self.wake()
         return {"session": found.id}
 
-    def result(self, session: object) -> dict[str, Any] | Refusal | None:
-        """Return the outcome of a session that has ended.
-
-        Returns None while it is open, and {} if its outcome is unknown.
-        """
+    def result(self, session: object) -> dict[str, Any] | Refusal:
+        """Return what became of a session that has ended: {"open": True} before that, {} if it is not known."""
         if not _is_uuid(session):
             return Refusal.BAD_VALUE
         if session in self.table.open:
-            return None
+            return {"open": True}
         return self.reporter.outcomes.of(session) or {}
 
     def emit(self, event: object, fields: object, session: object = None) -> dict[str, Any] | Refusal:

@@ -5,7 +5,8 @@
  *
  * The bus is a Map of channel names to Sets of listeners, and no module exports it. Right after brakit has sent
  * `setup_completed`, in the same synchronous function, it adds a listener to "request:completed". For that it asks its
- * Map for this channel. So `Map.prototype.get` is replaced until it sees the Map, at most until that function returns.
+ * Map for this channel. So `Map.prototype.get` is replaced until it sees the Map, at most until the code that runs now
+ * returns.
  *
  * Listeners run inside the application's requests, so nothing here throws or waits. What is published holds URLs, SQL,
  * headers and bodies. Only numbers and words of a vocabulary are read from it, and texts that the client hashes.

@@ -124,6 +124,23 @@ class Channel {
     }
   }
 
+  /** Close the channel if the daemon has closed the connection, or if none was made. Keeps what the daemon has sent. */
+  #readEof() {
+    const chunk = Buffer.alloc(MAX_RECEIVED);
+    try {
+      const count = readSync(this.#descriptor(), chunk);
+      if (count === 0) {
+        this.close();
+      } else {
+        this.#receive(chunk.subarray(0, count));
+      }
+    } catch (error) {
+      if (error.code !== 'EAGAIN' && this.isOpen) {
+        this.close();
+      }
+    }
+  }
+
   /** Close the connection, if there is one. */
   close() {
     if (this.#descriptor() !== null) {
@@ -139,6 +156,9 @@ class Channel {
   }
 
   #write(bytes) {
+    if (process.listenerCount('SIGPIPE') > 0) {
+      this.#readEof(); // a write to a connection that the daemon has closed would call the application's listener
+    }
     const fd = this.#descriptor();
     if (fd === null) {
       return;

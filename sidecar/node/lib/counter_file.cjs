@@ -150,14 +150,13 @@ class CounterFile {
     } catch {
       return false; // the directory is missing, not writable or full
     }
+    const isWhole = this.#writeAll();
     this.#path = path;
     this.#identity = fstat(this.#fd);
-    try {
-      this.#writeAll();
-    } catch {
-      this.remove(); // the disk is full
+    if (!isWhole) {
+      this.remove();
     }
-    return this.isShared;
+    return isWhole;
   }
 
   /** Whether the session was reported or consent withdrawn: later counts are not reported. */
@@ -208,10 +207,18 @@ class CounterFile {
     }
   }
 
-  /** Write all but the cell RETIRED, which is the daemon's. The head is last, because it makes a file acceptable. */
+  /**
+   * Write all but the cell RETIRED, which is the daemon's. The head is last, because it makes a file acceptable. Returns
+   * false if the disk is full.
+   */
   #writeAll() {
-    this.#writeRange(layout.FIRST_ROW * CELL, layout.SIZE);
-    this.#writeRange(0, layout.RETIRED * CELL);
+    try {
+      this.#writeRange(layout.FIRST_ROW * CELL, layout.SIZE);
+      this.#writeRange(0, layout.RETIRED * CELL);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   #writeRange(start, end) {
@@ -241,10 +248,10 @@ class CounterFile {
     }
     try {
       this.#fd = openSync(this.#path, O_RDWR | O_NOFOLLOW);
-      this.#writeAll();
     } catch {
-      // no other process sees later counts, until the producer connects again
+      return; // no other process sees later counts, until the producer connects again
     }
+    this.#writeAll();
   }
 }
 

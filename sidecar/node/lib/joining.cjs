@@ -63,7 +63,7 @@ function starterFor(environ, socket) {
 function placeIn(environ, anonymousId) {
   const socket = socketPath(environ);
   if (socket === null) {
-    debug('the socket has too long a path: set BRAKIT_SIDECAR_SOCKET to the path that `brakit-sidecar start` prints');
+    debug('the socket has no usable path: set BRAKIT_SIDECAR_SOCKET to the path that `brakit-sidecar start` prints');
     return null;
   }
   const session = parseUuid(environ.BRAKIT_SESSION_ID ?? '');

@@ -80,10 +80,6 @@ class Link {
    *   the last call.
    */
   flush({ isLast = false } = {}) {
-    if (this.#isFileAccepted && !this.#counterFile.isShared) {
-      this.#isFileAccepted = false; // the file was lost, and maybe counts with it
-      this.#unsent.oweCounts();
-    }
     // A net.Socket that is instrumented may call the producer. The interrupted call then sends that change.
     if (this.#isFlushing || this.#isClosed || (this.#isIdle && !isLast)) {
       return;

@@ -16,8 +16,7 @@ const NOT_FOR_THE_DAEMON = new Set(['NODE_OPTIONS', 'PYTHONPATH']); // they may 
 
 /**
  * Make the directory of the socket, because the counter file is made there before the daemon runs. Throws if it cannot
- * be made, or is not this user's. The mode of a directory that exists is not changed, because BRAKIT_SIDECAR_SOCKET may
- * name any directory. The daemon checks the mode of its own.
+ * be made, or is not this user's. If it exists already, the daemon makes it private.
  *
  * @param {string} socketPath
  */

@@ -39,9 +39,15 @@ function fstat(fd) {
   }
 }
 
-/** Return whether both are of the same file or socket. */
+/**
+ * Return whether both are of the same file or socket, whose size never changes.
+ *
+ * The size is compared, because a new file may get the inode of a removed file.
+ */
 function isSame(info, other) {
-  return info !== null && other !== null && info.ino === other.ino && info.dev === other.dev;
+  return (
+    info !== null && other !== null && info.ino === other.ino && info.dev === other.dev && info.size === other.size
+  );
 }
 
 /** Return whether it is of this user. */

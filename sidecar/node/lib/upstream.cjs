@@ -15,6 +15,7 @@ const { setImmediate } = require('node:timers');
 
 const { connect, emit } = require('../index.cjs');
 const bus = require('./bus.cjs');
+const exits = require('./exits.cjs');
 const project = require('./project.cjs');
 
 const COMMAND_FIELDS = [
@@ -48,8 +49,16 @@ class Application {
       ...pick(properties, SETUP_FIELDS),
       framework_detection_candidates: project.candidates(dependencies),
     };
+    // If the process is killed before the event is sent, the session has these fields nevertheless.
+    this.#telemetry.set(pick(properties, ['setup_duration_ms']));
+    for (const field of ['adapters_detected', 'adapters_failed', 'framework_detection_candidates']) {
+      this.#telemetry.add(field, ...(this.#setup[field] ?? []));
+    }
     // An application imports brakit first, and has loaded its framework by the end of this turn of the event loop.
-    setImmediate(() => this.#reportSetup()).unref();
+    setImmediate(this.#reportSetup).unref();
+    // The process may end in this turn. Brakit throws each error again in its own listener, and Node then exits at once.
+    exits.add(this.#reportSetup);
+    process.on('uncaughtExceptionMonitor', this.#reportSetup);
     if (!this.#isBusFound) {
       bus.find((channels) => {
         this.#isBusFound = true;
@@ -81,12 +90,14 @@ class Application {
     }
   }
 
-  #reportSetup() {
+  #reportSetup = () => {
     if (this.#setup !== null) {
       this.#telemetry.event('setup_completed', { ...this.#setup, ...this.#framework() });
       this.#setup = null;
+      exits.remove(this.#reportSetup);
+      process.removeListener('uncaughtExceptionMonitor', this.#reportSetup);
     }
-  }
+  };
 
   /** Add what the totals have grown by since the last `session`. */
   #addTotals(properties) {

@@ -1,6 +1,7 @@
 'use strict';
 
-// An application with a mistake: it closes the descriptors of the client, and then uses their numbers for its own files.
+// An application with a mistake: it closes the descriptor of the client's counter file, and then uses the number for a
+// file of its own. LOSES says whether it removes the counter file as well.
 
 const fs = require('node:fs');
 
@@ -8,50 +9,36 @@ const { connect } = require(process.env.CLIENT);
 
 const SIZE = 100_000;
 
-function descriptorsOfTheClient() {
-  const found = fs.readdirSync('/proc/self/fd').map(Number);
-  return found.filter((fd) => {
-    try {
-      const target = fs.readlinkSync(`/proc/self/fd/${fd}`);
-      return target.includes('/counters-1-') || (process.env.CLOSES === 'the socket too' && fd === socket);
-    } catch {
-      return false;
-    }
-  });
+function linkOf(fd) {
+  try {
+    return fs.readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return ''; // the descriptor of the directory itself, which is closed by now
+  }
 }
 
-const before = new Set(fs.readdirSync('/proc/self/fd'));
 const t = connect();
-const socket = Number(
-  fs.readdirSync('/proc/self/fd').find((fd) => {
-    try {
-      return !before.has(fd) && fs.readlinkSync(`/proc/self/fd/${fd}`).startsWith('socket:');
-    } catch {
-      return false;
-    }
-  }),
-);
 t.incr('request_count', 2);
-for (const fd of descriptorsOfTheClient()) {
-  fs.closeSync(fd);
+const fd = Number(fs.readdirSync('/proc/self/fd').find((each) => linkOf(each).includes('/counters-1-')));
+if (process.env.LOSES === 'the file') {
+  fs.unlinkSync(linkOf(fd));
 }
-const own = [];
-for (let number = 0; number < 4; number += 1) {
-  const fd = fs.openSync(`${process.env.OWN_FILES}/${number}`, 'w+');
-  fs.writeSync(fd, Buffer.alloc(SIZE));
-  own.push(fd);
-}
+fs.closeSync(fd);
+const own = [0, 1, 2, 3].map((number) => fs.openSync(`${process.env.OWN_FILES}/${number}`, 'w+'));
+own.forEach((each) => fs.writeSync(each, Buffer.alloc(SIZE)));
+
 setTimeout(() => {
   t.incr('request_count', 3);
   t.request('GET /', 5);
   t.add('tabs_viewed', 'logs');
-  if (process.env.THEN === 'closes') {
-    t.close();
-  }
-  for (const fd of own) {
+  for (const each of own) {
     const content = Buffer.alloc(SIZE + 1);
-    if (fs.readSync(fd, content, 0, SIZE + 1, 0) !== SIZE || content.some((byte) => byte !== 0)) {
+    const length = fs.readSync(each, content, 0, SIZE + 1, 0);
+    if (length !== SIZE || content.some((byte) => byte !== 0)) {
       process.stdout.write('a file of the application was written\n');
     }
   }
-}, 1100); // the client checks its descriptors once a second
+  if (!own.includes(fd)) {
+    process.stdout.write('the number was not used again\n');
+  }
+}, 1100); // the client checks its descriptor once a second

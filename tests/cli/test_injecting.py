@@ -6,12 +6,13 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from brakit_sidecar.cli import joining
+from brakit_sidecar.cli import injecting
 from brakit_sidecar.core.version import __version__
 
 from tests.harness import PATIENCE_S, run_to_end
@@ -98,16 +99,16 @@ def test_plug_n_play_is_found_here_and_above(tmp_path: Path, monkeypatch: pytest
     inside = tmp_path / "packages"
     inside.mkdir()
     monkeypatch.chdir(inside)
-    assert not joining._has_plug_n_play()
+    assert not injecting._has_plug_n_play()
     (inside / where / ".pnp.cjs").write_text("")
-    assert joining._has_plug_n_play()
+    assert injecting._has_plug_n_play()
 
 
 def test_the_text_of_package_json_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert joining._package_json() == ""
+    assert injecting._package_json() == ""
     (tmp_path / "package.json").write_text('{"scripts": {}}')
-    assert joining._package_json() == '{"scripts": {}}'
+    assert injecting._package_json() == '{"scripts": {}}'
 
 
 @pytest.mark.parametrize(
@@ -124,11 +125,20 @@ def test_the_version_of_node_is_what_it_prints(tmp_path: Path, script: str, vers
     node.write_text(f"#!/bin/sh\n{script}\n")
     node.chmod(0o755)
     environ = {"PATH": str(tmp_path), "NODE_OPTIONS": "--require /missing.cjs"}
-    assert joining._node_version(environ) == version
+    assert injecting._node_version(environ, ["npm"]) == version
+
+
+def test_a_command_that_is_a_node_is_asked_for_its_version(tmp_path: Path) -> None:
+    for name, version in (("first", "v22.11.0"), ("other", "v16.20.2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "node").write_text(f"#!/bin/sh\necho {version}\n")
+        (tmp_path / name / "node").chmod(0o755)
+    environ = {"PATH": str(tmp_path / "first")}
+    assert injecting._node_version(environ, [str(tmp_path / "other" / "node"), "a.js"]) == (16, 20, 2)
 
 
 def test_there_is_no_version_without_a_node(tmp_path: Path) -> None:
-    assert joining._node_version({"PATH": str(tmp_path)}) is None
+    assert injecting._node_version({"PATH": str(tmp_path)}, ["npm"]) is None
 
 
 # --- the line at a terminal ------------------------------------------------------------------------------------------
@@ -171,3 +181,18 @@ def test_a_terminal_shows_that_no_worker_joined(place: Place) -> None:
 def test_nothing_is_shown_if_stderr_is_not_a_terminal(place: Place) -> None:
     ran = run_to_end([sys.executable, "-m", "brakit_sidecar", "run", "--", "true"], place.environ)
     assert (ran.stdout, ran.stderr) == ("", "")
+
+
+def test_nothing_is_added_if_the_command_cannot_be_started(place: Place) -> None:
+    assert run_at_terminal(place, "no-such-command") == (
+        "brakit-sidecar: cannot run no-such-command: No such file or directory"
+    )
+
+
+def test_a_terminal_shows_that_the_daemon_does_not_answer(place: Place) -> None:
+    daemon = place.start()["pid"]
+    stop = f"import os, signal; os.kill({daemon}, signal.SIGSTOP)"
+    try:
+        assert "the daemon does not tell" in run_at_terminal(place, sys.executable, "-c", stop)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
