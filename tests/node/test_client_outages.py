@@ -265,7 +265,10 @@ def test_a_full_disk_costs_no_count(node: str, place: Place, full: str) -> None:
     place.serve()
     code = f"""
     const fs = require('node:fs');
-    const failing = (call, isFull) => (...all) => {{ if (isFull(...all)) throw new Error('ENOSPC'); return call(...all) }};
+    const failing = (call, isFull) => (...all) => {{
+      if (isFull(...all)) throw new Error('ENOSPC');
+      return call(...all);
+    }};
     {full};
     const t = require(process.env.CLIENT).connect();
     for (let n = 0; n < 50; n += 1) t.request('GET /', 1);

@@ -120,7 +120,10 @@ def test_a_program_with_a_permission_flag_starts(served: Place, directory: str, 
 @each_node
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells `run` that a file was removed")
 def test_a_program_starts_after_the_preload_files_were_removed(served: Place, directory: str, node: str) -> None:
-    remove = 'set -- $NODE_OPTIONS; rm -rf "$(dirname "$(dirname "$2")")" 2>/dev/null; exec node app.cjs'
+    remove = (
+        'set -- $NODE_OPTIONS; rm -rf "$(dirname "$(dirname "$2")")" 2>/dev/null; '
+        'until [ -e "$2" ]; do sleep 0.01; done; exec node app.cjs'
+    )
     environ = environ_with(node, served, directory)
     started = run_to_end([*RUN, "sh", "-c", remove], environ, directory)
     assert (started.returncode, started.stdout, started.stderr) == (3, "started 0\n", "")

@@ -208,8 +208,8 @@ class CounterFile {
   }
 
   /**
-   * Write all but the cell RETIRED, which is the daemon's. The head is last, because it makes a file acceptable. Returns
-   * false if the disk is full.
+   * Write all but the cell RETIRED, which is the daemon's. The head is last, because it makes a file acceptable.
+   * Returns false if the disk is full.
    */
   #writeAll() {
     try {

@@ -22,8 +22,8 @@ const NOWHERE = '/dev/null'; // a parent in which no user, root included, can ma
  * Return the path at which this user's daemon listens: BRAKIT_SIDECAR_SOCKET, or the path in the runtime directory.
  *
  * Returns null if the path is not absolute, or longer than the kernel allows. For a long runtime directory, the daemon
- * has a short path below /tmp whose name is a BLAKE2b digest of 4 bytes. Node's crypto does not have that digest, so the
- * variable must name the path. `brakit-sidecar run` always sets it.
+ * has a short path below /tmp whose name is a BLAKE2b digest of 4 bytes. Node's crypto does not have that digest, so
+ * the variable must name the path. `brakit-sidecar run` always sets it.
  *
  * @param {NodeJS.ProcessEnv} environ
  * @returns {string | null}

@@ -40,14 +40,12 @@ function fstat(fd) {
 }
 
 /**
- * Return whether both are of the same file or socket, whose size never changes.
+ * Return whether both are of the same file or socket.
  *
- * The size is compared, because a new file may get the inode of a removed file.
+ * A new file may get the inode of a removed file. It has another time of birth, if the filesystem knows that time.
  */
 function isSame(info, other) {
-  return (
-    info !== null && other !== null && info.ino === other.ino && info.dev === other.dev && info.size === other.size
-  );
+  return ['dev', 'ino', 'birthtimeNs'].every((name) => info !== null && other !== null && info[name] === other[name]);
 }
 
 /** Return whether it is of this user. */

@@ -1,7 +1,7 @@
 'use strict';
 
-// A worker that a test drives: it runs each line of stdin as JavaScript, with `t` as its producer, and answers each with
-// one line of JSON. It ends with its stdin.
+// A worker that a test drives: it runs each line of stdin as JavaScript, with `t` as its producer, and answers each
+// with one line of JSON. It ends with its stdin.
 
 const { createInterface } = require('node:readline');
 
