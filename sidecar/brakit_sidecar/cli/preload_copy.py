@@ -44,7 +44,9 @@ class PreloadCopy:
 
     def ensure(self) -> None:
         """Write each file that is missing or different. Raises OSError."""
-        for directory in {os.path.dirname(name) for name in self._files}:
+        secure_files.ensure_directory(os.path.dirname(self._directory))  # first, because it may be another user's
+        secure_files.ensure_directory(self._directory)
+        for directory in sorted({os.path.dirname(name) for name in self._files}):
             secure_files.ensure_directory(os.path.join(self._directory, directory))
         for name, content in self._files.items():
             path = os.path.join(self._directory, name)
