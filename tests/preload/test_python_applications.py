@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import venv
+from abc import abstractmethod
 from contextlib import suppress
 from http.client import HTTPException
 from typing import TYPE_CHECKING, ClassVar
@@ -102,8 +103,9 @@ class UnmodifiedTests(ServedSessionTests):
     routes = SHARED_ROUTES + 1
 
     @classmethod
+    @abstractmethod
     def ask(cls, server: Server) -> None:
-        raise NotImplementedError
+        """Make the requests that this application is to count."""
 
     def test_the_setup_duration_is_that_of_brakits_import_and_of_its_entry(self, ran: Ran) -> None:
         assert ran.session["setup_duration_ms"] >= ran.properties("setup_completed")["setup_duration_ms"] > 0

@@ -101,7 +101,7 @@ def _python_path(existing: str, directory: str) -> dict[str, str]:
 
 
 def _node_options(existing: str, path: str, command: Sequence[str], surroundings: Surroundings) -> str:
-    options = split_node_options(existing)
+    options = _split_node_options(existing)
     if any(NODE_ENTRY in option for option in options):  # an outer `run` added it
         return existing
     words = [word for argument in command for word in argument.split()]  # the script of `sh -c` is one argument
@@ -142,7 +142,7 @@ def _check_has_import(words: Sequence[str], surroundings: Surroundings) -> None:
             raise _LeaveAlone(f"there is a --require of its own, and {program} may start a Node that has no --import")
 
 
-def split_node_options(value: str) -> list[str]:
+def _split_node_options(value: str) -> list[str]:
     """Split a NODE_OPTIONS value as Node does. Raises _LeaveAlone for a value with which no Node starts."""
     options: list[str] = []
     is_quoted, is_new, is_escaped = False, True, False

@@ -114,18 +114,11 @@ class Channel {
     this.#write(line);
   }
 
-  /** Read what the daemon has sent by now, for a caller that does not return to the event loop. */
+  /**
+   * Read what the daemon has sent by now, for a caller that does not return to the event loop. Closes the channel if the
+   * daemon has closed the connection, or if none was made.
+   */
   receiveNow() {
-    const chunk = Buffer.alloc(MAX_RECEIVED);
-    try {
-      this.#receive(chunk.subarray(0, readSync(this.#descriptor(), chunk)));
-    } catch {
-      // there is nothing to read, or no connection
-    }
-  }
-
-  /** Close the channel if the daemon has closed the connection, or if none was made. Keeps what the daemon has sent. */
-  #readEof() {
     const chunk = Buffer.alloc(MAX_RECEIVED);
     try {
       const count = readSync(this.#descriptor(), chunk);
@@ -135,7 +128,7 @@ class Channel {
         this.#receive(chunk.subarray(0, count));
       }
     } catch (error) {
-      if (error.code !== 'EAGAIN' && this.isOpen) {
+      if (error.code !== 'EAGAIN') {
         this.close();
       }
     }
@@ -157,7 +150,7 @@ class Channel {
 
   #write(bytes) {
     if (process.listenerCount('SIGPIPE') > 0) {
-      this.#readEof(); // a write to a connection that the daemon has closed would call the application's listener
+      this.receiveNow(); // a write to a connection that the daemon has closed would call the application's listener
     }
     const fd = this.#descriptor();
     if (fd === null) {
