@@ -2,19 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from tests.e2e.served_session import ServedSessionTests
-from tests.e2e.serving import NOT_COUNTED, SHARED, SHARED_ROUTES, Server, answer
+from tests.e2e.serving import NOT_COUNTED, SHARED, SHARED_ROUTES, Server
+from tests.e2e.users import ask_in_turn
 from tests.harness import Endpoint, Place, wait_until
 
 if TYPE_CHECKING:
-    import http.client
-    from collections.abc import Sequence
-
     from tests.e2e.serving import Ran
 
 pytestmark = pytest.mark.slow
@@ -29,41 +26,15 @@ def _serve(*, kill_one: bool = False) -> Ran:
     endpoint = Endpoint()
     uvicorn = ["uvicorn", "--port", "0", "--workers", str(WORKERS), "--timeout-keep-alive", "300"]
     with Place(endpoint.url) as place, Server(place, *uvicorn, "tests.e2e.apps.fastapi_app:app") as server:
-        workers = _ask(server, REQUESTS[::2])
+        workers = ask_in_turn(server, REQUESTS[::2], WORKERS)
         if kill_one:
             # brakit counts a request only after its answer was sent.
             wait_until(lambda: server.requests_counted() == len(REQUESTS[::2]), "the count of the requests so far")
             os.kill(workers[0], signal.SIGKILL)
-        _ask(server, REQUESTS[1::2] + NOT_COUNTED)
+        ask_in_turn(server, REQUESTS[1::2] + NOT_COUNTED, WORKERS)
         ran = server.stop(endpoint)
     endpoint.close()
     return ran
-
-
-def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[int]:
-    """Make the requests to each worker in turn. Returns the workers' pids."""
-    with ExitStack() as connections:
-        by_worker: dict[int, http.client.HTTPConnection] = {}
-
-        def connect() -> bool:
-            """Keep a new connection if it is the first one to its worker.
-
-            Returns whether each worker has a connection.
-            """
-            connection = connections.enter_context(closing(server.connection()))
-            with suppress(ConnectionRefusedError):  # uvicorn logs its port before a worker listens
-                by_worker.setdefault(int(answer(connection, "GET", "/health")), connection)
-            return len(by_worker) == WORKERS
-
-        wait_until(connect, "a connection to each worker")
-        workers = list(by_worker)
-        for number, (method, path) in enumerate(requests):
-            worker = workers[number % WORKERS]
-            answer(by_worker[worker], method, path)
-            if path == "/broken":  # uvicorn closes the connection after an error
-                del by_worker[worker]
-                wait_until(connect, "another connection to that worker")
-    return workers
 
 
 @pytest.fixture(scope="class")

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from tests.e2e.served_session import ServedSessionTests
 from tests.e2e.serving import NOT_COUNTED, SHARED, SHARED_ROUTES, Server
+from tests.e2e.users import ask_at_once
 from tests.harness import Endpoint, Place, wait_until
 
 if TYPE_CHECKING:
@@ -31,19 +31,14 @@ def _serve(*, options: Sequence[str] = (), by_itself: bool = False, kill_one: bo
         Place(endpoint.url) as place,
         Server(place, *gunicorn, "tests.e2e.apps.flask_app:app", by_itself=by_itself) as server,
     ):
-        workers = _ask(server, MEETING)
-        _ask(server, SHARED[::2])
+        workers = ask_at_once(server, MEETING, WORKERS)
+        ask_at_once(server, SHARED[::2], WORKERS)
         if kill_one:
             _kill(server, int(workers[0]))
-        _ask(server, SHARED[1::2] + NOT_COUNTED)
+        ask_at_once(server, SHARED[1::2] + NOT_COUNTED, WORKERS)
         ran = server.stop(endpoint)
     endpoint.close()
     return ran
-
-
-def _ask(server: Server, requests: Sequence[tuple[str, str]]) -> list[bytes]:
-    with ThreadPoolExecutor(WORKERS) as users:
-        return list(users.map(lambda request: server.request(*request), requests))
 
 
 def _kill(server: Server, worker: int) -> None:

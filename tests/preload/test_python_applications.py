@@ -18,9 +18,9 @@ import pytest
 
 from tests.e2e.served_session import ServedSessionTests
 from tests.e2e.serving import NOT_COUNTED, REPOSITORY, SHARED, SHARED_ROUTES, Server
+from tests.e2e.users import ask_at_once, ask_in_turn
 from tests.harness import Endpoint, Place, wait_until
 from tests.preload import interpreters
-from tests.preload.users import ask_at_once, ask_in_turn
 
 if TYPE_CHECKING:
     from pathlib import Path

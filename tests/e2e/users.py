@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 Request = tuple[str, str]  # method and path
 
 
-def ask_at_once(server: Server, requests: Sequence[Request], users: int) -> None:
-    """Make the requests by so many users at once, each of them on a new connection."""
+def ask_at_once(server: Server, requests: Sequence[Request], users: int) -> list[bytes]:
+    """Make the requests by so many users at once, each on a new connection. Returns the answers in order."""
     with ThreadPoolExecutor(users) as pool:
-        list(pool.map(lambda request: server.request(*request), requests))
+        return list(pool.map(lambda request: server.request(*request), requests))
 
 
-def ask_in_turn(server: Server, requests: Sequence[Request], workers: int) -> None:
-    """Make the requests to each of the workers in turn, on connections that stay open."""
+def ask_in_turn(server: Server, requests: Sequence[Request], workers: int) -> list[int]:
+    """Make the requests to each of the workers in turn, on connections that stay open. Returns the workers' pids."""
     with ExitStack() as connections:
-        by_worker: dict[bytes, http.client.HTTPConnection] = {}
+        by_worker: dict[int, http.client.HTTPConnection] = {}
 
         def connect() -> bool:
             """Open a connection, and keep it if it is the first to its worker. Returns whether each worker has one."""
             connection = connections.enter_context(closing(server.connection()))
             with suppress(ConnectionRefusedError):  # uvicorn logs its port before a worker listens
-                by_worker.setdefault(answer(connection, "GET", "/health"), connection)
+                by_worker.setdefault(int(answer(connection, "GET", "/health")), connection)
             return len(by_worker) == workers
 
         wait_until(connect, "a connection to each worker")
@@ -44,3 +44,4 @@ def ask_in_turn(server: Server, requests: Sequence[Request], workers: int) -> No
             if path == "/broken":  # uvicorn closes the connection after an error
                 del by_worker[pid]
                 wait_until(connect, "another connection to that worker")
+    return pids
