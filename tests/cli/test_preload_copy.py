@@ -117,6 +117,27 @@ def test_the_python_directory_holds_sitecustomize_alone(tmp_path: Path, monkeypa
     assert os.listdir(copy.paths.python) == ["sitecustomize.py"]
 
 
+def test_a_removal_that_goes_on_during_the_restoration_is_restored(
+    copy: PreloadCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals = [copy.paths.node, copy.paths.node]
+
+    def remove_once_more() -> None:
+        """Stand in for the moment in which the directories are watched."""
+        if removals:
+            os.unlink(removals.pop())
+
+    monkeypatch.setattr(copy, "watch", remove_once_more)
+    copy.restore()
+    assert contents(copy) == FILES
+
+
+def test_a_restoration_that_is_not_possible_ends(copy: PreloadCopy, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the directory would be")
+    copy.restore()
+    assert (tmp_path / "state").is_file()
+
+
 # Removes a file or a directory of the copy, twice, and prints whether the kernel's signal led to its restoration. It is
 # a process of its own, because SIGIO ends a process in which another thread has not blocked it.
 REMOVES = """

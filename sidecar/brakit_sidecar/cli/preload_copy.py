@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 from contextlib import suppress
 from zlib import crc32
 
@@ -25,6 +26,7 @@ from ..core.version import __version__
 from ..host import paths, secure_files
 
 _WORKERS_SIDE = ("client", "core", "host", "integrations")  # the folders that a worker imports from
+_RESTORE_ATTEMPTS, _RESTORE_PAUSE_S = 50, 0.002  # the removal of all files takes a few ms; a full disk takes them all
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -72,10 +74,17 @@ class PreloadCopy:
 
         Race: a Node that starts between the removal and this call ends with an error. A Node takes 10 ms to get to its
         preload file, and the restoration takes 1 ms.
+
+        Race: the removal of a whole directory goes on meanwhile. It may remove a directory before a file is written
+        into it, or a file before its directory is watched. So the files are checked after the directories are watched.
         """
-        with suppress(OSError):
-            self.ensure()
-        self.watch()
+        for _attempt in range(_RESTORE_ATTEMPTS):
+            with suppress(OSError):
+                self.ensure()
+            self.watch()
+            if all(_has_content(os.path.join(self._directory, name), content) for name, content in self._files.items()):
+                return
+            time.sleep(_RESTORE_PAUSE_S)
 
     def _stop_watching(self) -> None:
         for fd in self._watched:
