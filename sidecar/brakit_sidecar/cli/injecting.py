@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .preload_copy import PreloadCopy
 
 _MAX_PACKAGE_JSON = 1024 * 1024  # characters; a package.json has a few thousand
-_NODE_VERSION_TIMEOUT_S = 2.0  # a Node tells its version in 40 ms
+_NODE_VERSION_TIMEOUT_S = 2.0  # a Node prints its version in 40 ms
 _OFF = ("0", "false", "no", "off")  # the values of BRAKIT_SIDECAR_INJECT that switch it off
 
 
@@ -75,7 +75,7 @@ def _has_plug_n_play() -> bool:
 
 
 def _package_json() -> str:
-    """Return the text of the working directory's package.json, "" if there is none."""
+    """Return the text of the working directory's package.json, or "" if it cannot be read."""
     try:
         with open("package.json", encoding="utf-8", errors="replace") as file:
             return file.read(_MAX_PACKAGE_JSON)
@@ -86,7 +86,7 @@ def _package_json() -> str:
 def _node_version(environ: Mapping[str, str], command: Sequence[str]) -> tuple[int, ...] | None:
     """Return the version of the command if it is a Node, else of the ``node`` on PATH, as (22, 11, 0).
 
-    Returns None if there is none.
+    Returns None if no Node prints a version.
     """
     name = command[0] if os.path.basename(command[0]) == "node" else "node"
     node = shutil.which(name, path=environ.get("PATH"))

@@ -58,7 +58,7 @@ class Surroundings(NamedTuple):
 
     has_plug_n_play: bool = False  # a .pnp.cjs lies in the working directory or above
     package_json: str = ""  # the text of the working directory's package.json, whose scripts may start Node
-    node_version: Callable[[], tuple[int, ...] | None] = lambda: None  # of the Node that the command runs; a process
+    node_version: Callable[[], tuple[int, ...] | None] = lambda: None  # of the command's Node; asking costs a process
 
 
 class Injection(NamedTuple):
