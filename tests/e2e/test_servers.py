@@ -34,6 +34,7 @@ class Visitor:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.answered = 0
+        self.unanswered = 0  # requests that were sent whole, so that a worker may have counted them before it ended
         self.processes: set[int] = set()
         self.parents: set[int] = set()
         self._last = 0
@@ -50,7 +51,14 @@ class Visitor:
         return self._last
 
     def _one(self) -> int:
-        self._last, parent = map(int, self._server.request("GET", "/").split())
+        try:
+            answer = self._server.request("GET", "/")
+        except ConnectionRefusedError:
+            raise
+        except (OSError, http.client.HTTPException):
+            self.unanswered += 1
+            raise
+        self._last, parent = map(int, answer.split())
         self.answered += 1
         self.processes.add(self._last)
         self.parents.add(parent)
@@ -132,7 +140,8 @@ def test_a_server_that_reloads_makes_one_session_with_every_request(
         visitor.visit(10)
         end_process(server.process, number)
     found = endpoint.only_session()
-    assert found["request_count"] == visitor.answered >= 30
+    assert visitor.answered >= 30
+    assert 0 <= found["request_count"] - visitor.answered <= visitor.unanswered
     assert found["exit_reason"] == {signal.SIGTERM: "sigterm", signal.SIGINT: "sigint"}[number]
     assert place.run("stop").returncode == 0
     assert len(endpoint.bodies_of("session")) == 1
