@@ -200,6 +200,7 @@ def test_status_shows_the_daemon_and_each_session(home: Place) -> None:
     found = json.loads(ran.stdout)
     assert found.keys() == {
         "running", "version", "protocol", "pid", "socket", "uptime_s", "sessions", "refused", "delivery", "consent",
+        "destination",
     }  # fmt: skip
     assert (found["running"], found["version"], found["protocol"]) == (True, __version__, 1)
     assert found["socket"] == home.socket_path
@@ -439,7 +440,7 @@ def test_log_prints_every_receipt_the_oldest_first(endpoint: Endpoint, place: Pl
         place.run("emit", "cli_invoked", f"command={command}")
         wait_until(lambda: f'"{command}"' in place.run("log").stdout, "its receipt")  # noqa: B023 (called at once)
     for receipt, (_path, _headers, body) in zip(place.receipts(), endpoint.requests, strict=True):
-        assert receipt.keys() == {"at", "event", "uuid", "outcome", "reason", "body"}
+        assert receipt.keys() == {"at", "event", "uuid", "outcome", "reason", "destination", "body"}
         assert receipt["body"].encode() == body
         assert receipt["uuid"] == json.loads(body)["uuid"]
     in_words = place.run("log").stdout

@@ -17,7 +17,9 @@ from brakit_sidecar.client.counting import HAS_ATOMIC_STEP, CellCounter
 from brakit_sidecar.client.place import Place
 from brakit_sidecar.client.producer import Producer
 from brakit_sidecar.core import counter_layout
+from brakit_sidecar.core.counter_layout import NO_CONFIG
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
+from brakit_sidecar.core.destination import NOWHERE
 
 from tests.harness import PATIENCE_S, new_id
 
@@ -200,7 +202,9 @@ def test_a_signal_handler_that_counts_loses_no_count(counter: CellCounter) -> No
 
 def producer_without_daemon(directory: Path) -> Producer:
     session = new_id()
-    return Producer(Place(str(directory / "none.sock"), {"session": session}, session.encode()[:16]), "python")
+    key = session.encode()[:16]
+    place = Place(str(directory / "none.sock"), {"session": session}, key, destination=NOWHERE, stamp=NO_CONFIG)
+    return Producer(place, "python")
 
 
 def counted_by(producer: Producer) -> CounterSnapshot:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from brakit_sidecar.core.endpoint import DEFAULT_ENDPOINT, is_acceptable_endpoint
+from brakit_sidecar.core.destination import DEFAULT_ENDPOINT, Destination
+from brakit_sidecar.core.endpoint import describe, is_acceptable_endpoint
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,19 @@ def test_https_and_loopback_are_accepted(endpoint: str) -> None:
 )
 def test_other_endpoints_are_refused(endpoint: str) -> None:
     assert not is_acceptable_endpoint(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "key", "description"),
+    [
+        ("", "", "none: no project key"),
+        ("https://a.example", "", "none: no project key"),
+        ("http://a.example", "phc_1", "none: the endpoint is not valid"),
+        ("", "phx_personal", "none: the project key is not valid"),
+        ("", "phc_1", f"{DEFAULT_ENDPOINT}, project key phc_1"),
+        ("https://a.example/", "phc_0123456789", "https://a.example, project key phc_01234567..."),
+    ],
+)
+def test_a_destination_is_described_for_a_person(endpoint: str, key: str, description: str) -> None:
+    environ = {"BRAKIT_TELEMETRY_ENDPOINT": endpoint, "BRAKIT_TELEMETRY_KEY": key}
+    assert describe(Destination(environ)) == description

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from brakit_sidecar.core import limits
-from brakit_sidecar.core.frames import PARTS, Frame, Hello, Occurred, parse
+from brakit_sidecar.core.destination import NOWHERE
+from brakit_sidecar.core.frames import PARTS, UNKNOWN_DESTINATION, Frame, Hello, Occurred, parse
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.schema import JOURNEY, SESSION_FIELDS
 from hypothesis import given, settings
@@ -176,6 +177,33 @@ def test_the_role_in_a_hello_is_worker_unless_owner_is_given() -> None:
         SESSION, None, PRODUCER, "python", is_owner=True
     )
     assert parsed(hello=without("role")) == parsed(hello=HELLO)
+
+
+@pytest.mark.parametrize("digest", [NOWHERE, "0123456789abcdef"])
+def test_a_hello_may_name_the_destination_of_the_producers_environment(digest: str) -> None:
+    hello = Hello(SESSION, None, PRODUCER, "python", is_owner=False, destination=digest)
+    assert parsed(hello={**HELLO, "destination": digest}) == {"hello": hello}
+
+
+@pytest.mark.parametrize("digest", ["", "None", "0123456789ABCDEF", "0" * 15, 7, False, [NOWHERE], "https://a.example"])
+def test_a_destination_that_is_no_digest_is_refused_and_is_nowhere_the_daemon_sends(digest: object) -> None:
+    frame = parse(json.dumps({"hello": {**HELLO, "destination": digest}}).encode())
+    assert frame.refused == [Refusal.BAD_VALUE]
+    assert frame.hello is not None
+    assert frame.hello.destination == UNKNOWN_DESTINATION
+
+
+def test_a_hello_may_have_the_stamp_of_the_config() -> None:
+    hello = Hello(SESSION, None, PRODUCER, "python", is_owner=False, stamp=0x18A2)
+    assert parsed(hello={**HELLO, "config": "00000000000018a2"}) == {"hello": hello}
+
+
+@pytest.mark.parametrize("stamp", ["", 7, "18a2", "0x000000000018a2", ["00000000000018a2"]])
+def test_a_stamp_that_is_not_16_hex_digits_is_refused(stamp: object) -> None:
+    frame = parse(json.dumps({"hello": {**HELLO, "config": stamp}}).encode())
+    assert frame.refused == [Refusal.BAD_VALUE]
+    assert frame.hello is not None
+    assert frame.hello.stamp is None
 
 
 def test_ids_in_a_hello_are_case_insensitive() -> None:

@@ -129,9 +129,9 @@ def test_giving_up_does_not_drop_an_event_that_is_being_sent() -> None:
     assert box.queued == 1
 
 
-def test_an_event_that_is_dropped_before_it_is_queued_is_counted() -> None:
+def test_an_event_that_is_never_queued_is_counted() -> None:
     box = holding(1)
-    box.drop(Reason.NOBODY_JOINED)
+    box.settle(Verdict.dropped(Reason.NOBODY_JOINED))
     assert box.dropped == {Reason.NOBODY_JOINED: 1}
     assert box.queued == 1
 

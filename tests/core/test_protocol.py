@@ -37,8 +37,12 @@ class Book:
         self.hellos.append((hello, descriptor, pid))
         return self.outcome
 
-    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
-        assert member is (self.member if self.outcome == Joined(self.member) else member)
+    def receive_without_session(self, frame: Frame, destination: str | None) -> list[Refusal]:
+        self.calls.append((destination, [event.event.name for event in frame.events]))
+        return self.refuses
+
+    def receive(self, member: Member, frame: Frame) -> list[Refusal]:
+        assert member is self.member
         self.calls.append(dict(frame.totals) | {event.event.name: event.fields for event in frame.events})
         return self.refuses
 

@@ -8,8 +8,10 @@ import uuid
 from typing import TYPE_CHECKING, Any, cast
 
 from brakit_sidecar.client import counter_file
+from brakit_sidecar.client.place import Place
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, VERSION
+from brakit_sidecar.core.destination import Destination
 from brakit_sidecar.core.frames import Hello, parse
 from brakit_sidecar.core.protocol import Ended, Joined, TryLater
 from brakit_sidecar.core.session.table import SessionTable
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from brakit_sidecar.core.outbox import QueuedEvent, Reason
+    from brakit_sidecar.core.outbox import QueuedEvent, Verdict
     from brakit_sidecar.core.refusal import Refusal
     from brakit_sidecar.core.session.member import Member
     from brakit_sidecar.core.session.session import Session
@@ -62,7 +64,7 @@ class RecordingDelivery:
 
     def __init__(self) -> None:
         self.queued: list[QueuedEvent] = []
-        self.dropped: list[tuple[QueuedEvent, Reason]] = []
+        self.unsent: list[tuple[QueuedEvent, Verdict]] = []
         self.is_withdrawn = False
         self.journal: Journal | None = None  # if set, events are journaled as a real delivery does
 
@@ -71,11 +73,12 @@ class RecordingDelivery:
             self.journal.freeze(event)
         self.queued.append(event)
 
-    def drop(self, event: QueuedEvent, reason: Reason) -> None:
-        self.dropped.append((event, reason))
+    def settle_unsent(self, event: QueuedEvent, verdict: Verdict) -> None:
+        self.unsent.append((event, verdict))
 
-    def withdraw(self) -> None:
+    def withdraw(self) -> int:
         self.is_withdrawn = True
+        return len(self.queued)
 
 
 class RecordingWatcher:
@@ -112,7 +115,9 @@ class RecordingWatcher:
 class Daemon:
     """A service with real files, and with recording parts around it."""
 
-    def __init__(self, root: Path, anonymous_id: str | None = None, *, opt_in: bool = True) -> None:
+    def __init__(
+        self, root: Path, anonymous_id: str | None = None, *, opt_in: bool = True, key: str = "phc_test"
+    ) -> None:
         """Start in a directory that an earlier daemon with this anonymous id may have used."""
         self.root = root
         self.config = root / ".brakit" / "config.json"
@@ -127,28 +132,36 @@ class Daemon:
         self.journal = Journal(str(root / "journal"), self.consent)
         self.counter_files = CounterFiles(self.socket_path, ServiceManager({}))
         self.wakes: list[None] = []
+        self.destination = Destination({"BRAKIT_TELEMETRY_KEY": key})
         self.service = Service(
             self.table,
             self.consent,
             self.counter_files,
             self.journal,
-            Reporter("phc_test", {}, self.consent, cast("Delivery", self.delivery)),
+            Reporter(self.destination, {}, self.consent, cast("Delivery", self.delivery)),
             cast("ProcessWatcher", self.watcher),
             self.intake,
             wake=lambda: self.wakes.append(None),
+            destination=self.destination.digest,
         )
         self.opt(in_=opt_in)
         self.consent.allows()
 
     def opt(self, *, in_: bool) -> None:
-        self.config.write_text(json.dumps({"telemetry": in_, "anonymousId": self.anonymous_id}))
+        """Write the config, unless it says this already. An unneeded write would be a change of the config."""
+        content = json.dumps({"telemetry": in_, "anonymousId": self.anonymous_id})
+        if not self.config.exists() or self.config.read_text() != content:
+            self.config.write_text(content)
 
     def make_counter_file(self, session: str | None = SESSION) -> counter_file.CounterFile:
         """Make the counter file of a worker of this process, which names the session if there is one."""
         made = counter_file.shared(str(self.runtime))
         assert made is not None
-        kind = counter_layout.OF_SESSION if session else 0
-        made.sign(os.getpid(), kind, uuid.UUID(session).bytes if session else bytes(16), 0)
+        key = uuid.UUID(session).bytes if session else bytes(16)
+        stamp = self.consent.last_stamp
+        made.sign(os.getpid(), Place("", {"session": ""}, key, destination=self.destination.digest, stamp=stamp))
+        if not session:
+            made.cells[counter_layout.KIND] = 0
         return made
 
     def named_counter_file(self, producer: str, session: str | None = SESSION) -> NamedCounterFile:
@@ -188,7 +201,10 @@ class Daemon:
         return outcome.member
 
     def send(self, member: Member | None, **keys: Any) -> list[Refusal]:
-        return self.service.receive(member, parse(json.dumps(keys).encode()))
+        frame = parse(json.dumps(keys).encode())
+        if member is None:
+            return self.service.receive_without_session(frame, None)
+        return self.service.receive(member, frame)
 
     @property
     def session(self) -> Session:

@@ -32,7 +32,10 @@ class RecordingBook:
         assert hello.producer is not None
         return Joined(Member(hello.session, hello.producer, ProducerTotals(hello.producer), None))
 
-    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
+    def receive_without_session(self, frame: Frame, destination: str | None) -> list[Refusal]:
+        return []
+
+    def receive(self, member: Member, frame: Frame) -> list[Refusal]:
         if self.fails:
             raise ArithmeticError
         self.totals += [total for _field, total in frame.totals]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.core.counter_layout import NO_CONFIG
 from brakit_sidecar.daemon.consent_gate import ConsentGate
 
 from tests.harness import new_id
@@ -93,10 +95,28 @@ def test_status_shows_the_decision_and_its_reason(config: Config) -> None:
     assert config.gate.status()["why"]
 
 
-def test_an_opt_out_in_the_config_is_noticed_despite_an_opt_in_by_the_environment(config: Config) -> None:
-    config.gate.environ["BRAKIT_TELEMETRY"] = "true"
-    assert not config.gate.config_was_changed()
-    config.write(telemetry=False)
-    assert config.gate.config_was_changed()
-    config.spoil()
-    assert not config.gate.config_was_changed()
+def test_consent_has_stood_until_the_config_is_written_again(config: Config) -> None:
+    assert config.gate.allows()
+    stamp = config.gate.last_stamp
+    assert config.gate.has_stood_since(stamp)
+    os.utime(config.path)
+    assert config.gate.allows()
+    assert not config.gate.has_stood_since(stamp)
+
+
+def test_consent_has_stood_since_there_was_no_config_only_if_this_package_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    gate = ConsentGate({"HOME": str(tmp_path)})
+    assert gate.settled_id()
+    gate.allows()
+    assert gate.has_stood_since(NO_CONFIG)
+    os.utime(tmp_path / ".brakit" / "config.json")
+    gate.allows()
+    assert not gate.has_stood_since(NO_CONFIG)
+
+
+def test_a_config_of_another_program_does_not_continue_the_time_without_a_config(config: Config) -> None:
+    assert config.gate.allows()
+    assert not config.gate.has_stood_since(NO_CONFIG)

@@ -7,7 +7,8 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from brakit_sidecar.core.outbox import Outbox
+from brakit_sidecar.core.destination import NOWHERE, Destination
+from brakit_sidecar.core.outbox import Outbox, Outcome, Reason, Verdict
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.version import __version__
 from brakit_sidecar.daemon.control import Control
@@ -32,6 +33,7 @@ class Asked:
             Outbox(),
             self.daemon.consent,
             "/run/s",
+            self.daemon.destination,
             stop_daemon=lambda: self.stops.append(None),
             wake=lambda: self.daemon.wakes.append(None),
         )
@@ -45,8 +47,47 @@ def asked(tmp_path: Path) -> Asked:
     return Asked(tmp_path)
 
 
-def test_identity_names_the_process(asked: Asked) -> None:
-    assert asked.ask("identity") == {"version": __version__, "protocol": 1, "pid": os.getpid(), "socket": "/run/s"}
+def test_identity_names_the_process_and_its_destination(asked: Asked) -> None:
+    assert asked.ask("identity") == {
+        "version": __version__,
+        "protocol": 1,
+        "pid": os.getpid(),
+        "socket": "/run/s",
+        "destination": {
+            "digest": Destination({"BRAKIT_TELEMETRY_KEY": "phc_test"}).digest,
+            "name": "https://us.i.posthog.com, project key phc_test",
+        },
+    }
+
+
+@pytest.mark.parametrize("question", ["open", "emit"])
+@pytest.mark.parametrize("destination", ["", "elsewhere", 7, ["none"]])
+def test_a_destination_that_is_no_digest_is_refused(asked: Asked, question: str, destination: object) -> None:
+    arguments: dict[str, Any] = {"session": SESSION}
+    if question == "emit":
+        arguments |= {"event": "cli_invoked", "fields": {}}
+    assert asked.ask({question: {**arguments, "destination": destination}}) is Refusal.BAD_VALUE
+
+
+def test_a_session_is_bound_to_the_destination_of_the_command_that_opened_it(asked: Asked) -> None:
+    asked.ask({"open": {"session": SESSION, "destination": NOWHERE}})
+    assert asked.ask("status")["destination"]["kept_local"] == {SESSION: "other_settings"}
+    asked.ask({"open": {"session": SESSION, "destination": asked.daemon.destination.digest}})
+    assert asked.daemon.session.terms.destination == NOWHERE
+
+
+def test_status_shows_why_a_session_stays_on_this_machine(asked: Asked) -> None:
+    asked.ask({"open": {"session": SESSION}})
+    assert asked.ask("status")["destination"]["kept_local"] == {}
+    asked.daemon.session.keep_local(Reason.CONFIG_CHANGED)
+    assert asked.ask("status")["destination"]["kept_local"] == {SESSION: "config_changed"}
+
+
+def test_an_event_of_a_command_with_another_destination_is_not_sent(asked: Asked) -> None:
+    asked.ask({"emit": {"event": "cli_invoked", "fields": {}, "destination": NOWHERE}})
+    assert asked.daemon.sent() == []
+    ((_event, verdict),) = asked.daemon.delivery.unsent
+    assert verdict == Verdict(Outcome.LOCAL, Reason.OTHER_SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +136,10 @@ def test_stop_begins_to_stop_the_daemon(asked: Asked) -> None:
 
 def test_an_opt_out_withdraws_consent_at_once(asked: Asked) -> None:
     asked.daemon.join()
-    assert asked.ask("consent") == {"on": True}
+    assert asked.ask("consent") == {"on": True, "dropped": 0}
     assert asked.daemon.table.open
     asked.daemon.opt(in_=False)
-    assert asked.ask("consent") == {"on": False}
+    assert asked.ask("consent") == {"on": False, "dropped": 1}
     assert not asked.daemon.table.open
     assert asked.daemon.delivery.is_withdrawn
 

@@ -28,7 +28,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(number: int, verdict: Verdict = SENT, padding: int = 0) -> None:
     body = json.dumps({"number": number, "padding": "x" * padding}).encode()
-    receipts.write(QueuedEvent("cli_invoked", f"uuid-{number}", "an-anonymous-id", body), verdict)
+    receipts.write(QueuedEvent("cli_invoked", f"uuid-{number}", "an-anonymous-id", body), verdict, "nowhere")
 
 
 def numbers() -> list[int]:
@@ -39,7 +39,7 @@ def size_of(state: Path) -> int:
     return sum(file.stat().st_size for file in state.iterdir())
 
 
-def test_a_receipt_holds_the_event_its_time_its_outcome_and_its_body(state: Path) -> None:
+def test_a_receipt_holds_the_event_its_time_its_outcome_its_destination_and_its_body(state: Path) -> None:
     write(7, Verdict.dropped(Reason.TIMEOUT))
     (receipt,) = receipts.read()
     assert receipt.pop("at").endswith("Z")
@@ -48,6 +48,7 @@ def test_a_receipt_holds_the_event_its_time_its_outcome_and_its_body(state: Path
         "uuid": "uuid-7",
         "outcome": "dropped",
         "reason": "timeout",
+        "destination": "nowhere",
         "body": '{"number": 7, "padding": ""}',
     }
 

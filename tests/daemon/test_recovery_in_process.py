@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from brakit_sidecar.core import counter_layout
-from brakit_sidecar.core.outbox import SENT
+from brakit_sidecar.core.outbox import SENT, Outcome, Reason, Verdict
 from brakit_sidecar.core.session.worker import Phase
 from brakit_sidecar.daemon import receipts
 from brakit_sidecar.daemon.recovery import Recovery
 from brakit_sidecar.daemon.service_manager import ServiceManager
 
+from tests.daemon.by_name import name_beside
 from tests.daemon.in_process import OWNER, SESSION, Daemon
 from tests.harness import new_id
 
@@ -41,9 +43,9 @@ def dead(root: Path) -> Daemon:
     return Daemon(root)
 
 
-def next_daemon(dead: Daemon, *, is_on: bool = True, is_short: bool = False) -> Daemon:
+def next_daemon(dead: Daemon, *, is_on: bool = True, is_short: bool = False, key: str = "phc_test") -> Daemon:
     """Start the daemon that follows in the same place, and let it recover."""
-    following = Daemon(dead.root, dead.anonymous_id, opt_in=is_on)
+    following = Daemon(dead.root, dead.anonymous_id, opt_in=is_on, key=key)
     following.intake.is_short = is_short
     following.consent.when_readable(
         Recovery(
@@ -56,7 +58,7 @@ def next_daemon(dead: Daemon, *, is_on: bool = True, is_short: bool = False) -> 
             following.intake,
             ServiceManager({}),
             following.socket_path,
-            "phc_next",
+            following.destination,
         ).recover
     )
     return following
@@ -121,19 +123,78 @@ def test_the_descriptors_of_found_files_are_released_if_they_are_short(dead: Dae
     assert len(os.listdir("/dev/fd")) == before
 
 
-def test_an_event_without_a_receipt_is_sent_again_under_the_current_key(dead: Daemon) -> None:
+def test_an_event_without_a_receipt_is_sent_again(dead: Daemon) -> None:
     dead.delivery.journal = dead.journal
     dead.send(dead.join(), event={"name": "first_request", "port": 8000})
-    (event,) = dead.delivery.queued
-    (again,) = next_daemon(dead).delivery.queued
-    assert again.uuid == event.uuid
-    assert again.body == event.body.replace(b"phc_test", b"phc_next")
+    assert next_daemon(dead).delivery.queued == dead.delivery.queued
+
+
+def test_an_event_for_another_destination_is_not_sent_and_loses_its_key(dead: Daemon) -> None:
+    dead.delivery.journal = dead.journal
+    dead.send(dead.join(), event={"name": "first_request", "port": 8000})
+    following = next_daemon(dead, key="phc_next")
+    assert following.delivery.queued == []
+    ((event, verdict),) = following.delivery.unsent
+    assert verdict == Verdict(Outcome.LOCAL, Reason.OTHER_SETTINGS)
+    assert event.body == dead.delivery.queued[0].body.replace(b"phc_test", b"")
+
+
+@pytest.mark.parametrize(("first", "then"), [("", "phc_next"), ("phc_test", ""), ("phc_test", "phc_next")])
+def test_a_session_keeps_its_destination_over_a_crash(root: Path, first: str, then: str) -> None:
+    dead = Daemon(root, key=first)
+    dead.join()
+    following = next_daemon(dead, key=then)
+    following.seal()
+    assert following.delivery.queued == []
+    assert [verdict.reason for _event, verdict in following.delivery.unsent] == [Reason.OTHER_SETTINGS]
+
+
+@pytest.mark.parametrize(("first", "then"), [("", "phc_next"), ("phc_test", "phc_next")])
+def test_a_counter_file_keeps_its_destination_without_a_journal(root: Path, first: str, then: str) -> None:
+    dead = Daemon(root, key=first)
+    made, producer = dead.make_counter_file(), new_id()
+    dead.count(made, "request_count", 3)
+    made.keep_as(name_beside(dead.socket_path, producer))
+    following = next_daemon(dead, key=then)
+    following.seal()
+    ((event, verdict),) = following.delivery.unsent
+    assert json.loads(event.body)["properties"]["request_count"] == 3
+    assert verdict.reason is Reason.OTHER_SETTINGS
+
+
+def test_a_session_stays_local_if_the_config_changed_while_no_daemon_ran(dead: Daemon) -> None:
+    dead.join()
+    os.utime(dead.config)
+    following = next_daemon(dead)
+    following.seal()
+    assert [verdict.reason for _event, verdict in following.delivery.unsent] == [Reason.CONFIG_CHANGED]
+
+
+def test_a_session_that_was_kept_local_stays_local_over_a_crash(dead: Daemon) -> None:
+    dead.join()
+    dead.service.run(dead.session.keep_local(Reason.CONFIG_CHANGED))
+    assert next_daemon(dead).session.kept_local is Reason.CONFIG_CHANGED
+
+
+def test_a_session_stays_local_if_a_counter_file_is_from_before_a_change_of_the_config(dead: Daemon) -> None:
+    made, producer = dead.make_counter_file(), new_id()
+    made.keep_as(name_beside(dead.socket_path, producer))
+    os.utime(dead.config)
+    assert next_daemon(dead).session.kept_local is Reason.CONFIG_CHANGED
+
+
+def test_a_counter_file_without_a_stamp_is_not_compared_with_the_config(dead: Daemon) -> None:
+    made, producer = dead.make_counter_file(), new_id()
+    made.cells[counter_layout.STAMP] = 0
+    made.keep_as(name_beside(dead.socket_path, producer))
+    os.utime(dead.config)
+    assert next_daemon(dead).session.kept_local is None
 
 
 def test_an_event_with_a_receipt_is_not_sent_again(dead: Daemon) -> None:
     dead.delivery.journal = dead.journal
     dead.send(dead.join(), event={"name": "first_request", "port": 8000})
-    receipts.write(dead.delivery.queued[0], SENT)
+    receipts.write(dead.delivery.queued[0], SENT, "nowhere")
     assert next_daemon(dead).delivery.queued == []
 
 
@@ -154,7 +215,7 @@ def test_a_session_with_a_receipt_is_over_although_its_journal_is_open(dead: Dae
     event_of = dead.session.report(1.0)
     journaled = dead.session.whole(1.0)
     dead.service.run([event_of])
-    receipts.write(dead.delivery.queued[0], SENT)
+    receipts.write(dead.delivery.queued[0], SENT, "nowhere")
     dead.journal.rewrite(SESSION, journaled)
     following = next_daemon(dead)
     assert not following.table.open

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS
-from brakit_sidecar.core.outbox import Reason
+from brakit_sidecar.core.destination import NOWHERE
+from brakit_sidecar.core.frames import Hello
+from brakit_sidecar.core.outbox import Outcome, Reason, Verdict
 from brakit_sidecar.core.protocol import Ended, Joined, TryLater
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.schema import JOURNEY
@@ -44,6 +46,70 @@ def test_a_hello_is_journaled_and_wakes_the_main_loop(daemon: Daemon) -> None:
     member = daemon.join()
     assert [record["joined"] for record in daemon.journaled() if "joined" in record] == [member.producer]
     assert daemon.wakes
+
+
+def test_a_session_has_the_destination_of_the_hello_that_opened_it(daemon: Daemon) -> None:
+    daemon.service.hello(Hello(SESSION, None, new_id(), "python", False, destination=NOWHERE), None, 0)
+    daemon.join()
+    assert daemon.session.terms.destination == NOWHERE
+    daemon.seal()
+    assert [verdict.reason for _event, verdict in daemon.delivery.unsent] == [Reason.OTHER_SETTINGS]
+
+
+def test_the_session_of_a_hello_without_a_destination_has_the_daemons(daemon: Daemon) -> None:
+    daemon.join()
+    assert daemon.session.terms.destination == daemon.destination.digest
+
+
+def test_a_worker_that_read_another_config_keeps_its_session_on_this_machine(daemon: Daemon) -> None:
+    stamp = daemon.consent.last_stamp
+    daemon.service.hello(Hello(SESSION, None, new_id(), "python", False, stamp=stamp), None, 0)
+    assert daemon.session.kept_local is None
+    daemon.service.hello(Hello(SESSION, None, new_id(), "python", False, stamp=stamp - 1), None, 0)
+    assert daemon.session.kept_local is Reason.CONFIG_CHANGED
+
+
+def test_a_change_of_the_config_keeps_every_later_event_of_an_open_session_local(daemon: Daemon) -> None:
+    member = daemon.join()
+    daemon.opt(in_=False)
+    daemon.opt(in_=True)
+    daemon.send(member, event={"name": "first_request", "port": 8000})
+    daemon.seal()
+    assert daemon.sent() == []
+    kept = Verdict(Outcome.LOCAL, Reason.CONFIG_CHANGED)
+    assert [(event.name, verdict) for event, verdict in daemon.delivery.unsent] == [
+        ("first_request", kept), ("session", kept),
+    ]  # fmt: skip
+
+
+def test_a_change_that_a_look_has_found_is_journaled_and_stays(daemon: Daemon) -> None:
+    daemon.join()
+    stamp = daemon.config.stat()
+    os.utime(daemon.config)
+    daemon.service.look_at_config()
+    daemon.service.look_at_config()
+    assert [record for record in daemon.journaled() if "kept_local" in record] == [{"kept_local": "config_changed"}]
+    assert daemon.config.stat().st_ctime_ns != stamp.st_ctime_ns
+
+
+def test_a_look_at_an_unreadable_config_changes_nothing(daemon: Daemon) -> None:
+    daemon.join()
+    daemon.config.write_text("{")
+    daemon.service.look_at_config()
+    assert daemon.session.kept_local is None
+
+
+def test_the_session_after_a_change_of_the_config_is_sent(daemon: Daemon) -> None:
+    os.utime(daemon.config)
+    daemon.join()
+    daemon.seal()
+    assert [body["event"] for body in daemon.sent()] == ["session"]
+
+
+def test_a_withdrawal_counts_the_events_that_are_not_sent_for_it(daemon: Daemon) -> None:
+    daemon.send(daemon.join(), event={"name": "first_request", "port": 8000})
+    daemon.hello(session=new_id(), is_owner=True)  # nobody joined this session, so it makes no event
+    assert daemon.service.withdraw() == 2
 
 
 def test_a_hello_that_names_no_session_joins_none(daemon: Daemon) -> None:
@@ -310,8 +376,8 @@ def test_the_event_of_a_session_without_workers_is_dropped(daemon: Daemon) -> No
     daemon.join(is_owner=True)
     daemon.seal()
     assert daemon.sent() == []
-    ((event, reason),) = daemon.delivery.dropped
-    assert (event.name, reason) == ("session", Reason.NOBODY_JOINED)
+    ((event, verdict),) = daemon.delivery.unsent
+    assert (event.name, verdict) == ("session", Verdict.dropped(Reason.NOBODY_JOINED))
 
 
 def test_lines_that_are_read_by_the_drain_are_in_the_event(daemon: Daemon) -> None:
@@ -529,7 +595,9 @@ def test_a_journal_that_is_rewritten_while_workers_are_compacted_counts_them_onc
         worker.totals.incr("request_count", 1)  # not journaled yet, as of a counter file
     monkeypatch.setattr(journal_module, "COMPACT_BYTES", daemon.journal._sizes[SESSION] + 10)
     compact(daemon)
-    replayed = replay(Session(SESSION, None, 0.0, ""), daemon.journaled(), 1.0, process.boot_id(), "")
+    replayed = replay(
+        Session(SESSION, None, 0.0, ""), daemon.journaled(), 1.0, process.boot_id(), destination="", api_key=""
+    )
     assert replayed.session is not None
     # The last worker is not compacted, and what it counted since is not journaled.
     assert replayed.session.totals.total("request_count") in (2 * COMPACT_AFTER, 2 * COMPACT_AFTER - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.host import config_file, consent
 
+from tests.harness import wait_until
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 AN_ID = "6f0c1f2e-7f0a-4b53-9d0c-2a4b7a3e5d11"
@@ -32,6 +36,10 @@ class Home:
     @property
     def config_path(self) -> Path:
         return self.path / ".brakit" / "config.json"
+
+    @property
+    def bad_copy(self) -> Path:
+        return self.config_path.with_name("config.json.bad")
 
     @property
     def config(self) -> Any:
@@ -103,7 +111,7 @@ def test_a_config_that_is_a_loop_of_links_means_off(home: Home) -> None:
 
 
 def test_a_config_that_is_a_dangling_link_means_off(home: Home) -> None:
-    home.config_path.parent.mkdir(parents=True)
+    home.config_path.parent.mkdir(mode=0o700)
     home.config_path.symlink_to(home.path / "elsewhere.json")
     assert not config_file.settled(home.environ).on
     assert not (home.path / "elsewhere.json").exists()
@@ -113,10 +121,10 @@ def test_a_config_that_may_not_be_read_means_off(home: Home, monkeypatch: pytest
     home.write({"telemetry": True, "anonymousId": AN_ID})
     really_open = os.open
 
-    def refuse(path: str, *more: Any) -> int:  # refuses root, because the kernel does not
+    def refuse(path: str, *more: Any, **keywords: Any) -> int:  # refuses root, because the kernel does not
         if path == str(home.config_path):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return really_open(path, *more)
+        return really_open(path, *more, **keywords)
 
     monkeypatch.setattr(os, "open", refuse)
     decision = home.settled()
@@ -212,10 +220,13 @@ def test_an_opt_out_changes_nothing_if_the_config_already_opts_out(home: Home) -
 
 
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
-def test_an_opt_out_replaces_a_broken_config(home: Home, raw: bytes) -> None:
+def test_an_opt_out_by_environment_leaves_a_broken_config_as_it_is_and_says_why(home: Home, raw: bytes) -> None:
     home.write(raw)
-    home.settled(BRAKIT_TELEMETRY="0")
-    assert home.config["telemetry"] is False
+    settled = config_file.settle({**home.environ, "BRAKIT_TELEMETRY": "0"})
+    assert not settled.decision.on
+    assert settled.problem
+    assert home.files() == {".brakit/config.json"}
+    assert home.config_path.read_bytes() == raw
 
 
 @pytest.mark.parametrize("opt_out", [{}, *OPT_OUTS])
@@ -227,17 +238,11 @@ def test_a_dormant_environment_writes_no_file(home: Home, content: object, opt_o
     assert raw is None or home.config_path.read_bytes() == raw
 
 
-def test_an_opt_in_by_environment_does_not_change_the_config(home: Home) -> None:
-    raw = home.write({"telemetry": False, "anonymousId": AN_ID})
-    decision = home.settled(BRAKIT_TELEMETRY="yes")
-    assert (decision.on, decision.anonymous_id) == (True, AN_ID)
+@pytest.mark.parametrize("content", [{"telemetry": False, "anonymousId": AN_ID}, {"telemetry": False}])
+def test_an_opt_in_by_environment_does_not_undo_a_no_of_the_config(home: Home, content: object) -> None:
+    raw = home.write(content)
+    assert not home.settled(BRAKIT_TELEMETRY="yes").on
     assert home.config_path.read_bytes() == raw
-
-
-def test_an_opt_in_by_environment_keeps_the_opt_out_of_a_config_without_an_id(home: Home) -> None:
-    home.write({"telemetry": False})
-    home.settled(BRAKIT_TELEMETRY="yes")
-    assert home.config["telemetry"] is False
 
 
 # --- a person's decision ------------------------------------------------------------------------------
@@ -274,6 +279,7 @@ def test_a_persons_decision_replaces_a_broken_config(home: Home, raw: bytes, on:
     home.write(raw)
     home.switch(on=on)
     assert home.current().on is on
+    assert home.bad_copy.read_bytes() == raw
 
 
 def test_switching_raises_an_error_if_the_config_cannot_be_written(home: Home) -> None:
@@ -308,3 +314,248 @@ def test_a_config_without_an_id_counts_as_an_earlier_config(home: Home) -> None:
     home.write({"telemetry": True})
     home.settled()
     assert config_file.take_first_session() is False
+
+
+# --- links ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["file", "directory", "both", "chain"])
+def linked(home: Home, request: pytest.FixtureRequest) -> Path:
+    """Give the real place of a config to which ``~/.brakit`` or ``config.json`` in it is a link."""
+    repository = home.path / "dotfiles" / "brakit"
+    repository.mkdir(mode=0o755, parents=True)
+    real = repository / "config.json"
+    if request.param == "directory":
+        home.config_path.parent.symlink_to(repository)
+        return real
+    if request.param == "both":
+        elsewhere = home.path / "elsewhere"
+        elsewhere.mkdir()
+        home.config_path.parent.symlink_to("elsewhere")
+        (elsewhere / "config.json").symlink_to("../dotfiles/brakit/config.json")
+        return real
+    home.config_path.parent.mkdir(mode=0o700)
+    if request.param == "chain":
+        (home.path / "middle").mkdir()
+        (home.path / "middle" / "link").symlink_to("../dotfiles/brakit/config.json")
+        home.config_path.symlink_to(home.path / "middle" / "link")
+    else:
+        home.config_path.symlink_to(real)
+    return real
+
+
+def test_a_config_is_read_through_links(home: Home, linked: Path) -> None:
+    linked.write_text(json.dumps({"telemetry": False}))
+    assert not home.current().on
+    linked.write_text(json.dumps({"telemetry": True, "anonymousId": AN_ID}))
+    assert home.current().anonymous_id == AN_ID
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_persons_decision_is_written_at_the_real_place(home: Home, linked: Path, on: bool) -> None:
+    linked.write_text(json.dumps({"telemetry": not on, "anonymousId": AN_ID, "theme": "dark"}))
+    links = {path: path.readlink() for path in home.path.rglob("*") if path.is_symlink()}
+    home.switch(on=on)
+    assert home.current().on is on
+    assert json.loads(linked.read_text())["theme"] == "dark"
+    assert {path: path.readlink() for path in links} == links
+    assert mode(linked.parent) == 0o755  # the directory is a person's, and not this package's
+
+
+def test_an_opt_out_by_environment_is_written_at_the_real_place(home: Home, linked: Path) -> None:
+    linked.write_text(json.dumps({"telemetry": True, "anonymousId": AN_ID}))
+    home.settled(BRAKIT_TELEMETRY="off")
+    assert json.loads(linked.read_text())["telemetry"] is False
+
+
+def test_a_persons_decision_is_written_to_the_target_of_a_dangling_link(home: Home, linked: Path) -> None:
+    home.switch(on=False)
+    assert json.loads(linked.read_text())["telemetry"] is False
+
+
+# --- places that are not believed -----------------------------------------------------------------------------
+
+
+def make_unbelievable(home: Home, place: str) -> None:
+    """Let others write to one of the places on the way to the config, or let it belong to another user."""
+    thing, _, fault = place.partition(" ")
+    path = {"home": home.path, "directory": home.config_path.parent, "file": home.config_path}[thing]
+    if fault == "of another user":
+        os.chown(path, 12345, 12345)
+    else:
+        path.chmod(0o777 if fault == "of everybody" else 0o770)
+
+
+PLACES = [f"{thing} {fault}" for thing in ("home", "directory", "file") for fault in ("of everybody", "of a group")]
+FOREIGN = [f"{thing} of another user" for thing in ("home", "directory", "file")]
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+
+
+@pytest.fixture(params=[*PLACES, *(pytest.param(place, marks=as_root) for place in FOREIGN)])
+def unbelievable(home: Home, request: pytest.FixtureRequest) -> str:
+    """Give a home whose config says yes, at a place that is not believed."""
+    home.write({"telemetry": True, "anonymousId": AN_ID})
+    place: str = request.param
+    make_unbelievable(home, place)
+    return place
+
+
+def test_a_config_that_others_can_write_means_off(home: Home, unbelievable: str) -> None:
+    decision = home.settled()
+    assert not decision.on
+    assert "is not believed" in decision.why
+
+
+def test_nothing_is_made_at_a_place_that_is_not_believed(home: Home, unbelievable: str) -> None:
+    before = home.files()
+    settled = config_file.settle({**home.environ, "BRAKIT_TELEMETRY": "off"})
+    assert settled.problem
+    assert home.files() == before
+    assert home.config["telemetry"] is True
+
+
+def test_a_decision_is_not_written_to_a_directory_that_is_not_believed(home: Home, unbelievable: str) -> None:
+    if unbelievable.startswith("file"):
+        home.switch(on=False)  # a file in a private directory is replaced
+        assert home.config["telemetry"] is False
+        assert not home.current().on
+        assert mode(home.config_path) == 0o600
+    else:
+        with pytest.raises(config_file.ConfigError, match="is not believed"):
+            home.switch(on=False)
+
+
+def test_a_hard_link_is_neither_believed_nor_replaced(home: Home) -> None:
+    raw = home.write({"telemetry": True, "anonymousId": AN_ID})
+    (home.path / "second").hardlink_to(home.config_path)
+    assert not home.settled().on
+    with pytest.raises(config_file.ConfigError, match="hard link"):
+        home.switch(on=False)
+    assert (home.path / "second").read_bytes() == raw
+
+
+def test_a_home_that_is_missing_means_off_and_is_not_made(home: Home) -> None:
+    missing = home.path / "missing"
+    assert not config_file.settled({"HOME": str(missing)}).on
+    assert not missing.exists()
+
+
+# --- filesystems that lack something --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_config_is_written_on_a_filesystem_without_locks(
+    home: Home, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    def fail(_fd: int, _operation: int) -> None:
+        raise OSError(missing, os.strerror(missing))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    assert home.settled().on
+    home.switch(on=False)
+    assert not home.current().on
+
+
+def test_a_config_is_written_on_a_filesystem_without_hard_links(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_keywords: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", fail)
+    assert home.settled().on
+    assert home.current().anonymous_id
+
+
+@pytest.mark.parametrize("refusal", [errno.EBUSY, errno.EXDEV, errno.EACCES])
+def test_a_config_that_cannot_be_replaced_is_written_in_place(
+    home: Home, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    home.write({"telemetry": True, "anonymousId": AN_ID, "theme": "x" * 500})
+    inode = home.config_path.stat().st_ino
+
+    def fail(_source: str, _target: str) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "rename", fail)
+    home.switch(on=False)
+    assert home.config["telemetry"] is False
+    assert home.config_path.stat().st_ino == inode
+    assert home.files() == {".brakit/config.json"}
+
+
+def test_a_config_that_is_overwritten_is_json_at_every_moment(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.write({"telemetry": True, "anonymousId": AN_ID, "theme": "x" * 500})
+    seen: list[object] = []
+    really_truncate = os.ftruncate
+
+    def truncate(fd: int, length: int) -> None:
+        seen.append(home.config["telemetry"])
+        really_truncate(fd, length)
+
+    def fail(_source: str, _target: str) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(os, "rename", fail)
+    monkeypatch.setattr(os, "ftruncate", truncate)
+    home.config_path.write_text(json.dumps({"telemetry": True, "long": "x" * 900}))
+    home.switch(on=True)
+    assert seen == [True]
+    assert home.config_path.read_text().endswith("}\n")
+
+
+# --- the mark of a config that this package made --------------------------------------------------------------
+
+
+def test_a_config_that_this_package_made_continues_the_time_without_one(home: Home) -> None:
+    home.settled()
+    assert config_file.was_missing_until(home.current().stamp)
+
+
+def test_a_config_that_changed_since_does_not(home: Home) -> None:
+    home.settled()
+    home.write({"telemetry": True, "anonymousId": AN_ID})
+    assert not config_file.was_missing_until(home.current().stamp)
+
+
+def test_a_config_of_another_program_does_not(home: Home) -> None:
+    home.write({"telemetry": True, "anonymousId": AN_ID})
+    home.settled()
+    assert not config_file.was_missing_until(home.current().stamp)
+
+
+# --- the stamp ------------------------------------------------------------------------------------------------
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(path.read_bytes())
+
+
+def touch_back(path: Path) -> None:
+    """Write, and restore the times that a person sees."""
+    before = path.stat()
+    rewrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def move_away_and_back(path: Path) -> None:
+    path.rename(path.with_suffix(".off"))
+    path.with_suffix(".off").rename(path)
+
+
+@pytest.mark.parametrize("change", [rewrite, touch_back, move_away_and_back], ids=lambda change: change.__name__)
+def test_every_write_changes_the_stamp_even_if_the_content_stays(home: Home, change: Callable[[Path], None]) -> None:
+    home.write({"telemetry": True, "anonymousId": AN_ID})
+    before = home.current().stamp
+
+    def has_changed() -> bool:  # the filesystem's clock may tick only every few ms
+        change(home.config_path)
+        return home.current().stamp != before
+
+    wait_until(has_changed, "another stamp")
+
+
+def test_reading_does_not_change_the_stamp(home: Home) -> None:
+    home.write({"telemetry": True, "anonymousId": AN_ID})
+    before = home.current().stamp
+    home.settled()
+    home.switch(on=True)  # it is on already, so nothing is written
+    assert home.current().stamp == before

@@ -14,6 +14,7 @@ import pytest
 from brakit_sidecar import __version__
 from brakit_sidecar.client import joining, unsent_state
 from brakit_sidecar.core import counter_layout, limits, wire
+from brakit_sidecar.core.destination import Destination
 from brakit_sidecar.core.schema import EXIT_REASONS, JOURNEY, SESSION_FIELDS
 from brakit_sidecar.host import consent, guards, paths
 
@@ -205,11 +206,11 @@ def test_the_limits_are_those_of_the_python_package(node: str) -> None:
 @newest_node
 def test_the_layout_of_the_counter_file_is_that_of_the_python_package(node: str) -> None:
     names = (
-        "VERSION", "USED_ROWS", "FIRST_COUNTER", "ANONYMOUS_ID", "END", "PID", "KIND", "ID", "OF_SESSION", "OF_GROUP",
-        "RETIRED", "FIRST_ROW", "ROW", "MAX_ROUTES", "CELL", "SIZE",
+        "VERSION", "USED_ROWS", "FIRST_COUNTER", "STAMP", "ANONYMOUS_ID", "END", "PID", "KIND", "ID", "OF_SESSION",
+        "OF_GROUP", "RETIRED", "FIRST_ROW", "DESTINATION", "ROW", "MAX_ROUTES", "CELL", "SIZE",
     )  # fmt: skip
     expected = {name: getattr(counter_layout, name) for name in names}
-    expected["MAGIC"] = str(counter_layout.MAGIC)
+    expected |= {name: str(getattr(counter_layout, name)) for name in ("MAGIC", "NO_CONFIG", "TO_NOWHERE")}
     expected["ENDS"] = list(counter_layout.ENDS)
     expected["COUNTER_CELLS"] = [[name, cell] for name, cell in counter_layout.COUNTER_CELLS.items()]
     assert value_of(node, "lib('layout')") == expected
@@ -275,10 +276,11 @@ ENVIRONMENTS: list[dict[str, str]] = [
 @newest_node
 @pytest.mark.parametrize("content", CONFIGS.values(), ids=CONFIGS)
 def test_consent_is_decided_as_in_the_python_package(node: str, tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "config.json"
+    home = {"HOME": str(tmp_path)}
+    (tmp_path / ".brakit").mkdir(mode=0o700)
     if content is not None:
-        path.write_bytes(content)
-    config = consent.read_config(str(path))
+        (tmp_path / ".brakit" / "config.json").write_bytes(content)
+    config = consent.read_config(home)
     decisions = [consent.decide(environ, config) for environ in ENVIRONMENTS]
     expected = [
         {
@@ -287,29 +289,81 @@ def test_consent_is_decided_as_in_the_python_package(node: str, tmp_path: Path, 
             "dormant": decision.dormant,
             "unreadable": decision.unreadable,
             "anonymousId": decision.anonymous_id,
+            "stamp": str(decision.stamp),
         }
         for decision in decisions
     ]
     code = f"{json.dumps(ENVIRONMENTS)}.map((environ) => {{ const c = lib('consent'); "
-    code += f"return c.decide(environ, c.readConfig({json.dumps(str(path))})) }})"
+    code += f"const found = c.decide(environ, c.readConfig({json.dumps(home)})); "
+    code += "return {...found, stamp: String(found.stamp)} })"
     assert value_of(node, code) == expected
 
 
 @newest_node
-@pytest.mark.parametrize("obstacle", ["directory", "dangling link", "link", "link to itself", "file as parent"])
-def test_a_config_that_is_not_a_file_is_read_as_in_the_python_package(node: str, tmp_path: Path, obstacle: str) -> None:
-    path = tmp_path / "config.json"
-    (tmp_path / "target").write_text('{"telemetry": true}', encoding="utf-8")
+@pytest.mark.parametrize("key", ["", "phc_a", "phc_\u00e9"])
+@pytest.mark.parametrize("endpoint", ["", "https://a.example", "https://a.example//", "http://127.0.0.1:8000/base/"])
+def test_a_destination_has_the_digest_that_the_python_package_finds(node: str, endpoint: str, key: str) -> None:
+    environ = {"BRAKIT_TELEMETRY_ENDPOINT": endpoint, "BRAKIT_TELEMETRY_KEY": key}
+    found = value_of(node, f"lib('destination').destinationDigest({json.dumps(environ)})")
+    assert found == Destination(environ).digest
+
+
+def obstruct(home: Path, obstacle: str) -> None:
+    """Make a home whose config is not a plain file in a plain directory."""
+    directory, elsewhere = home / ".brakit", home / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "config.json").write_text('{"telemetry": true}', encoding="utf-8")
+    if obstacle == "link to a directory":
+        directory.symlink_to("elsewhere")
+        return
+    if obstacle == "link to a missing directory":
+        directory.symlink_to("nowhere")
+        return
+    if obstacle == "file in place of the directory":
+        directory.write_text("")
+        return
+    directory.mkdir(mode=0o700)
+    path = directory / "config.json"
     if obstacle == "directory":
         path.mkdir()
-    elif obstacle == "file as parent":
-        path = tmp_path / "target" / "config.json"
+    elif obstacle == "hard link":
+        path.hardlink_to(elsewhere / "config.json")
+    elif obstacle == "link into a directory of everybody":
+        elsewhere.chmod(0o777)
+        path.symlink_to("../elsewhere/config.json")
+    elif obstacle == "file of everybody":
+        path.write_text('{"telemetry": true}', encoding="utf-8")
+        path.chmod(0o666)
+    elif obstacle == "directory of everybody":
+        path.write_text('{"telemetry": true}', encoding="utf-8")
+        directory.chmod(0o777)
+    elif obstacle == "home of everybody":
+        home.chmod(0o777)
     else:
-        path.symlink_to(tmp_path / {"link": "target", "dangling link": "nowhere"}.get(obstacle, "config.json"))
-    config = consent.read_config(str(path))
-    found = value_of(node, f"lib('consent').readConfig({json.dumps(str(path))})")
-    assert (found["content"], found["missing"], bool(found["problem"])) == (
-        config.content, config.missing, bool(config.problem),
+        targets = {"link": "../elsewhere/config.json", "dangling link": "nowhere", "link to itself": "config.json"}
+        path.symlink_to(targets[obstacle])
+
+
+OBSTACLES = (
+    "link to a directory", "link to a missing directory", "file in place of the directory", "directory", "hard link",
+    "link into a directory of everybody", "file of everybody", "directory of everybody", "home of everybody", "link",
+    "dangling link", "link to itself",
+)  # fmt: skip
+
+
+@newest_node
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_a_config_that_is_not_a_plain_file_is_read_as_in_the_python_package(
+    node: str, tmp_path: Path, obstacle: str
+) -> None:
+    obstruct(tmp_path, obstacle)
+    environ = {"HOME": str(tmp_path)}
+    config = consent.read_config(environ)
+    found = value_of(
+        node, f"((c) => ({{...c, stamp: String(c.stamp)}}))(lib('consent').readConfig({json.dumps(environ)}))"
+    )
+    assert (found["content"], found["missing"], bool(found["problem"]), found["stamp"]) == (
+        config.content, config.missing, bool(config.problem), str(config.stamp),
     )  # fmt: skip
 
 

@@ -24,13 +24,18 @@ def test_each_source_is_shown_with_its_value_and_an_arrow_marks_the_source_that_
         awake, on = "no sign of production, CI or cloud", f"telemetry: true ({place.config_path})"
         cases: tuple[tuple[dict[str, str], str, tuple[str, ...]], ...] = (
             ({}, "config", ("not set", awake, "not set", on)),
-            ({"BRAKIT_TELEMETRY": "on"}, "BRAKIT_TELEMETRY", ("not set", awake, "on", on)),
+            ({"BRAKIT_TELEMETRY": "on"}, "config", ("not set", awake, "on", on)),
+            (
+                {"BRAKIT_TELEMETRY": "disable"},
+                "config",
+                ("not set", awake, "disable (not understood, and without effect)", on),
+            ),
             ({"BRAKIT_TELEMETRY": "Off"}, "BRAKIT_TELEMETRY", ("not set", awake, "Off", on)),
             ({"CI": "1", "BRAKIT_TELEMETRY": "on"}, "brakit's guards", ("not set", "CI=1", "on", on)),
             ({"CI": "1", "DO_NOT_TRACK": "1"}, "DO_NOT_TRACK", ("1", "CI=1", "not set", on)),
         )
         for environ, decided, values in cases:
-            shown = place.run("telemetry", **environ).stdout.splitlines()[-4:]
+            shown = place.run("telemetry", **environ).stdout.splitlines()[-6:-2]
             sources = ("DO_NOT_TRACK", "brakit's guards", "BRAKIT_TELEMETRY", "config")
             for line, source, value in zip(shown, sources, values, strict=True):
                 assert line == f"{'->' if source == decided else '  '} {source:18} {value}"
@@ -38,7 +43,7 @@ def test_each_source_is_shown_with_its_value_and_an_arrow_marks_the_source_that_
             file.write("{")
         shown = place.run("telemetry", BRAKIT_TELEMETRY="on").stdout.splitlines()
         assert shown[0].startswith("telemetry is off")
-        assert shown[-1].startswith("-> config ")
+        assert shown[-3].startswith("-> config ")
 
 
 # --- the notice ---------------------------------------------------------------------------------------
@@ -75,11 +80,14 @@ def fresh() -> Iterator[Place]:
         yield place
 
 
-@pytest.mark.parametrize("arguments", [("run", "true"), ("start",)])
+@pytest.mark.parametrize(
+    "arguments", [("run", "true"), ("start",), ("emit", "cli_invoked"), ("session", "start")], ids=" ".join
+)
 def test_a_terminal_gets_the_notice_once(fresh: Place, arguments: tuple[str, ...]) -> None:
     seen = without_closing_line(at_a_terminal(fresh, *arguments))
-    assert len(seen.splitlines()) == 3
-    for text in ("anonymous usage statistics", "brakit-sidecar log", "telemetry off", "BRAKIT_TELEMETRY=false"):
+    assert len(seen.splitlines()) == 4
+    texts = ("anonymous usage statistics", "brakit-sidecar log", "telemetry off", "BRAKIT_TELEMETRY=false")
+    for text in ("Destination: none: no project key", *texts):
         assert text in seen
     assert without_closing_line(at_a_terminal(fresh, "run", "true")) == at_a_terminal(fresh, "start") == ""
 

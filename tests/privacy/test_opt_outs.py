@@ -115,22 +115,36 @@ def write_config(place: Place, config: bytes | None) -> None:
 
 
 def try_everything(
-    endpoint: CountingEndpoint, config: bytes | None, environ: dict[str, str], check: Callable[[Place], None]
+    endpoint: CountingEndpoint,
+    config: bytes | None,
+    environ: dict[str, str],
+    check: Callable[[Place], None],
+    warning: str = "",
 ) -> None:
-    """Run the application in every way that could start a daemon, and an ``emit``, then check the place."""
+    """Run the application in every way that could start a daemon, and an ``emit``, then check the place.
+
+    ``warning`` is a part of the only line that each command prints on stderr.
+    """
     with Place(endpoint.url) as place:
         write_config(place, config)
-        assert_it_runs_unaffected(place, environ)
+        assert_it_runs_unaffected(place, environ, warning)
         emitted = place.run("emit", "cli_invoked", "command=run", **environ)
-        assert (emitted.returncode, emitted.stdout, emitted.stderr) == (0, "", "")
+        assert (emitted.returncode, emitted.stdout) == (0, "")
+        assert_warns(emitted.stderr, warning)
         check(place)
 
 
-def assert_it_runs_unaffected(place: Place, environ: dict[str, str]) -> None:
+def assert_warns(stderr: str, warning: str) -> None:
+    assert stderr.count("\n") == bool(warning)
+    assert warning in stderr
+
+
+def assert_it_runs_unaffected(place: Place, environ: dict[str, str], warning: str = "") -> None:
     """Run the application below ``run`` and by itself. Both the client and ``run`` can start a daemon."""
     application = (sys.executable, "-c", APPLICATION, "a", "b")
     under_run = place.run("run", "--", *application, **environ)
-    assert (under_run.returncode, under_run.stdout, under_run.stderr) == (7, "said ['a', 'b']\n", "")
+    assert (under_run.returncode, under_run.stdout) == (7, "said ['a', 'b']\n")
+    assert_warns(under_run.stderr, warning)
     by_itself = subprocess.run(application, env={**place.environ, **environ}, capture_output=True, check=False)
     assert (by_itself.returncode, by_itself.stdout, by_itself.stderr) == (7, b"said ['a', 'b']\n", b"")
 
@@ -161,7 +175,8 @@ def test_an_opt_out_writes_only_a_config_that_is_off_and_has_an_id_that_was_neve
     spelled = [(endpoint, CONFIGS["on"], out, leaves_only_the_config(CONFIGS["on"])) for out in OPT_OUTS]
     over_each = [
         (endpoint, config, out, leaves_only_the_config(config))
-        for config in CONFIGS.values()
+        for name, config in CONFIGS.items()
+        if name not in UNUSABLE
         for out in ({"BRAKIT_TELEMETRY": "Off"}, {"DO_NOT_TRACK": "1"})
     ]
     try_all([*spelled, *over_each])
@@ -194,9 +209,23 @@ def test_an_unusable_config_means_off_and_stays_unchanged(endpoint: CountingEndp
 
         return check
 
-    cases = [(CONFIGS[name], environ) for name in UNUSABLE for environ in ({}, {"BRAKIT_TELEMETRY": "on"})]
-    try_all([(endpoint, config, environ, stays(config)) for config, environ in cases])
+    environments: tuple[tuple[dict[str, str], str], ...] = (
+        ({}, ""),
+        ({"BRAKIT_TELEMETRY": "on"}, ""),
+        ({"BRAKIT_TELEMETRY": "off"}, "the opt-out was not written"),
+        ({"DO_NOT_TRACK": "1"}, "the opt-out was not written"),
+    )
+    cases = [(CONFIGS[name], environ, warning) for name in UNUSABLE for environ, warning in environments]
+    try_all([(endpoint, config, environ, stays(config), warning) for config, environ, warning in cases])
     assert endpoint.connections == 0
+
+
+def test_a_value_that_is_not_understood_is_said_so_once(endpoint: CountingEndpoint) -> None:
+    with Place(endpoint.url) as place:
+        for command in (("run", "true"), ("start",), ("emit", "cli_invoked"), ("session", "start")):
+            ran = place.run(*command, BRAKIT_TELEMETRY="disable")
+            assert ran.returncode == 0
+            assert_warns(ran.stderr, "BRAKIT_TELEMETRY=disable is not understood")
 
 
 def test_telemetry_off_also_switches_the_node_sdk_off(endpoint: CountingEndpoint) -> None:

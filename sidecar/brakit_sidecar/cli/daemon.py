@@ -8,22 +8,36 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..core.destination import Destination
+from ..core.endpoint import describe
 from ..core.version import __version__
-from ..host import config_file, consent, launch, secure_files
+from ..host import consent, launch, secure_files
 from ..host.conversation import NoDaemonError
-from . import daemon_client, notice
+from . import daemon_client, notice, settings
+from .consent import settled
 from .errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-_STATUS = {"running", "version", "pid", "uptime_s", "socket", "sessions", "refused", "delivery", "consent"}
+_STATUS = {
+    "running",
+    "version",
+    "pid",
+    "uptime_s",
+    "socket",
+    "sessions",
+    "refused",
+    "delivery",
+    "consent",
+    "destination",
+}
 _STOP_TIMEOUT_S = 10.0  # five times the longest time that a stop may take
 
 
 def start(arguments: Namespace) -> int:
     """Start the daemon unless it runs, and print the path of its socket. Starts no daemon if telemetry is off."""
-    decision = config_file.settled(os.environ)
+    decision = settled()
     if not decision.on:
         print(f"brakit-sidecar: no daemon was started; {decision.sentence}", file=sys.stderr)
         if arguments.json:
@@ -34,7 +48,9 @@ def start(arguments: Namespace) -> int:
         running = launch.ensure_running(os.environ)
     except launch.LaunchError as error:
         raise CommandError(str(error)) from error
-    print(json.dumps(running._asdict()) if arguments.json else running.socket)
+    settings.warn_of_others(running)
+    shown = {"socket": running.socket, "pid": running.pid, "version": running.version}
+    print(json.dumps(shown) if arguments.json else running.socket)
     return 0
 
 
@@ -81,8 +97,10 @@ def status(arguments: Namespace) -> int:
         print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
         return 0
     decision = consent.current(os.environ)
-    not_running = {"running": False, "consent": {"on": decision.on, "why": decision.why}}
-    print(json.dumps(not_running, indent=2) if arguments.json else f"no daemon is running; {decision.sentence}")
+    if arguments.json:
+        print(json.dumps({"running": False, "consent": {"on": decision.on, "why": decision.why}}, indent=2))
+    else:
+        print(f"no daemon is running; {decision.sentence}\ndestination {describe(Destination(os.environ))}")
     return 1
 
 
@@ -108,14 +126,17 @@ def _as_text(found: dict[str, Any]) -> str:
         f"brakit-sidecar {found['version']} is running (pid {found['pid']}, up {found['uptime_s']:.0f} s)",
         f"socket     {found['socket']}",
         f"consent    telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}",
+        f"destination {found['destination']['name']}",
         f"delivery   {delivery['sent']} sent, {delivery['local']} kept local, {delivery['queued']} queued{dropped}",
         "refused    " + (", ".join(f"{count} {reason}" for reason, count in found["refused"].items()) or "nothing"),
     ]
+    kept_local = found["destination"]["kept_local"]
     for session in found["sessions"]:
-        workers = session["producers"]
+        workers, kept = session["producers"], kept_local.get(session["id"])
         lines += [
             "",
             f"session {session['id']} (open for {session['age_s']:.0f} s)",
+            *([f"  its events stay on this machine ({kept})"] if kept else []),
             f"  {workers['live']} worker{'' if workers['live'] == 1 else 's'} connected, {workers['gone']} exited",
             *(f"  {name:32} {json.dumps(value)}" for name, value in session["fields"].items()),
         ]

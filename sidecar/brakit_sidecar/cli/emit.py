@@ -7,11 +7,11 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from ..core.destination import Destination
 from ..core.frames import admit_event_fields
 from ..core.schema import JOURNEY, said_in_event
-from ..host import config_file
 from ..host.conversation import NoDaemonError
-from . import daemon_client
+from . import consent, daemon_client, notice
 from .errors import CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -30,9 +30,14 @@ def emit(arguments: Namespace) -> int:
             raise UsageError(f"the value of {name} must be: {event.fields[name].domain.text}")
         accepted = [field.name for field in event.fields.values() if said_in_event(field)]
         raise UsageError(f"{event.name} has no field {name}; it has {', '.join(accepted)}")
-    if not config_file.settled(os.environ).on:
+    if not consent.settled().on:
         return 0
-    emission: dict[str, Any] = {"event": event.name, "fields": admitted}
+    notice.show_once()
+    emission: dict[str, Any] = {
+        "event": event.name,
+        "fields": admitted,
+        "destination": Destination(os.environ).digest,
+    }
     if session := _session():
         emission["session"] = session
     with daemon_client.connect_or_start() as daemon:

@@ -32,7 +32,8 @@ def _as_text(receipt: dict[str, Any]) -> str:
     body = str(receipt["body"])
     with suppress(ValueError):  # a body that is not JSON is printed unchanged
         body = json.dumps(json.loads(body), indent=2)
-    return f"{receipt['at']}  {receipt['event']}  {receipt['outcome']}{reason}\n{_indented(body)}\n"
+    head = f"{receipt['at']}  {receipt['event']}  {receipt['outcome']}{reason}"
+    return f"{head}\n    destination {receipt.get('destination', 'unknown')}\n{_indented(body)}\n"
 
 
 def _indented(text: str) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import sys
 
+from ..core.destination import Destination
 from ..host import paths, secure_files
 
 _NAME = "notice-shown"
 _TEXT = """\
 brakit-sidecar reports anonymous usage statistics: counts, durations, words of a fixed list; no code, no URLs, no SQL.
+Destination: {destination}
 See it all: brakit-sidecar log (what was sent), status (what will be sent), schema (what can be sent).
 Switch it off: brakit-sidecar telemetry off, or BRAKIT_TELEMETRY=false. This notice is shown only once.
 """
@@ -27,7 +29,9 @@ def show_once() -> None:
     """
     try:
         if sys.stderr.isatty() and _is_first_time():
-            sys.stderr.write(_TEXT)
+            from ..core.endpoint import describe  # noqa: PLC0415 (a tenth of the start of `run`, which needs it once)
+
+            sys.stderr.write(_TEXT.format(destination=describe(Destination(os.environ))))
             sys.stderr.flush()
     except (OSError, ValueError, AttributeError):  # stderr does not exist or is closed
         pass

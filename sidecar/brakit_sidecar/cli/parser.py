@@ -67,6 +67,8 @@ def parse(argv: list[str]) -> Namespace:
 
     telemetry = _command(commands, "telemetry", "cli.telemetry", "show whether telemetry is on, or switch it on or off")
     telemetry.add_argument("action", nargs="?", choices=["status", "on", "off"], default="status")
+    telemetry.add_argument("--forget", action="store_true", help="with off: also remove the receipts")
+    _add_json(telemetry)
 
     log = _command(commands, "log", "cli.log", "show the receipts: every event, byte for byte, and its outcome")
     _add_json(log, "as one JSON object a line")

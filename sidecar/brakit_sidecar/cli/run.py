@@ -14,9 +14,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from ..host import config_file
 from ..host.debug import debug
-from . import notice
+from . import consent, notice, settings
 from .closing_line import closing_line
 from .errors import UsageError
 from .injecting import Injecting, prepare
@@ -64,10 +63,12 @@ def run(arguments: Namespace) -> int:
 def _open_session() -> OwnedSession | None:
     """Open a session. Returns None if telemetry is off or the session cannot be opened."""
     try:
-        decision = config_file.settled(os.environ)
+        decision = consent.settled()
         if decision.on:
             notice.show_once()
-            return OwnedSession(os.environ)
+            session = OwnedSession(os.environ)
+            settings.warn_of_others(session.daemon)
+            return session
         debug(decision.sentence)
     except Exception as error:  # noqa: BLE001 (an error of the sidecar must not keep the command from running)
         debug("the command runs without telemetry", error)

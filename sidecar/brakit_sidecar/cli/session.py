@@ -7,10 +7,10 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
+from ..core.destination import Destination
 from ..core.schema import EXIT_REASONS
-from ..host import config_file
 from ..host.conversation import NoDaemonError
-from . import daemon_client
+from . import consent, daemon_client, notice
 from .errors import CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 def start(arguments: Namespace) -> int:
     """Open a session and print its id. Opens no session if telemetry is off."""
-    if not config_file.settled(os.environ).on:
+    if not consent.settled().on:
         if arguments.json:
             print(json.dumps({"session": None, "socket": None}))
         return 0
-    opening: dict[str, object] = {"session": str(uuid.uuid4())}
+    notice.show_once()
+    opening: dict[str, object] = {"session": str(uuid.uuid4()), "destination": Destination(os.environ).digest}
     if arguments.owner_pid is not None:
         opening["owner_pid"] = arguments.owner_pid
     with daemon_client.connect_or_start() as daemon:

@@ -8,6 +8,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from ..core.destination import Destination
 from ..host import launch
 from ..host.conversation import Conversation, NoDaemonError, SilentDaemonError
 from ..host.debug import debug
@@ -15,6 +16,8 @@ from .daemon_client import ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ..host.launch import Running
 
 # The limit for an answer, which normally takes a millisecond. A stopped daemon must not delay the command. It is also
 # the limit for everything after the command's end. A prompt that does not return is worse than a session that ends
@@ -37,12 +40,13 @@ class OwnedSession:
         self._lock = threading.Lock()  # held by the thread while it reconnects, and by end()
         self._is_over = False
         self._is_silent = False  # the daemon did not confirm the end in time
-        self._connection, self._socket_path = self._connect(_deadline_in(launch.START_TIMEOUT_S))
+        self._destination = Destination(environ).digest
+        self._connection, self.daemon = self._connect(_deadline_in(launch.START_TIMEOUT_S))
 
     @property
     def variables(self) -> dict[str, str]:
         """The environment variables that let a worker join the session."""
-        return {"BRAKIT_SESSION_ID": self._id, "BRAKIT_SIDECAR_SOCKET": self._socket_path}
+        return {"BRAKIT_SESSION_ID": self._id, "BRAKIT_SIDECAR_SOCKET": self.daemon.socket}
 
     def reconnect_in_background(self) -> None:
         """Start a thread that reconnects whenever the daemon dies. It inherits the caller's signal mask."""
@@ -74,7 +78,7 @@ class OwnedSession:
         deadline = _deadline_in(RESULT_TIMEOUT_S)
         question = {"result": {"session": self._id}}
         try:
-            with Conversation(self._socket_path, _seconds_until(deadline)) as daemon:
+            with Conversation(self.daemon.socket, _seconds_until(deadline)) as daemon:
                 result = daemon.ask(question)
                 while result == {"open": True} and time.monotonic() < deadline:
                     time.sleep(_RESULT_POLL_S)
@@ -120,7 +124,7 @@ class OwnedSession:
         session is over. A socket that still exists means that its daemon died.
         """
         try:
-            if not os.path.lexists(self._socket_path):
+            if not os.path.lexists(self.daemon.socket):
                 self._is_over = True
                 return False
             connection, _ = self._connect(deadline)
@@ -131,14 +135,19 @@ class OwnedSession:
         self._connection = connection
         return True
 
-    def _connect(self, deadline: float) -> tuple[Conversation, str]:
-        """Connect as the session's owner. Returns the connection and the path of the daemon's socket."""
+    def _connect(self, deadline: float) -> tuple[Conversation, Running]:
+        """Connect as the session's owner. Returns the connection and the daemon."""
         for _attempt in range(ATTEMPTS):
             daemon = launch.ensure_running(self._environ, TIMEOUT_S, _seconds_until(deadline))
             answer_s = min(TIMEOUT_S, _seconds_until(deadline))
             try:
                 connection = Conversation(
-                    daemon.socket, answer_s, session=self._id, producer=self._producer, role="owner"
+                    daemon.socket,
+                    answer_s,
+                    session=self._id,
+                    producer=self._producer,
+                    role="owner",
+                    destination=self._destination,
                 )
                 is_open = connection.ask({"open": {"session": self._id}})
             except SilentDaemonError:
@@ -150,7 +159,7 @@ class OwnedSession:
                 connection.close()
                 self._is_over = True
                 raise NoDaemonError("the session is over")
-            return connection, daemon.socket
+            return connection, daemon
         raise NoDaemonError("each daemon closed the connection")
 
 

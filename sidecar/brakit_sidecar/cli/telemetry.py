@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..daemon import counter_files, journal
+from ..core.destination import Destination
+from ..core.endpoint import describe
+from ..daemon import counter_files, journal, receipts
 from ..host import config_file, consent, guards, launch, paths
 from ..host.conversation import NoDaemonError
 from . import daemon_client
-from .errors import CommandError
+from .errors import CommandError, UsageError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+_SETTLE_TIMEOUT_S = 2.0  # for the receipts of attempts that were cancelled, which takes some ms
+_POLL_S = 0.02
+
 
 def telemetry(arguments: Namespace) -> int:
     """Switch telemetry on or off if asked to, and print the decision with its reason."""
-    if arguments.action != "status":
-        try:
-            config_file.switch(os.environ, on=arguments.action == "on")
-        except config_file.ConfigError as error:
-            raise CommandError(str(error)) from error
-        if not _notify_daemon() and arguments.action == "off":
-            _discard_unsent_data()
-    print(_explanation())
+    if arguments.forget and arguments.action != "off":
+        raise UsageError("--forget goes with `telemetry off`")
+    done = {} if arguments.action == "status" else _switch(on=arguments.action == "on", is_forgetting=arguments.forget)
+    found = _found()
+    if arguments.json:
+        print(json.dumps({**found, **done}, indent=2))
+    else:
+        print(_as_text(found, done))
     return 0
 
 
-def _notify_daemon() -> bool:
-    """Make the running daemon read the config now, so that it drops its queue. Returns False if no daemon runs.
+def _switch(*, on: bool, is_forgetting: bool) -> dict[str, Any]:
+    """Write the decision. Returns what else was done."""
+    try:
+        config_file.switch(os.environ, on=on)
+    except config_file.ConfigError as error:
+        raise CommandError(str(error)) from error
+    if on:
+        _notify_daemon()
+        return {}
+    dropped = _notify_daemon()
+    if dropped is None:
+        dropped = _discard_unsent_data()
+    return {"dropped": dropped, "new_id": True, "receipts_removed": receipts.forget() if is_forgetting else 0}
+
+
+def _notify_daemon() -> int | None:
+    """Make the running daemon read the config now. Returns how many events it dropped, or None if no daemon runs.
 
     Nothing would be sent even without this call, because the daemon also reads the config before each request.
     """
@@ -39,42 +60,77 @@ def _notify_daemon() -> bool:
         daemon = daemon_client.connect_if_running()
         if daemon is not None:
             with daemon:
-                daemon.ask("consent")
-            return True
-    return False
+                answer = daemon.ask("consent")
+                deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+                while daemon.ask("status")["delivery"]["queued"] and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+            return int(answer["dropped"])
+    return None
 
 
-def _discard_unsent_data() -> None:
-    """Discard the events, sessions and counter files that a dead daemon left for the next daemon."""
+def _discard_unsent_data() -> int:
+    """Discard the events, sessions and counter files that a dead daemon left. Returns how many sessions these were."""
     socket_path = daemon_client.socket_path()
+    discarded = 0
     with suppress(OSError):
         lock = launch.acquire_lock(socket_path)
         if lock is not None:
-            journal.discard(paths.journal_dir(socket_path))
+            discarded = journal.discard(paths.journal_dir(socket_path))
             for _producer, counter_file in counter_files.left_behind(socket_path, {}):
                 counter_file.retire()
             os.close(lock)
+    return discarded
 
 
-def _explanation() -> str:
-    """Return the decision, and each source with its value. An arrow points at the source that decided."""
+def _found() -> dict[str, Any]:
+    """Return the decision, each source with its value, and the destination."""
     decision = consent.current(os.environ)
-    path = paths.config_path(os.environ)
-    guard = guards.dormant_because(os.environ)
-    values = {
+    config = consent.read_config(os.environ)
+    word = os.environ.get("BRAKIT_TELEMETRY") or "not set"
+    sources = {
         consent.DO_NOT_TRACK: os.environ.get("DO_NOT_TRACK") or "not set",
-        consent.GUARDS: guard or "no sign of production, CI or cloud",
-        consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
-        consent.CONFIG: f"{_config_value(consent.read_config(path))} ({path})",
+        consent.GUARDS: guards.dormant_because(os.environ) or "no sign of production, CI or cloud",
+        consent.VARIABLE: word if consent.is_understood(os.environ) else f"{word} (not understood, and without effect)",
+        consent.CONFIG: f"{_config_value(config)} ({paths.config_path(os.environ)})",
     }
+    return {
+        "on": decision.on,
+        "why": decision.why,
+        "by": decision.by,
+        "sentence": decision.sentence,
+        "sources": sources,
+        "destination": describe(Destination(os.environ)),
+    }
+
+
+def _as_text(found: dict[str, Any], done: dict[str, Any]) -> str:
+    lines = [found["sentence"]]
+    if "dropped" in done:
+        lines.append(
+            f"{_events(done['dropped'])} dropped, the anonymous id was replaced by one that was never sent, "
+            + (
+                f"and {done['receipts_removed']} receipts were removed"
+                if done["receipts_removed"]
+                else "and receipts stay (`telemetry off --forget` removes them)"
+            )
+        )
     return "\n".join(
         [
-            decision.sentence,
+            *lines,
             "",
-            "These sources are checked in this order; the arrow shows which one decided:",
-            *(f"{'->' if source == decision.by else '  '} {source:18} {values[source]}" for source in consent.SOURCES),
+            "A no of any of these sources wins; the arrow shows which one decided:",
+            *(
+                f"{'->' if source == found['by'] else '  '} {source:18} {found['sources'][source]}"
+                for source in found["sources"]
+            ),
+            "",
+            f"destination        {found['destination']}",
         ]
     )
+
+
+def _events(count: int) -> str:
+    return "1 unsent event was" if count == 1 else f"{count} unsent events were"
 
 
 def _config_value(config: consent.Config) -> str:

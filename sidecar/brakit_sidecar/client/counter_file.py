@@ -10,6 +10,10 @@ from ..core import counter_layout
 from ..core.limits import OVERFLOW_ROUTE
 from . import descriptors
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .place import Place
+
 # Mappings that are never closed: closing one closes its own descriptor, whose number the application may use by now.
 _kept: list[memoryview] = []
 
@@ -30,12 +34,14 @@ class CounterFile:
         cells[0] = counter_layout.MAGIC
         cells[counter_layout.USED_ROWS] = 1
 
-    def sign(self, pid: int, kind: int, session_id: bytes, anonymous_id_cell: int) -> None:
-        """Write the owner, for a daemon that finds the file by its name. ``kind``: what the 16 bytes are the id of."""
+    def sign(self, pid: int, place: Place) -> None:
+        """Write the owner and its terms, for a daemon that finds the file by its name."""
         self.cells[counter_layout.PID] = pid
-        self.cells[counter_layout.KIND] = kind
-        self.cells[counter_layout.ANONYMOUS_ID] = anonymous_id_cell
-        for cell, half in enumerate((session_id[:8], session_id[8:]), start=counter_layout.ID):
+        self.cells[counter_layout.KIND] = place.kind
+        self.cells[counter_layout.STAMP] = place.stamp
+        self.cells[counter_layout.ANONYMOUS_ID] = counter_layout.anonymous_id_cell(place.anonymous_id)
+        self.cells[counter_layout.DESTINATION] = counter_layout.destination_cell(place.destination)
+        for cell, half in enumerate((place.key[:8], place.key[8:]), start=counter_layout.ID):
             self.cells[cell] = int.from_bytes(half, sys.byteorder)
 
     def keep_as(self, path: str) -> None:

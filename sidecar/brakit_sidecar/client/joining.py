@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 
+from ..core.destination import Destination
 from ..host import consent, paths
 from ..host.debug import debug
 from ..host.guards import DAEMON_MARK
@@ -16,7 +17,9 @@ from .telemetry import Telemetry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from ..host.consent import Consent
 
 _GROUPS = uuid.UUID("6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e")  # the namespace of the ids of process groups
 
@@ -33,7 +36,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
             config_file.settled(environ, wait=False)  # writes the environment's opt-out to the config
         debug(decision.sentence)
         return Telemetry()
-    place = _place(environ, decision.anonymous_id)
+    place = _place(environ, decision)
     # A daemon that is started listens at the usual path. BRAKIT_SIDECAR_SOCKET may name any other path.
     if not (start and place.socket_path == paths.socket_path(environ) and _can_start_daemon()):
         return Producer(place, sdk)
@@ -56,33 +59,20 @@ def _can_start_daemon() -> bool:
     return sys.version_info >= (3, 10) and find_spec("..daemon", __package__) is not None
 
 
-def _consent_check(environ: Mapping[str, str], anonymous_id: str | None) -> Callable[[], bool | None]:
-    """Return a function that returns whether consent has stood all the time, and None while the config is unreadable.
-
-    If consent was withdrawn and given again, the config has another anonymous id: what was counted under the first id
-    must not be reported. ``anonymous_id`` is None if the first daemon of this user has not made the id yet.
-    """
-
-    def may_report() -> bool | None:
-        nonlocal anonymous_id
-        decision = consent.current(environ)
-        if decision.unreadable:
-            return None
-        anonymous_id = anonymous_id or decision.anonymous_id
-        return decision.on and decision.anonymous_id == anonymous_id
-
-    return may_report
-
-
-def _place(environ: Mapping[str, str], anonymous_id: str | None) -> Place:
-    may_report = _consent_check(environ, anonymous_id)
+def _place(environ: Mapping[str, str], decision: Consent) -> Place:
     socket_path = environ.get("BRAKIT_SIDECAR_SOCKET") or paths.socket_path(environ)
     try:
-        session = uuid.UUID(environ.get("BRAKIT_SESSION_ID", ""))
+        kind, named = "session", uuid.UUID(environ.get("BRAKIT_SESSION_ID", ""))
     except ValueError:
-        group = _process_group()
-        return Place(socket_path, {"group": str(group)}, group.bytes, may_report, anonymous_id)
-    return Place(socket_path, {"session": str(session)}, session.bytes, may_report, anonymous_id)
+        kind, named = "group", _process_group()
+    return Place(
+        socket_path,
+        {kind: str(named)},
+        named.bytes,
+        destination=Destination(environ).digest,
+        stamp=decision.stamp,
+        anonymous_id=decision.anonymous_id,
+    )
 
 
 def _process_group() -> uuid.UUID:

@@ -144,15 +144,10 @@ class Link:
             self._connect()
 
     def _connect(self) -> None:
-        """Connect if consent allows it, send the hello, and queue all state."""
+        """Connect, send the hello, and queue all state. The daemon checks the consent."""
         counter_file = self.unsent.counter_file
-        # Consent is checked at connects only, because a connected daemon checks it itself.
-        may_report = False if counter_file.is_retired else self._place.may_report()
-        if may_report is None:  # the next check asks again
-            return
-        if not may_report:
+        if counter_file.is_retired:
             debug("the session was reported, or telemetry was switched off: this process does not count any more")
-            counter_file.retire()
             self.is_over = True
             self.close()
             return
@@ -177,6 +172,8 @@ class Link:
             **self._place.membership,
             "producer": self._producer_id,
             "sdk": self._sdk,
+            "destination": self._place.destination,
+            "config": f"{self._place.stamp:016x}",
         }
         if counter_file.fd is None:
             self._channel.send(encode({"hello": hello}))

@@ -1,4 +1,4 @@
-"""The daemon that a producer reports to, the session that it counts for, and the consent under which it counts."""
+"""The daemon that a producer reports to, the session that it counts for, and the terms under which it counts."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from hashlib import blake2b
 
 from ..core import counter_layout
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _MAX_HASHES = 4096  # texts remembered with their opaque id; bounds the memory of a worker that marks new texts for ever
 
 
 class Place:
     """A daemon's socket and a session there. Knows the key under which the session's texts are hashed."""
 
-    __slots__ = ("_opaque_ids", "anonymous_id_cell", "key", "may_report", "membership", "socket_path")
+    __slots__ = ("_opaque_ids", "anonymous_id", "destination", "key", "membership", "socket_path", "stamp")
 
     def __init__(
         self,
         socket_path: str,
         membership: dict[str, str],
         key: bytes,
-        may_report: Callable[[], bool | None] = lambda: True,
+        *,
+        destination: str,
+        stamp: int,
         anonymous_id: str | None = None,
     ) -> None:
         """Describe a place.
 
         ``membership`` is the part of the hello that names the session or the process group. ``key`` is the same id as
-        16 bytes. ``may_report`` returns whether a daemon may still be given what is counted here, and None while that
-        cannot be known. ``anonymous_id`` is the id under which this producer counts.
+        16 bytes. ``destination`` is the digest of the environment's destination. ``anonymous_id`` is the id under which
+        this process counts. ``stamp`` is the config's. The daemon compares it with the stamp at that time, so this
+        process need not read the config again: a home directory that does not answer would stall a request.
         """
         self.socket_path = socket_path
         self.membership = membership
         self.key = key
-        self.may_report = may_report
-        self.anonymous_id_cell = counter_layout.anonymous_id_cell(anonymous_id)
+        self.destination = destination
+        self.stamp = stamp
+        self.anonymous_id = anonymous_id
         self._opaque_ids: dict[str, str] = {}
 
     @property

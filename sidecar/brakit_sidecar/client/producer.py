@@ -69,7 +69,7 @@ class Producer(Telemetry):
         """Make this process' counter file, producer id and link. Needs the lock."""
         place = self._place
         found = counter_file.shared(os.path.dirname(place.socket_path)) or counter_file.private()
-        found.sign(os.getpid(), place.kind, place.key, place.anonymous_id_cell)
+        found.sign(os.getpid(), place)
         unsent = UnsentState(found)
         if self._sdk == "python":
             unsent.set("python_version", ".".join(map(str, sys.version_info[:3])))

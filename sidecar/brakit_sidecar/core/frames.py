@@ -7,11 +7,12 @@ a line into values of the schema. For a wrong part, it keeps only the reason of 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import orjson
 
 from . import domains, limits, rules
+from .destination import NOWHERE
 from .refusal import Refusal
 from .schema import JOURNEY, SESSION_FIELDS, EventSpec, Field, said_in_event
 from .wire import PROTOCOL
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+UNKNOWN_DESTINATION = "unknown"  # is no digest, so it differs from every destination
 _OPAQUE_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -32,6 +34,8 @@ class Hello(NamedTuple):
     sdk: str
     is_owner: bool
     counter_file: int | None = None  # the layout version of the file in which the producer counts
+    destination: str | None = None  # the digest of the destination in the producer's environment; None if not named
+    stamp: int | None = None  # of the config as the producer read it
 
 
 class Occurred(NamedTuple):
@@ -119,7 +123,10 @@ def _hello(frame: Frame, value: object) -> None:
     sdk = SESSION_FIELDS["sdk"].domain.admit(value.get("sdk", "unknown"))
     role = value.get("role", "worker")
     counter_file = value.get("counter_file")
+    destination, config = value.get("destination"), value.get("config")
     if sdk is None or role not in ("worker", "owner"):
+        frame.refused.append(Refusal.BAD_VALUE)
+    if not (config is None or _is_opaque_id(config)) or not (destination is None or is_destination(destination)):
         frame.refused.append(Refusal.BAD_VALUE)
     frame.hello = Hello(
         session=named.get("session"),
@@ -128,7 +135,15 @@ def _hello(frame: Frame, value: object) -> None:
         sdk=sdk or "unknown",
         is_owner=role == "owner",
         counter_file=counter_file if type(counter_file) is int else None,
+        # A destination that is refused is not the daemon's, so nothing is sent there.
+        destination=destination if destination is None or is_destination(destination) else UNKNOWN_DESTINATION,
+        stamp=int(config, 16) if _is_opaque_id(config) else None,
     )
+
+
+def is_destination(raw: object) -> bool:
+    """Return True if ``raw`` is the digest of a destination."""
+    return raw == NOWHERE or _is_opaque_id(raw)
 
 
 def _uuid(raw: object) -> str | None:
@@ -294,7 +309,7 @@ def _sequence(frame: Frame, raw: object) -> list[Any]:
     return []
 
 
-def _is_opaque_id(raw: object) -> bool:
+def _is_opaque_id(raw: object) -> TypeGuard[str]:
     return isinstance(raw, str) and _OPAQUE_ID.fullmatch(raw) is not None
 
 

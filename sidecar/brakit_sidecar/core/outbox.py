@@ -33,6 +33,7 @@ class QueuedEvent(NamedTuple):
     distinct_id: str  # the anonymous id in the body; the event may not be sent after that id was replaced
     body: bytes
     session: str | None = None  # the session whose journal keeps the event until its outcome is known
+    destination: str = ""  # the digest of the only destination to which the event may be sent
 
 
 def freeze(
@@ -43,12 +44,13 @@ def freeze(
     distinct_id: str,
     uuid: str,
     session: str | None,
+    destination: str,
     now: datetime,
 ) -> QueuedEvent:
     """Make an event whose bytes stay the same from here on. ``now`` is in UTC and becomes the timestamp."""
     timestamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = payload.body(event, values, api_key=api_key, distinct_id=distinct_id, uuid=uuid, timestamp=timestamp)
-    return QueuedEvent(event.name, uuid, distinct_id, body, session)
+    return QueuedEvent(event.name, uuid, distinct_id, body, session, destination)
 
 
 class Outcome(str, Enum):
@@ -67,6 +69,8 @@ class Reason(str, Enum):
     BAD_KEY = "bad_key"
     BAD_ENDPOINT = "bad_endpoint"
     CONSENT = "consent"
+    CONFIG_CHANGED = "config_changed"  # the config may have said no for a part of the session
+    OTHER_SETTINGS = "other_settings"  # the daemon sends to another destination
     NOBODY_JOINED = "nobody_joined"  # the event of a session that no worker joined
     OVERFLOW = "overflow"
     BREAKER = "breaker"
@@ -188,9 +192,9 @@ class Outbox:
             self._count(Verdict.dropped(reason))
         return given_up
 
-    def drop(self, reason: Reason) -> None:
-        """Count an event that was dropped for ``reason`` before it was queued."""
-        self._count(Verdict.dropped(reason))
+    def settle(self, verdict: Verdict) -> None:
+        """Count an event that was not queued, because its verdict was known before."""
+        self._count(verdict)
 
     def _count(self, verdict: Verdict) -> None:
         self.outcomes[verdict.outcome] += 1

@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 import orjson
 
 from . import frames
+from .endpoint import is_plausible_key
 from .schema import EVENTS, FIXED, EventSpec
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ def event_uuid(session: str, event: EventSpec) -> str:
     It depends only on the session and the event, so the endpoint recognises and drops a repetition.
     """
     return str(uuid5(UUID(session), event.name))
-
-
-def is_plausible_key(key: str) -> bool:
-    """Return whether ``key`` passes PostHog's own check of a project key's shape. PostHog answers 401 to other keys."""
-    return key.isascii() and key.isprintable() and 1 <= len(key) <= 64 and not key.startswith("phx_")
 
 
 def admitted(event: EventSpec, values: Mapping[str, Any]) -> dict[str, Any]:

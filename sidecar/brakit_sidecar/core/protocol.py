@@ -49,8 +49,11 @@ class SessionBook(Protocol):
         Takes over ``descriptor``, which is None if no counter file came with the hello. ``pid`` is 0 if it is unknown.
         """
 
-    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
-        """Apply a frame; return what is refused. Without a member only the events count."""
+    def receive(self, member: Member, frame: Frame) -> list[Refusal]:
+        """Apply a frame; return what is refused."""
+
+    def receive_without_session(self, frame: Frame, destination: str | None) -> list[Refusal]:
+        """Report the events of a frame; return what is refused. ``destination`` is the hello's."""
 
     def receive_increments(self, member: Member, lines: list[bytes]) -> bool:
         """Count lines that are increments and nothing else. Returns False, and counts none, if they are not."""
@@ -82,6 +85,7 @@ class LineProtocol:
         self._answered: set[Refusal] = set()
         self.descriptor: int | None = None  # came with the bytes before the hello, and belongs to no counter file yet
         self.outcome: Joined | Ended | None = None  # None before the hello
+        self._destination: str | None = None  # that the hello names
         self.owes_answer = False  # receiving pauses until it is sent; refusals never pause anything
         self.is_closing = False
 
@@ -150,10 +154,15 @@ class LineProtocol:
             if frame.needs_a_session or frame.events:
                 self.refuse(Refusal.SESSION_ENDED)
         else:
-            for reason in self._book.receive(self.member, frame):
+            for reason in self._receive(frame):
                 self.refuse(reason)
         if frame.ask is not None:
             self._answer(frame.ask)
+
+    def _receive(self, frame: Frame) -> list[Refusal]:
+        if self.member is None:
+            return self._book.receive_without_session(frame, self._destination)
+        return self._book.receive(self.member, frame)
 
     def _greet(self, frame: Frame) -> None:
         if frame.hello is None:
@@ -167,7 +176,7 @@ class LineProtocol:
         if isinstance(outcome, TryLater):
             self.is_closing = True
             return
-        self.outcome = outcome
+        self.outcome, self._destination = outcome, frame.hello.destination
         if outcome.refused is not None:
             self.refuse(outcome.refused)
         if isinstance(outcome, Joined) and outcome.takes_counter_file:

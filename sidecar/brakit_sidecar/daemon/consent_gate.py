@@ -1,10 +1,11 @@
-"""The daemon's consent: whether telemetry is on now, and under which anonymous id."""
+"""The daemon's consent: whether telemetry is on now, under which anonymous id, and as of which config."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..core.counter_layout import NO_CONFIG
 from ..host import config_file, consent
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class ConsentGate:
 
     environ: MutableMapping[str, str]
     last_anonymous_id: str | None = None  # as of the last call that could read the config
+    last_stamp: int = NO_CONFIG  # the config's stamp, as of the same call
     _when_readable: Callable[[bool], None] | None = None
 
     def when_readable(self, call: Callable[[bool], None]) -> None:
@@ -52,22 +54,22 @@ class ConsentGate:
         decision = self._note(config_file.settled(self.environ))
         return decision.anonymous_id if decision.on else None
 
+    def has_stood_since(self, stamp: int) -> bool:
+        """Return True if the config has not changed since it had that stamp.
+
+        If it has changed, it may have said no meanwhile. A process that found no config has counted
+        under the same consent if this package has made the config from nothing, and nothing has changed it since.
+        """
+        return stamp == self.last_stamp or (stamp == NO_CONFIG and config_file.was_missing_until(self.last_stamp))
+
     def status(self) -> dict[str, object]:
         """Return the decision and its reason, for ``status``."""
         self.allows()  # the config may have become readable
         decision = consent.current(self.environ)
         return {"on": decision.on, "why": decision.why}
 
-    def config_was_changed(self) -> bool:
-        """Return True if a person has opted out in the config.
-
-        That decision is later than the daemon's start. An opt-in in the daemon's environment is therefore ignored.
-        """
-        self.environ.pop("BRAKIT_TELEMETRY", None)
-        decision = consent.current(self.environ)
-        return not decision.on and not decision.unreadable
-
     def _note(self, decision: consent.Consent) -> consent.Consent:
         if decision.on or not decision.unreadable:
             self.last_anonymous_id = decision.anonymous_id or self.last_anonymous_id
+            self.last_stamp = decision.stamp
         return decision

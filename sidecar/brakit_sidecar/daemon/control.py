@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..core.frames import UUID, Occurred, admit_event_fields
-from ..core.outbox import Outcome
+from ..core.endpoint import describe
+from ..core.frames import UUID, Occurred, admit_event_fields, is_destination
+from ..core.outbox import Outcome, Reason
 from ..core.payload import admitted
 from ..core.refusal import Refusal
 from ..core.schema import JOURNEY, SESSION, SESSION_FIELDS
@@ -21,6 +22,7 @@ from ..host import process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..core.destination import Destination
     from ..core.outbox import Outbox
     from ..core.session.session import Session
     from ..core.session.table import SessionTable
@@ -39,6 +41,7 @@ class Control:
     outbox: Outbox
     consent: ConsentGate
     socket_path: str
+    destination: Destination
     stop_daemon: Callable[[], None]  # begins to stop the daemon
     wake: Callable[[], None]  # called if a due time may have moved
     started_at: float = field(default_factory=monotonic)
@@ -68,6 +71,7 @@ class Control:
             "protocol": PROTOCOL,
             "pid": os.getpid(),
             "socket": self.socket_path,
+            "destination": self._destination(),
         }
 
     def status(self) -> dict[str, Any]:
@@ -77,6 +81,7 @@ class Control:
         return {
             "running": True,
             **self.identity(),
+            "destination": {**self._destination(), "kept_local": self._kept_local()},
             "uptime_s": round(now - self.started_at, 3),
             "sessions": [self._session(session, now) for session in self.table.open.values()],
             "refused": {reason.value: count for reason, count in sorted(self.service.refusals.items())},
@@ -99,26 +104,41 @@ class Control:
             "fields": admitted(SESSION, session.report(now).values),
         }
 
+    def _destination(self) -> dict[str, str]:
+        return {"digest": self.destination.digest, "name": describe(self.destination)}
+
+    def _kept_local(self) -> dict[str, str]:
+        """Return the reason of each open session whose events stay on this machine."""
+        kept = {}
+        for session in self.table.open.values():
+            reason = session.kept_local
+            if reason is None and session.terms.destination != self.destination.digest:
+                reason = Reason.OTHER_SETTINGS
+            if reason is not None:
+                kept[session.id] = reason.value
+        return kept
+
     def stop(self) -> dict[str, Any]:
         self.stop_daemon()
         return {"stopping": True}
 
     def consent_changed(self) -> dict[str, Any]:
-        if self.consent.config_was_changed():
-            self.service.withdraw()
-            return {"on": False}
-        return {"on": bool(self.consent.allows())}
+        is_on = self.consent.allows()
+        dropped = self.service.withdraw() if is_on is False else 0
+        return {"on": bool(is_on), "dropped": dropped}
 
     # --- about a session -------------------------------------------------------------------------------------------
 
-    def open_session(self, session: object, owner_pid: object = None) -> dict[str, Any] | Refusal:
-        if not _is_uuid(session):
+    def open_session(
+        self, session: object, owner_pid: object = None, destination: object = None
+    ) -> dict[str, Any] | Refusal:
+        if not _is_uuid(session) or not _is_destination_or_none(destination):
             return Refusal.BAD_VALUE
         if owner_pid is not None and not (type(owner_pid) is int and process.can_be_watched(owner_pid)):
             return Refusal.BAD_VALUE
         if session not in self.table.open:
             self.consent.allows()  # a new session counts under the current anonymous id
-        opened, effects = self.table.open_session(session, Opening(monotonic(), self.consent.last_anonymous_id))
+        opened, effects = self.table.open_session(session, Opening(monotonic(), self.service.terms(destination)))
         if opened is None:
             return Refusal.SESSION_ENDED
         if type(owner_pid) is int:
@@ -148,14 +168,20 @@ class Control:
             return {"open": True}
         return self.reporter.outcomes.of(session) or {}
 
-    def emit(self, event: object, fields: object, session: object = None) -> dict[str, Any] | Refusal:
+    def emit(
+        self, event: object, fields: object, session: object = None, destination: object = None
+    ) -> dict[str, Any] | Refusal:
         """Report a journey event of a command. The event may belong to a session.
 
         The command is not a producer of the session.
         """
         spec = JOURNEY.get(event) if isinstance(event, str) else None
-        if spec is None or not isinstance(fields, dict) or not (session is None or _is_uuid(session)):
-            return Refusal.UNKNOWN_EVENT if spec is None else Refusal.BAD_VALUE
+        if spec is None:
+            return Refusal.UNKNOWN_EVENT
+        if not isinstance(fields, dict) or not (session is None or _is_uuid(session)):
+            return Refusal.BAD_VALUE
+        if not _is_destination_or_none(destination):
+            return Refusal.BAD_VALUE
         admitted_fields, refused = admit_event_fields(spec, fields)
         if refused:
             return next(iter(refused.values()))
@@ -164,7 +190,7 @@ class Control:
         if found is None and session is not None and self.table.has_ended(session):
             return Refusal.SESSION_ENDED
         if found is None:  # no session is named, or it belonged to an earlier daemon
-            self.reporter.report_without_session(occurred)
+            self.reporter.report_without_session(occurred, destination)
             return {"emitted": True}
         if spec.requests_in:  # the event has a count of all producers
             self.service.read_counters(found)
@@ -182,6 +208,10 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
     "result": Control.result,
     "emit": Control.emit,
 }
+
+
+def _is_destination_or_none(value: object) -> TypeGuard[str | None]:
+    return value is None or is_destination(value)
 
 
 def _is_uuid(value: object) -> TypeGuard[str]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .service_manager import ServiceManager
 
 
+HEAD_CELLS = counter_layout.DESTINATION + 1
+
+
 class Origin(NamedTuple):
     """The worker and the session that the file's first cells name."""
 
@@ -33,6 +36,8 @@ class Origin(NamedTuple):
     session: str | None
     group: str | None
     anonymous_id_cell: int  # 0 if the worker did not know it
+    stamp: int | None  # of the config as the worker read it; None if it is unknown
+    destination: str | None
     is_retired: bool
 
 
@@ -77,7 +82,7 @@ class CounterFile:
         """Return the origin that the first cells hold. Raises OSError."""
         with self._opened() as fd:
             head = _head(fd)
-        if len(head) < counter_layout.CELL * counter_layout.FIRST_ROW:
+        if len(head) < counter_layout.CELL * HEAD_CELLS:
             raise OSError(errno.EINVAL, "the worker has truncated its counter file")
         kind = value_at(head, counter_layout.KIND)
         id_start = counter_layout.CELL * counter_layout.ID
@@ -87,6 +92,8 @@ class CounterFile:
             session=named if kind == counter_layout.OF_SESSION else None,
             group=named if kind == counter_layout.OF_GROUP else None,
             anonymous_id_cell=value_at(head, counter_layout.ANONYMOUS_ID),
+            stamp=value_at(head, counter_layout.STAMP) or None,
+            destination=counter_layout.destination_in(value_at(head, counter_layout.DESTINATION)),
             is_retired=value_at(head, counter_layout.RETIRED) != 0,
         )
 
@@ -322,7 +329,7 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
 
 
 def _head(fd: int) -> bytes:
-    return os.pread(fd, counter_layout.CELL * counter_layout.FIRST_ROW, 0)
+    return os.pread(fd, counter_layout.CELL * HEAD_CELLS, 0)
 
 
 def _link(fd: int, path: str) -> None:

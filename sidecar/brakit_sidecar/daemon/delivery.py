@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from ..core.endpoint import describe
 from ..core.outbox import Drop, Outbox, QueuedEvent, Reason, Send, Verdict
 from . import receipts, sinks
 from .log import log_unexpected
 from .outcomes import Outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anyio.abc import TaskGroup
 
+    from ..core.destination import Destination
     from .consent_gate import ConsentGate
     from .journal import Journal
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Delivery:
     """Sends queued events, and writes a receipt for each event."""
 
-    environ: Mapping[str, str]
+    destination: Destination
     journal: Journal
     consent: ConsentGate
     outcomes: Outcomes = field(default_factory=Outcomes)
@@ -52,10 +52,10 @@ class Delivery:
             self._record(overflowed, Verdict.dropped(Reason.OVERFLOW))
         self._has_work.set()
 
-    def drop(self, event: QueuedEvent, reason: Reason) -> None:
+    def settle_unsent(self, event: QueuedEvent, verdict: Verdict) -> None:
         """Write the receipt of an event that is not to be sent."""
-        self.outbox.drop(reason)
-        self._record(event, Verdict.dropped(reason))
+        self.outbox.settle(verdict)
+        self._record(event, verdict)
 
     async def run(self, tasks: TaskGroup) -> None:
         """Send queued events until cancelled."""
@@ -88,13 +88,15 @@ class Delivery:
         for event in self.outbox.give_up(Reason.SHUTDOWN):
             self._record(event, Verdict.dropped(Reason.SHUTDOWN))
 
-    def withdraw(self) -> None:
-        """Drop the queued events and cancel all attempts, because consent is withdrawn."""
+    def withdraw(self) -> int:
+        """Drop the queued events and cancel all attempts, because consent is withdrawn. Returns their number."""
         _log.info("consent is withdrawn")
+        dropped = self.outbox.queued
         for event in self.outbox.give_up(Reason.CONSENT):
             self._record(event, Verdict.dropped(Reason.CONSENT))
         for attempt in self._attempts:
             attempt.cancel()
+        return dropped
 
     async def _attempt(self, event: QueuedEvent) -> None:
         verdict = Verdict.dropped(Reason.SHUTDOWN)  # the verdict if the daemon exits first
@@ -123,7 +125,7 @@ class Delivery:
     async def _loaded(self) -> sinks.Sink:
         async with self._sink_lock:  # the first event loads the sink, and other events wait for that
             if self._sink is None:
-                self._sink = await sinks.choose(self.environ)
+                self._sink = await sinks.choose(self.destination)
             return self._sink
 
     async def _poll_consent(self) -> None:
@@ -142,6 +144,9 @@ class Delivery:
         self._has_work.set()
         self._settled.set()
 
+    def _destination_of(self, event: QueuedEvent) -> str:
+        return describe(self.destination) if event.destination == self.destination.digest else "of other settings"
+
     def _record(self, event: QueuedEvent, verdict: Verdict) -> None:
         """Write the receipt, then the journal.
 
@@ -149,7 +154,7 @@ class Delivery:
         the journal holds.
         """
         try:
-            receipts.write(event, verdict)
+            receipts.write(event, verdict, self._destination_of(event))
         except OSError as error:  # on a full or read-only disk, only the receipt is lost
             _log.warning("no receipt: %s", os.strerror(error.errno or 0))
         _log.debug("%s: %s %s", event.name, verdict.outcome.value, verdict.reason.value)

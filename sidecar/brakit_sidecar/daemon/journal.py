@@ -194,12 +194,14 @@ def sync(paths: Iterable[str]) -> None:
                 os.close(fd)
 
 
-def discard(directory: str) -> None:
-    """Remove the journal of a daemon that does not run."""
+def discard(directory: str) -> int:
+    """Remove the journal of a daemon that does not run. Returns the number of its files, one for each session."""
+    names = _names_in(directory)
     with suppress(OSError):
-        for name in _names_in(directory):
+        for name in names:
             os.unlink(os.path.join(directory, name))
         os.rmdir(directory)
+    return len(names)
 
 
 def _first_line(session: str, anonymous_id: str | None) -> Record:
@@ -207,7 +209,7 @@ def _first_line(session: str, anonymous_id: str | None) -> Record:
 
 
 def _frozen(event: QueuedEvent) -> Record:
-    return {"frozen": [event.name, event.uuid, event.distinct_id, event.body.decode()]}
+    return {"frozen": [event.name, event.uuid, event.distinct_id, event.body.decode(), event.destination]}
 
 
 def _names_in(directory: str) -> list[str]:

@@ -30,8 +30,11 @@ _NEWER, _OLDER = "receipts.jsonl", "receipts.old.jsonl"
 _KEYS = {"at", "event", "uuid", "outcome", "reason", "body"}
 
 
-def write(event: QueuedEvent, verdict: Verdict) -> None:
-    """Append one receipt. Raises OSError if it cannot be written. The files then still hold only whole lines."""
+def write(event: QueuedEvent, verdict: Verdict, destination: str) -> None:
+    """Append one receipt. ``destination`` names, for a person, where the event may go.
+
+    Raises OSError if it cannot be written. The files then still hold only whole lines.
+    """
     directory = paths.state_dir()
     secure_files.ensure_directory(directory)
     newer = os.path.join(directory, _NEWER)
@@ -42,6 +45,7 @@ def write(event: QueuedEvent, verdict: Verdict) -> None:
             "uuid": event.uuid,
             "outcome": verdict.outcome.value,
             "reason": verdict.reason.value,
+            "destination": destination,
             "body": event.body.decode(),
         }
     )
@@ -71,6 +75,15 @@ def read() -> Iterator[dict[str, Any]]:
         if file is not None:
             with file:
                 yield from _whole(file)
+
+
+def forget() -> int:
+    """Remove all receipts, and return their number. Raises UnsafePathError if a path is not a file of this user."""
+    count = sum(1 for _ in read())
+    for name in (_OLDER, _NEWER):
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(paths.state_dir(), name))
+    return count
 
 
 def written() -> dict[str, str]:

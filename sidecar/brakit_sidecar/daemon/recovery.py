@@ -26,10 +26,11 @@ from .log import log_unexpected
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from ..core.destination import Destination
     from ..core.session.session import Session
     from ..core.session.table import SessionTable
     from .consent_gate import ConsentGate
-    from .counter_files import CounterFile, CounterFiles
+    from .counter_files import CounterFile, CounterFiles, Origin
     from .delivery import Delivery
     from .interfaces import Drainer
     from .journal import Journal, Record
@@ -52,7 +53,7 @@ class Recovery:
     intake: Drainer
     manager: ServiceManager
     socket_path: str
-    api_key: str  # under which journaled events are sent, whatever key they were made with
+    destination: Destination  # the daemon's own
 
     def recover(self, is_on: bool) -> None:  # noqa: FBT001 (a callback)
         """Continue what a dead daemon left behind. If telemetry is off, drop all of it."""
@@ -88,8 +89,10 @@ class Recovery:
         An event whose receipt cannot be read is sent again. It is the same frozen body with the same uuid, which the
         endpoint counts once, and without a second attempt it might be lost.
         """
-        fresh = self.table.new_session(session_id, Opening(0.0, self.consent.last_anonymous_id))
-        session, events, foreign = replay(fresh, records, now, process.boot_id(), self.api_key)
+        fresh = self.table.new_session(session_id, Opening(0.0, self.service.terms(None)))
+        session, events, foreign = replay(
+            fresh, records, now, process.boot_id(), destination=self.destination.digest, api_key=self.destination.key
+        )
         for name in foreign:
             _log.warning("a journaled body of %s is not ours, and is not sent", name)
         for event in events:
@@ -98,7 +101,7 @@ class Recovery:
             if event.uuid in written:
                 self.journal.settle(event)
             else:
-                self.delivery.put(event)
+                self.service.reporter.put(event)
         if session is None or self.table.has_ended(session.id):
             self.journal.seal(session_id)
         else:
@@ -121,18 +124,19 @@ class Recovery:
         is_foreign = self.journal.found_foreign_id or origin.anonymous_id_cell not in (0, cell)
         session = None
         if not (is_foreign or snapshot is None):  # else consent was withdrawn meanwhile
-            session = self._session_of(producer, origin.session, origin.group, now, is_retired=origin.is_retired)
+            session = self._session_of(producer, origin, now)
         if session is None or snapshot is None:
             self.counter_files.retire(producer, file)
             return
         self.counter_files.attach_found(session.id, producer, file)
         self.service.run(session.found(producer, snapshot, now, origin.pid, is_alive=is_alive))
+        if origin.stamp is not None:
+            self.service.compare_stamp(session, origin.stamp)
 
-    def _session_of(
-        self, producer: str, session_id: str | None, group: str | None, now: float, *, is_retired: bool
-    ) -> Session | None:
-        opening = Opening(now, self.consent.last_anonymous_id, str(uuid4()))
-        if is_retired:
+    def _session_of(self, producer: str, origin: Origin, now: float) -> Session | None:
+        opening = Opening(now, self.service.terms(origin.destination), str(uuid4()))
+        session_id, group = origin.session, origin.group
+        if origin.is_retired:
             session_id = group = None  # only a session that knows the worker counts it
         session, effects = self.table.session_of_worker(producer, session_id, group, opening)
         self.service.run(effects)

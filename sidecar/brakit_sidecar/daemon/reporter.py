@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..core import outbox, payload
+from ..core.outbox import Outcome, Reason, Verdict
 from ..core.schema import SESSION
 from ..core.session.totals import SessionTotals
 from ..host import config_file
@@ -17,7 +18,10 @@ from .outcomes import Outcomes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..core.destination import Destination
     from ..core.frames import Occurred
+    from ..core.outbox import QueuedEvent
+    from ..core.schema import EventSpec
     from ..core.session.effects import Emit
     from .consent_gate import ConsentGate
     from .delivery import Delivery
@@ -27,21 +31,23 @@ if TYPE_CHECKING:
 class Reporter:
     """Checks the consent, freezes an event, and gives it to the delivery."""
 
-    api_key: str  # if its shape is wrong, nothing is sent
+    destination: Destination  # if the shape of its key is wrong, nothing is sent
     own: Mapping[str, Any]  # the fields that only the daemon knows
     consent: ConsentGate
     delivery: Delivery
     outcomes: Outcomes = field(default_factory=Outcomes)
-    withheld: Counter[outbox.Reason] = field(default_factory=Counter)  # events not made, because consent is missing
+    withheld: Counter[Reason] = field(default_factory=Counter)  # events not made, because consent is missing
 
     def report(self, emit: Emit) -> None:
         """Report an event of a session.
 
         A session counts under one anonymous id. If consent is withdrawn, the id is replaced. The session's events are
-        then not made, even if consent is given again.
+        then not made, even if consent is given again. If the config has changed in another way, or if the session has
+        another destination, its events are made, and kept on this machine.
         """
-        if emit.anonymous_id is None or not self.consent.allows_event(emit.anonymous_id):
-            self.withheld[outbox.Reason.CONSENT] += 1
+        terms = emit.terms
+        if terms.anonymous_id is None or not self.consent.allows_event(terms.anonymous_id):
+            self.withheld[Reason.CONSENT] += 1
             if emit.event is SESSION:
                 self.outcomes.ended(emit.session_id, emit.workers, None)
             return
@@ -49,40 +55,61 @@ class Reporter:
         if event is SESSION and emit.workers:
             values = {**values, "first_session": config_file.take_first_session()}
         uuid = payload.event_uuid(emit.session_id, event) if event.once else str(uuid4())
-        frozen = outbox.freeze(
-            event,
-            values,
-            api_key=self.api_key,
-            distinct_id=emit.anonymous_id,
-            uuid=uuid,
-            session=emit.session_id,
-            now=datetime.now(timezone.utc),
+        frozen = self._freeze(
+            event, values, terms.anonymous_id, uuid, session=emit.session_id, destination=terms.destination
         )
         if event is SESSION:
             self.outcomes.ended(emit.session_id, emit.workers, frozen)
         if event is SESSION and not emit.workers:
-            self.delivery.drop(frozen, outbox.Reason.NOBODY_JOINED)
+            self.delivery.settle_unsent(frozen, Verdict.dropped(Reason.NOBODY_JOINED))
         else:
-            self.delivery.put(frozen)
+            changed = None if self.consent.has_stood_since(terms.stamp) else Reason.CONFIG_CHANGED
+            self.put(frozen, emit.kept_local or changed)
 
-    def report_without_session(self, occurred: Occurred) -> None:
-        """Report a journey event that does not belong to a session."""
+    def report_without_session(self, occurred: Occurred, destination: str | None) -> None:
+        """Report a journey event that does not belong to a session.
+
+        ``destination`` is the digest of the reporting process. It is None if the process names none.
+        """
         anonymous_id = self.consent.settled_id()
         if anonymous_id is None:
-            self.withheld[outbox.Reason.CONSENT] += 1
+            self.withheld[Reason.CONSENT] += 1
             return
         values = SessionTotals().report(occurred.event, occurred.fields, self.own)
-        frozen = outbox.freeze(
-            occurred.event,
+        bound_to = destination or self.destination.digest
+        uuid = str(uuid4())
+        self.put(self._freeze(occurred.event, values, anonymous_id, uuid, session=None, destination=bound_to))
+
+    def _freeze(
+        self,
+        event: EventSpec,
+        values: Mapping[str, Any],
+        anonymous_id: str,
+        uuid: str,
+        *,
+        session: str | None,
+        destination: str,
+    ) -> QueuedEvent:
+        return outbox.freeze(
+            event,
             values,
-            api_key=self.api_key,
+            api_key=self.destination.key if destination == self.destination.digest else "",
             distinct_id=anonymous_id,
-            uuid=str(uuid4()),
-            session=None,
+            uuid=uuid,
+            session=session,
+            destination=destination,
             now=datetime.now(timezone.utc),
         )
-        self.delivery.put(frozen)
 
-    def withdraw(self) -> None:
-        """Drop the queued events and cancel all attempts, because consent is withdrawn."""
-        self.delivery.withdraw()
+    def put(self, event: QueuedEvent, kept_local: Reason | None = None) -> None:
+        """Queue an event. Keep it on this machine if there is a reason, or if it has another destination."""
+        if kept_local is None and event.destination != self.destination.digest:
+            kept_local = Reason.OTHER_SETTINGS
+        if kept_local is None:
+            self.delivery.put(event)
+        else:
+            self.delivery.settle_unsent(event, Verdict(Outcome.LOCAL, kept_local))
+
+    def withdraw(self) -> int:
+        """Drop the queued events and cancel all attempts, because consent is withdrawn. Returns their number."""
+        return self.delivery.withdraw()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 
+from ..core.destination import Destination
 from ..core.session.table import SessionTable
 from ..host import machine, paths, process
 from .consent_gate import ConsentGate
@@ -66,24 +67,24 @@ class Server:
         self._is_syncing = False  # only one sync runs at a time, because a second sync would also hang if a disk hangs
         self._idle_since = monotonic()
 
-        own, api_key = machine.facts(), os.environ.get("BRAKIT_TELEMETRY_KEY", "")
+        own, destination = machine.facts(), Destination(os.environ)
         wake = self._changed.set
         consent = ConsentGate(os.environ)
         journal = Journal(paths.journal_dir(socket_path), consent)
         outcomes = Outcomes()
-        delivery = Delivery(os.environ, journal, consent, outcomes)
-        reporter = Reporter(api_key, own, consent, delivery, outcomes)
+        delivery = Delivery(destination, journal, consent, outcomes)
+        reporter = Reporter(destination, own, consent, delivery, outcomes)
         table = SessionTable(process.boot_id(), config.timing, own)
         watcher = ProcessWatcher()
         counter_files = CounterFiles(socket_path, manager)
         intake = Intake(listening, socket_path, tasks, wake, is_inherited=listening is manager.listening)
-        service = Service(table, consent, counter_files, journal, reporter, watcher, intake, wake)
-        control = Control(table, service, reporter, delivery.outbox, consent, socket_path, self.stop, wake)
+        service = Service(table, consent, counter_files, journal, reporter, watcher, intake, wake, destination.digest)
+        control = Control(table, service, reporter, delivery.outbox, consent, socket_path, destination, self.stop, wake)
         service.answer = control.answer
         intake.connect(service, service)
         consent.when_readable(
             Recovery(
-                table, service, counter_files, journal, delivery, consent, intake, manager, socket_path, api_key
+                table, service, counter_files, journal, delivery, consent, intake, manager, socket_path, destination
             ).recover
         )
         self._journal, self._delivery, self._table, self._watcher = journal, delivery, table, watcher
@@ -160,6 +161,7 @@ class Server:
     def _snapshot(self) -> None:
         """Journal the counts, because a line that only counts is not journaled when it arrives."""
         self._scheduled.discard("snapshot")
+        self._service.look_at_config()
         for session in list(self._table.open.values()):
             self._service.read_counters(session)
             self._service.run(session.journal_changes())

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..core import counter_layout
+from ..core.outbox import Reason
 from ..core.protocol import Ended, Joined, TryLater
 from ..core.refusal import Refusal
 from ..core.session import effects as fx
 from ..core.session.table import Opening
+from ..core.session.terms import Terms
 from ..host import process
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Service:
     watcher: ProcessWatcher
     intake: Drainer
     wake: Callable[[], None]  # is called if a due time may have moved
+    destination: str  # the digest of the daemon's own
     answer: Callable[[Any], Any] = lambda _question: Refusal.UNKNOWN_ASK
     refusals: Counter[Refusal] = field(default_factory=Counter)
     is_stopping: bool = False  # then no session is opened; its client is sent to the next daemon
@@ -66,9 +69,11 @@ class Service:
             return TryLater() if names_a_session else Joined(None, refused=refused)
         member = None
         if allowed and not (file is not None and file.is_retired):
-            opening = Opening(monotonic(), self.consent.last_anonymous_id, str(uuid4()))
+            opening = Opening(monotonic(), self.terms(hello.destination), str(uuid4()))
             member, effects = self.table.hello(hello, opening, pid)
             self.run(effects)
+            if member is not None and hello.stamp is not None:
+                self.compare_stamp(self.table.open[member.session_id], hello.stamp)
             if hello.is_owner or len(self.table.open) > known:  # a worker of an open session makes nothing due earlier
                 self.wake()
         if member is None:
@@ -81,12 +86,14 @@ class Service:
             self.wake()
         return Joined(member, takes_counter_file=file is not None, refused=refused)
 
-    def receive(self, member: Member | None, frame: Frame) -> list[Refusal]:
+    def receive_without_session(self, frame: Frame, destination: str | None) -> list[Refusal]:
+        """Report the events of a frame. Returns what is refused."""
+        for occurred in frame.events:
+            self.reporter.report_without_session(occurred, destination)
+        return [Refusal.NO_SESSION] if frame.needs_a_session else []
+
+    def receive(self, member: Member, frame: Frame) -> list[Refusal]:
         """Apply a frame. Returns what is refused."""
-        if member is None:
-            for occurred in frame.events:
-                self.reporter.report_without_session(occurred)
-            return [Refusal.NO_SESSION] if frame.needs_a_session else []
         session = self.table.open.get(member.session_id)
         if session is None:
             return [Refusal.SESSION_ENDED] if frame.needs_a_session or frame.events else []
@@ -187,6 +194,7 @@ class Service:
             if session.id not in self.table.open:
                 return
         self.read_counters(session)
+        self.look_at_config()
         self.run(self.table.seal(session, now))
 
     def compact(self, session: Session, workers: Iterable[Worker]) -> None:
@@ -198,11 +206,35 @@ class Service:
             self.read_counter(session, worker.id)
         self.run(session.compact(exited))
 
-    def withdraw(self) -> None:
-        """Close every session without an event and drop what is queued, because consent is withdrawn."""
+    def withdraw(self) -> int:
+        """Close every session without an event and drop what is queued, because consent is withdrawn.
+
+        Returns the number of events that are not sent for it.
+        """
+        joined = sum(bool(session.workers) for session in self.table.open.values())
         self.run(self.table.withdraw())
-        self.reporter.withdraw()
         self.wake()
+        return joined + self.reporter.withdraw()
+
+    # --- terms -----------------------------------------------------------------------------------------------------
+
+    def terms(self, destination: str | None) -> Terms:
+        """Return the terms of a session that is opened now. Without a named destination, it is the daemon's own."""
+        return Terms(self.consent.last_anonymous_id, self.consent.last_stamp, destination or self.destination)
+
+    def compare_stamp(self, session: Session, stamp: int) -> None:
+        """Keep a session on this machine if the config has changed since one of its workers read it.
+
+        The config may have said no meanwhile, and the counts of that time cannot be separated from the others.
+        """
+        if not self.consent.has_stood_since(stamp):
+            self.run(session.keep_local(Reason.CONFIG_CHANGED))
+
+    def look_at_config(self) -> None:
+        """Compare the config with the one under which each session was opened."""
+        if self.consent.allows() is not None:
+            for session in self.table.open.values():
+                self.compare_stamp(session, session.terms.stamp)
 
     # --- counter files ---------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 Commands, workers and the daemon all call ``decide``. The daemon calls it right before each request. While the config
 cannot be read, telemetry is off, but earlier counts are kept.
 
-The first of these sources that has an answer decides: DO_NOT_TRACK; brakit's guards; an opt-out by BRAKIT_TELEMETRY; a
-config that cannot be read; an opt-in by BRAKIT_TELEMETRY; the config's ``telemetry``.
+A no wins, whichever source gives it: DO_NOT_TRACK, brakit's guards, an opt-out by BRAKIT_TELEMETRY, or the config. No
+source switches on what another one switched off. The first of these sources that gives a no is named as the reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import re
 import stat
 
-from . import paths
+from ..core.counter_layout import NO_CONFIG
+from . import config_location, paths
 from .guards import dormant_because
 
 TYPE_CHECKING = False
@@ -26,20 +27,27 @@ if TYPE_CHECKING:
 DO_NOT_TRACK, GUARDS, VARIABLE, CONFIG = SOURCES = ("DO_NOT_TRACK", "brakit's guards", "BRAKIT_TELEMETRY", "config")
 
 _NO = frozenset({"false", "0", "off", "no"})
-_YES = frozenset({"true", "1", "yes", "on"})
+_YES = frozenset({"", "true", "1", "yes", "on"})  # without effect
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)  # no other spelling
 _MAX_CONFIG = 64 * 1024  # bytes; a config has about a hundred bytes, so a larger file is not a config
 
 
 class Config:
-    """Brakit's config as it was read: its JSON object, or the reason why it could not be read."""
+    """Brakit's config as it was read: its JSON object, or the reason why it could not be read.
 
-    __slots__ = ("content", "missing", "problem")
+    ``stamp`` is the time of the file's last change (ctime) in ns, NO_CONFIG if there is no file. Every write, rename or
+    replacement of the file changes it, even if the content stays the same.
+    """
 
-    def __init__(self, content: dict[str, Any] | None, *, missing: bool = False, problem: str = "") -> None:
+    __slots__ = ("content", "missing", "problem", "stamp")
+
+    def __init__(
+        self, content: dict[str, Any] | None, *, missing: bool = False, problem: str = "", stamp: int = NO_CONFIG
+    ) -> None:
         self.content = content
         self.missing = missing
         self.problem = problem
+        self.stamp = stamp
 
     @property
     def anonymous_id(self) -> str | None:
@@ -52,11 +60,11 @@ class Consent:
     """The decision.
 
     ``why`` is the reason, as one clause for a person. ``by`` is the entry of SOURCES that decided. ``dormant`` means
-    that no file may be made. ``unreadable`` means that the config cannot be read now, because a process is writing it
-    or the descriptor limit is reached. Nothing is then counted or sent, and nothing is discarded.
+    that no file may be made. ``unreadable`` means that the config cannot be read or believed now, for example because a
+    process is writing it. Nothing is then counted or sent, and nothing is discarded. ``stamp`` is the config's.
     """
 
-    __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "unreadable", "why")
+    __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "stamp", "unreadable", "why")
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class Consent:
         by_environment: bool = False,
         unreadable: bool = False,
         anonymous_id: str | None = None,
+        stamp: int = NO_CONFIG,
     ) -> None:
         self.on = on
         self.why = why
@@ -76,6 +85,7 @@ class Consent:
         self.by_environment = by_environment
         self.unreadable = unreadable
         self.anonymous_id = anonymous_id
+        self.stamp = stamp
 
     @property
     def sentence(self) -> str:
@@ -91,48 +101,64 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
     """Return the decision for an environment and a config."""
     do_not_track = environ.get("DO_NOT_TRACK", "")
     guard = dormant_because(environ)
-    word = environ.get("BRAKIT_TELEMETRY", "").strip().lower()
     if do_not_track.strip().lower() not in ("", "0", "false"):
         dormant = guard is not None
         return Consent(on=False, why="DO_NOT_TRACK is set", by=DO_NOT_TRACK, dormant=dormant, by_environment=True)
     if guard is not None:
         return Consent(on=False, why=guard, by=GUARDS, dormant=True)
-    if word in _NO:
+    if _word(environ) in _NO:
         return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
     if config.content is None and not config.missing:
         return Consent(on=False, why=f"the config {config.problem}", unreadable=True)
-    if word in _YES:
-        return Consent(on=True, why="BRAKIT_TELEMETRY opts in", by=VARIABLE, anonymous_id=config.anonymous_id)
     if config.content is None:
         return Consent(on=True, why="there is no opt-out")
     if config.content.get("telemetry") is not True:
-        return Consent(on=False, why="the config opts out")
-    return Consent(on=True, why="the config opts in", anonymous_id=config.anonymous_id)
+        return Consent(on=False, why="the config opts out", stamp=config.stamp)
+    return Consent(on=True, why="the config opts in", anonymous_id=config.anonymous_id, stamp=config.stamp)
+
+
+def is_understood(environ: Mapping[str, str]) -> bool:
+    """Return whether BRAKIT_TELEMETRY has a value that is known. Any other value has no effect."""
+    return _word(environ) in _NO | _YES
 
 
 def current(environ: Mapping[str, str]) -> Consent:
     """Return the decision as of now. Reads the config, and writes nothing."""
-    return decide(environ, read_config(paths.config_path(environ)))
+    return decide(environ, read_config(environ))
 
 
-def read_config(path: str) -> Config:
-    """Return the config at a path. Never raises: a file that cannot be read is a config with a problem."""
+def read_config(environ: Mapping[str, str]) -> Config:
+    """Return the config. Never raises: a file that cannot be read or believed is a config with a problem."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        path = config_location.find(environ)
+    except config_location.UntrustedConfigError as error:
+        return Config(None, problem=str(error))
+    if not config_location.is_writable(path):
+        return Config(None, problem="is not believed, because it cannot be written")
+    try:
+        return _read(path)
     except FileNotFoundError:
         # A dangling link is not a missing config. Race: a process may make the config before this check. That is
         # harmless, because the process makes a file and not a link.
-        if os.path.islink(path):
+        if os.path.islink(paths.config_path(environ)):
             return Config(None, problem="is a link to a missing file")
         return Config(None, missing=True)
     except OSError as error:
         return Config(None, problem=f"cannot be read ({error.strerror})")
+
+
+def _read(path: str) -> Config:
+    """Read the file at its real place. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
             return Config(None, problem="is not a regular file")
+        if problem := config_location.problem_of(info):
+            return Config(None, problem=f"is not believed, because it {problem}")
+        # Race: a process may write the file after the stamp is taken. That is harmless, because the new content then
+        # has an old stamp, and the next look finds another one.
         raw = os.read(fd, _MAX_CONFIG + 1)
-    except OSError as error:
-        return Config(None, problem=f"cannot be read ({error.strerror})")
     finally:
         os.close(fd)
     if len(raw) > _MAX_CONFIG:
@@ -141,4 +167,10 @@ def read_config(path: str) -> Config:
         content = json.loads(raw)
     except (ValueError, RecursionError):
         return Config(None, problem="is not valid JSON")
-    return Config(content) if isinstance(content, dict) else Config(None, problem="is not a JSON object")
+    if not isinstance(content, dict):
+        return Config(None, problem="is not a JSON object")
+    return Config(content, stamp=info.st_ctime_ns)
+
+
+def _word(environ: Mapping[str, str]) -> str:
+    return environ.get("BRAKIT_TELEMETRY", "").strip().lower()

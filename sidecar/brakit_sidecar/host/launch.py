@@ -47,6 +47,7 @@ class Running(NamedTuple):
     socket: str
     pid: int
     version: str
+    destination: dict[str, str]  # its ``digest`` and its ``name``
 
 
 # --- in the daemon -------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def running(socket_path: str, answer_s: float) -> Running:
     """Return the daemon that listens there. Raises NoDaemonError."""
     with Conversation(socket_path, answer_s) as daemon:
         identity = daemon.identity()
-    return Running(socket_path, identity["pid"], identity["version"])
+    return Running(socket_path, identity["pid"], identity["version"], identity["destination"])
 
 
 def start(environ: Mapping[str, str]) -> None:

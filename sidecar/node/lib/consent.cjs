@@ -3,34 +3,37 @@
 /**
  * Decides whether anything may be counted. Answers as the Python package does (host/consent.py), and a test holds that.
  *
- * The order, in which the first source with an answer decides: DO_NOT_TRACK; brakit's guards; an opt-out by
- * BRAKIT_TELEMETRY; a config that cannot be read; an opt-in by BRAKIT_TELEMETRY; the config's `telemetry`. This file
- * never writes the config.
+ * A no wins, whichever source gives it: DO_NOT_TRACK, brakit's guards, an opt-out by BRAKIT_TELEMETRY, or the config.
+ * The first of these sources that gives a no is named as the reason. This file never writes the config.
  */
 
-const fs = require('node:fs');
+// The functions are bound here, because an application's tests may replace them in their module.
+const { closeSync, constants, openSync, readSync } = require('node:fs');
 
 const { dormantBecause } = require('./guards.cjs');
+const { UntrustedConfig, find, isWritable, problemOf } = require('./config_location.cjs');
+const { NO_CONFIG } = require('./layout.cjs');
 const { configPath } = require('./paths.cjs');
 const { fstat, lstat } = require('./stat.cjs');
 
 const NO = ['false', '0', 'off', 'no'];
-const YES = ['true', '1', 'yes', 'on'];
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i; // no other spelling
 const MAX_CONFIG = 64 * 1024; // bytes; a config has a hundred, and a larger file is not a config
 
 /**
- * The config as it was read: its JSON object, or the reason why there is none.
+ * The config as it was read: its JSON object, or the reason why there is none. `stamp` is the time of the file's last
+ * change (ctime) in ns, or NO_CONFIG.
  *
- * @typedef {{ content: Record<string, unknown> | null, missing: boolean, problem: string }} Config
+ * @typedef {{ content: Record<string, unknown> | null, missing: boolean, problem: string, stamp: bigint }} Config
  */
 
 /**
  * The decision. `why` is one clause for a person. `dormant` means that no file may be made. `unreadable` means that the
  * config cannot be read now, because a process is writing it, for example: then nothing is counted, and nothing is
- * discarded either.
+ * discarded either. `stamp` is the config's.
  *
- * @typedef {{ on: boolean, why: string, dormant: boolean, unreadable: boolean, anonymousId: string | null }} Consent
+ * @typedef {{ on: boolean, why: string, dormant: boolean, unreadable: boolean, anonymousId: string | null,
+ *   stamp: bigint }} Consent
  */
 
 /**
@@ -55,21 +58,19 @@ function decide(environ, config) {
   if (config.content === null && !config.missing) {
     return no(`the config ${config.problem}`, { unreadable: true });
   }
-  if (YES.includes(word)) {
-    return yes('BRAKIT_TELEMETRY opts in', config);
-  }
   if (config.content === null) {
     return yes('there is no opt-out', config);
   }
-  return config.content.telemetry === true ? yes('the config opts in', config) : no('the config opts out');
+  const { stamp } = config;
+  return config.content.telemetry === true ? yes('the config opts in', config) : no('the config opts out', { stamp });
 }
 
 function yes(why, config) {
-  return { on: true, why, dormant: false, unreadable: false, anonymousId: anonymousIdOf(config) };
+  return { on: true, why, dormant: false, unreadable: false, anonymousId: anonymousIdOf(config), stamp: config.stamp };
 }
 
-function no(why, { dormant = false, unreadable = false } = {}) {
-  return { on: false, why, dormant, unreadable, anonymousId: null };
+function no(why, { dormant = false, unreadable = false, stamp = NO_CONFIG } = {}) {
+  return { on: false, why, dormant, unreadable, anonymousId: null, stamp };
 }
 
 /** Return the anonymous id in lower case. Returns null if the config has no valid one. */
@@ -85,58 +86,70 @@ function anonymousIdOf(config) {
  * @returns {Consent}
  */
 function current(environ) {
-  return decide(environ, readConfig(configPath(environ)));
+  return decide(environ, readConfig(environ));
 }
 
 /**
- * Return the config at a path. Never throws: a file that cannot be read is a config with a problem.
+ * Return the config. Never throws: a file that cannot be read or believed is a config with a problem.
  *
- * @param {string} path
+ * @param {NodeJS.ProcessEnv} environ
  * @returns {Config}
  */
-function readConfig(path) {
-  let raw;
+function readConfig(environ) {
   try {
-    raw = readRegularFile(path);
+    const path = find(environ);
+    return isWritable(path) ? read(path) : withProblem('is not believed, because it cannot be written');
   } catch (error) {
+    if (error instanceof UntrustedConfig) {
+      return withProblem(error.message);
+    }
     if (error.code !== 'ENOENT') {
       return withProblem(`cannot be read (${error.code})`);
     }
     // A dangling link is not a missing config: a process that makes the config now does not make a link.
-    const isLink = lstat(path)?.isSymbolicLink();
-    return isLink ? withProblem('is a link to a missing file') : { content: null, missing: true, problem: '' };
+    const isLink = lstat(configPath(environ))?.isSymbolicLink();
+    return isLink
+      ? withProblem('is a link to a missing file')
+      : { content: null, missing: true, problem: '', stamp: NO_CONFIG };
   }
-  if (raw === null) {
-    return withProblem('is not a regular file');
+}
+
+/** Read the file at its real place. Throws. */
+function read(path) {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const info = fstat(fd); // before the content, so that a new content never has a newer stamp
+    if (!info.isFile()) {
+      return withProblem('is not a regular file');
+    }
+    const problem = problemOf(info);
+    return problem === null ? parse(contentOf(fd), info.ctimeNs) : withProblem(`is not believed, because it ${problem}`);
+  } finally {
+    closeSync(fd);
   }
+}
+
+/** Return a file's first bytes, one more than a config may have. Throws. */
+function contentOf(fd) {
+  const raw = Buffer.alloc(MAX_CONFIG + 1);
+  return raw.subarray(0, readSync(fd, raw));
+}
+
+function parse(raw, stamp) {
   if (raw.length > MAX_CONFIG) {
     return withProblem('is larger than 64 KiB');
   }
   try {
     const content = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(raw));
     const isObject = typeof content === 'object' && content !== null && !Array.isArray(content);
-    return isObject ? { content, missing: false, problem: '' } : withProblem('is not a JSON object');
+    return isObject ? { content, missing: false, problem: '', stamp } : withProblem('is not a JSON object');
   } catch {
     return withProblem('is not valid JSON');
   }
 }
 
 function withProblem(problem) {
-  return { content: null, missing: false, problem };
-}
-
-/** Return a file's first bytes, one more than a config may have. Returns null if it is not a regular file. Throws. */
-function readRegularFile(path) {
-  const fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-  try {
-    if (!fstat(fd).isFile()) {
-      return null;
-    }
-    const raw = Buffer.alloc(MAX_CONFIG + 1);
-    return raw.subarray(0, fs.readSync(fd, raw));
-  } finally {
-    fs.closeSync(fd);
-  }
+  return { content: null, missing: false, problem, stamp: NO_CONFIG };
 }
 
 module.exports = { current, decide, readConfig };

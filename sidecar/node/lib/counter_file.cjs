@@ -13,6 +13,7 @@ const { closeSync, constants, openSync, readSync, unlinkSync, writeSync } = requ
 const { endianness } = require('node:os');
 
 const { monotonicMs } = require('./clock.cjs');
+const { NOWHERE } = require('./destination.cjs');
 const layout = require('./layout.cjs');
 const { COUNT_MAX, NS_PER_MS, OVERFLOW_ROUTE, bucketOf } = require('./limits.cjs');
 const { fstat, isSame, lstat } = require('./stat.cjs');
@@ -37,18 +38,17 @@ class CounterFile {
   /**
    * Make cells that no other process can see yet.
    *
-   * @param {object} owner
-   * @param {number} owner.kind What `owner.id` is the id of: OF_SESSION or OF_GROUP.
-   * @param {Buffer} owner.id 16 bytes.
-   * @param {string | null} owner.anonymousId The UUID under which the producer counts.
+   * @param {import('./place.cjs').Place} place
    */
-  constructor({ kind, id, anonymousId }) {
+  constructor(place) {
     this.#setCell(0, layout.MAGIC);
     this.#setCell(layout.USED_ROWS, 1n);
-    this.#setCell(layout.ANONYMOUS_ID, anonymousIdCell(anonymousId));
+    this.#setCell(layout.ANONYMOUS_ID, anonymousIdCell(place.anonymousId));
+    this.#setCell(layout.STAMP, place.stamp);
+    this.#setCell(layout.DESTINATION, destinationCell(place.destination));
     this.#setCell(layout.PID, BigInt(process.pid));
-    this.#setCell(layout.KIND, BigInt(kind));
-    this.#bytes.set(id, layout.ID * CELL);
+    this.#setCell(layout.KIND, BigInt(place.kind));
+    this.#bytes.set(place.key, layout.ID * CELL);
   }
 
   // --- counting ---------------------------------------------------------------------------------------------------
@@ -258,6 +258,11 @@ class CounterFile {
 /** Return the cell ANONYMOUS_ID for a UUID: its first 8 bytes as a number. Returns 0 for null. */
 function anonymousIdCell(anonymousId) {
   return anonymousId === null ? 0n : BigInt(`0x${anonymousId.replaceAll('-', '').slice(0, 2 * CELL)}`);
+}
+
+/** Return the cell DESTINATION for the digest of a destination. */
+function destinationCell(digest) {
+  return digest === NOWHERE ? layout.TO_NOWHERE : BigInt(`0x${digest}`);
 }
 
 module.exports = { CounterFile };

@@ -3,6 +3,7 @@
 /** Reports a journey event that belongs to no session, by a connection of its own. */
 
 const { Channel } = require('./channel.cjs');
+const { destinationDigest } = require('./destination.cjs');
 const { consentIn } = require('./joining.cjs');
 const { MAX_LINE, PROTOCOL } = require('./limits.cjs');
 const { socketPath } = require('./paths.cjs');
@@ -27,7 +28,8 @@ function emit(environ, name, fields) {
   const event = encode({ event: { ...common, ...eventFieldsOf(fields), name: nameOf(name, 'event') } });
   const channel = new Channel();
   if (event.length <= MAX_LINE && channel.open(socket)) {
-    channel.send(Buffer.concat([encode({ hello: { protocol: PROTOCOL, sdk: SDK } }), event]));
+    const hello = { protocol: PROTOCOL, sdk: SDK, destination: destinationDigest(environ) };
+    channel.send(Buffer.concat([encode({ hello }), event]));
     channel.close(); // the daemon reads what was written
   }
 }

@@ -7,7 +7,9 @@ const { readFileSync } = require('node:fs');
 
 const consent = require('./consent.cjs');
 const { debug } = require('./debug.cjs');
+const { destinationDigest } = require('./destination.cjs');
 const { DAEMON_MARK } = require('./guards.cjs');
+const { NO_CONFIG } = require('./layout.cjs');
 const { socketPath, usualSocketPath } = require('./paths.cjs');
 const { Place } = require('./place.cjs');
 const { Producer } = require('./producer.cjs');
@@ -26,7 +28,7 @@ const GROUPS = '6f9d4c1e-3c56-5b0e-9a55-0b6f3d6a1c7e'; // the namespace of the i
  */
 function join(environ, sdk, start) {
   const decision = consentIn(environ);
-  const place = decision.on ? placeIn(environ, decision.anonymousId) : null;
+  const place = decision.on ? placeIn(environ, decision) : null;
   if (place === null) {
     return new Telemetry();
   }
@@ -39,11 +41,11 @@ function join(environ, sdk, start) {
  * Return the decision whether this process may report. It may not on Windows, and below a daemon.
  *
  * @param {NodeJS.ProcessEnv} environ
- * @returns {{ on: boolean, anonymousId: string | null }}
+ * @returns {{ on: boolean, anonymousId: string | null, stamp: bigint }}
  */
 function consentIn(environ) {
   if (process.platform === 'win32' || DAEMON_MARK in environ) {
-    return { on: false, anonymousId: null };
+    return { on: false, anonymousId: null, stamp: NO_CONFIG };
   }
   const decision = consent.current(environ);
   if (!decision.on) {
@@ -60,7 +62,7 @@ function starterFor(environ, socket) {
 }
 
 /** Return the place of this process. Returns null if its socket or its session cannot be named. */
-function placeIn(environ, anonymousId) {
+function placeIn(environ, { anonymousId, stamp }) {
   const socket = socketPath(environ);
   if (socket === null) {
     debug('the socket has no usable path: set BRAKIT_SIDECAR_SOCKET to the path that `brakit-sidecar start` prints');
@@ -77,27 +79,10 @@ function placeIn(environ, anonymousId) {
     socketPath: socket,
     membership,
     key,
-    mayReport: consentCheck(environ, anonymousId),
+    destination: destinationDigest(environ),
+    stamp,
     anonymousId,
   });
-}
-
-/**
- * Return a function that returns whether consent has stood all the time, and null while the config is unreadable.
- *
- * If consent was withdrawn and given again, the config has another anonymous id: what was counted under the first id
- * must not be reported. `anonymousId` is null if the first daemon of this user has not made the id yet.
- */
-function consentCheck(environ, anonymousId) {
-  let countedUnder = anonymousId;
-  return () => {
-    const decision = consent.current(environ);
-    if (decision.unreadable) {
-      return null;
-    }
-    countedUnder ??= decision.anonymousId;
-    return decision.on && decision.anonymousId === countedUnder;
-  };
 }
 
 /**

@@ -11,6 +11,7 @@ const VERSION = 1;
 const MAGIC = 0x6272616b_736c6231n;
 const USED_ROWS = 1; // how many rows are in use, written after a new row
 const FIRST_COUNTER = 2;
+const STAMP = 8; // of the config as the worker read it (ctime in ns), or NO_CONFIG
 const ANONYMOUS_ID = 9; // the first half of the anonymous id under which the worker counts; 0 if there was none yet
 const END = 10; // the exit reason, as an index of ENDS
 const PID = 11;
@@ -20,10 +21,14 @@ const OF_SESSION = 1;
 const OF_GROUP = 2;
 const RETIRED = 15; // not zero once no process counts here any more
 const FIRST_ROW = 16; // row r begins at cell 16 + 8 r: the route's id, the sum of its durations in ns, six buckets
+const DESTINATION = FIRST_ROW; // row 0 has no id; the digest of the worker's destination as a number, or TO_NOWHERE
 const ROW = 8;
 const MAX_ROUTES = 1023; // without row 0, the overflow row
 const CELL = 8; // bytes
 const SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES));
+
+const NO_CONFIG = 1n;
+const TO_NOWHERE = 1n;
 
 const ENDS = [null, 'clean', 'sigint', 'crash'];
 
@@ -39,6 +44,7 @@ module.exports = {
   MAGIC,
   USED_ROWS,
   FIRST_COUNTER,
+  STAMP,
   ANONYMOUS_ID,
   END,
   PID,
@@ -48,10 +54,13 @@ module.exports = {
   OF_GROUP,
   RETIRED,
   FIRST_ROW,
+  DESTINATION,
   ROW,
   MAX_ROUTES,
   CELL,
   SIZE,
+  NO_CONFIG,
+  TO_NOWHERE,
   ENDS,
   COUNTER_CELLS,
 };

@@ -157,15 +157,10 @@ class Link {
 
   // --- connecting -------------------------------------------------------------------------------------------------
 
-  /** Connect if consent allows it, send the hello, and queue all state. */
+  /** Connect, send the hello, and queue all state. The daemon checks the consent. */
   #connect() {
     this.#lookIn(POLL_MS);
-    // Consent is checked at connects only, because a connected daemon checks it itself.
-    const mayReport = this.#counterFile.isRetired ? false : this.#place.mayReport();
-    if (mayReport === null) {
-      return; // the next look asks again
-    }
-    if (!mayReport) {
+    if (this.#counterFile.isRetired) {
       this.#end();
       return;
     }
@@ -191,6 +186,8 @@ class Link {
           ...this.#place.membership,
           producer: this.#producerId,
           sdk: this.#sdk,
+          destination: this.#place.destination,
+          config: this.#place.stamp.toString(16).padStart(16, '0'),
           ...(isShared && { counter_file: layout.VERSION }),
         },
       }),

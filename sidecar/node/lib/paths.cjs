@@ -120,4 +120,4 @@ function join(directory, name) {
   return directory.endsWith('/') ? directory + name : `${directory}/${name}`;
 }
 
-module.exports = { configPath, counterFilePath, isOwnSocket, socketPath, usualSocketPath };
+module.exports = { configPath, counterFilePath, home, isOwnSocket, socketPath, usualSocketPath };

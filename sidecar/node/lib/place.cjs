@@ -1,6 +1,6 @@
 'use strict';
 
-/** The daemon that a producer reports to, the session that it counts for, and the consent under which it counts. */
+/** The daemon that a producer reports to, the session that it counts for, and the terms under which it counts. */
 
 const { createHmac } = require('node:crypto');
 
@@ -17,15 +17,17 @@ class Place {
    * @param {{ session: string } | { group: string }} options.membership The part of the hello that names the session
    *   or the process group.
    * @param {Buffer} options.key The same id as 16 bytes.
-   * @param {() => boolean | null} options.mayReport Returns whether a daemon may still be given what is counted here,
-   *   and null while that cannot be known.
+   * @param {string} options.destination The digest of the environment's destination.
+   * @param {bigint} options.stamp The config's. The daemon compares it with the stamp at that time, so this process need
+   *   not read the config again: a home directory that does not answer would stall a request.
    * @param {string | null} options.anonymousId The id under which this producer counts.
    */
-  constructor({ socketPath, membership, key, mayReport, anonymousId }) {
+  constructor({ socketPath, membership, key, destination, stamp, anonymousId }) {
     this.socketPath = socketPath;
     this.membership = membership;
     this.key = key;
-    this.mayReport = mayReport;
+    this.destination = destination;
+    this.stamp = stamp;
     this.anonymousId = anonymousId;
   }
 

@@ -48,7 +48,7 @@ class Producer extends Telemetry {
   constructor({ place, sdk, starter }) {
     super();
     this.#place = place;
-    this.#counterFile = new CounterFile({ kind: place.kind, id: place.key, anonymousId: place.anonymousId });
+    this.#counterFile = new CounterFile(place);
     this.#unsent = new UnsentState(this.#counterFile);
     this.#link = new Link({
       place,

@@ -9,7 +9,7 @@
  */
 
 // The functions are bound here, because an application's tests may replace them in their module.
-const { fstatSync, lstatSync } = require('node:fs');
+const { fstatSync, lstatSync, statSync } = require('node:fs');
 
 /**
  * Return the information about a path, without following a link. Returns null if there is nothing.
@@ -20,6 +20,20 @@ const { fstatSync, lstatSync } = require('node:fs');
 function lstat(path) {
   try {
     return lstatSync(path, { bigint: true });
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Return the information about what a path leads to. Returns null if there is nothing.
+ *
+ * @param {string} path
+ * @returns {import('node:fs').BigIntStats | null}
+ */
+function stat(path) {
+  try {
+    return statSync(path, { bigint: true });
   } catch {
     return null;
   }
@@ -58,4 +72,4 @@ function permissions(info) {
   return Number(info.mode & 0o7777n);
 }
 
-module.exports = { fstat, isOwn, isSame, lstat, permissions };
+module.exports = { fstat, isOwn, isSame, lstat, permissions, stat };

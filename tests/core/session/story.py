@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from brakit_sidecar.core.frames import Hello, parse
 from brakit_sidecar.core.session.effects import Close, Effect, Emit, Journal
 from brakit_sidecar.core.session.table import Opening, SessionTable
+from brakit_sidecar.core.session.terms import Terms
 
 if TYPE_CHECKING:
     from brakit_sidecar.core.counter_snapshot import CounterSnapshot
@@ -53,7 +54,7 @@ class Story:
     @property
     def opening(self) -> Opening:
         """Return the values with which a session opens now."""
-        return Opening(self.now, ANONYMOUS_ID, next(self.fresh_ids))
+        return Opening(self.now, Terms(ANONYMOUS_ID), next(self.fresh_ids))
 
     def run(self, effects: list[Effect]) -> Story:
         """Record the effects of a stimulus."""

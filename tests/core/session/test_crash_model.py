@@ -20,6 +20,7 @@ from brakit_sidecar.core.session import session as session_module
 from brakit_sidecar.core.session.effects import Close, Effect, Emit, Journal, Release
 from brakit_sidecar.core.session.replay import replay
 from brakit_sidecar.core.session.table import Opening, SessionTable
+from brakit_sidecar.core.session.terms import Terms
 from brakit_sidecar.core.session.worker import Phase
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -106,8 +107,8 @@ class Killed(RuleBasedStateMachine):
     def a_daemon_starts(self) -> None:
         self.now += 1
         self.table = SessionTable(BOOT)
-        fresh = self.table.new_session(self.session_id, Opening(0.0, None))
-        found, events, foreign = replay(fresh, self.journal, self.now, BOOT, api_key="")
+        fresh = self.table.new_session(self.session_id, Opening(0.0, Terms(None)))
+        found, events, foreign = replay(fresh, self.journal, self.now, BOOT, destination="", api_key="")
         assert found is not None
         assert not foreign
         self.table.take_up(found)
@@ -124,7 +125,7 @@ class Killed(RuleBasedStateMachine):
     def _find(self, producer: str, worker: Worker, file: File) -> None:
         assert self.table
         named = None if file.is_retired else self.session_id
-        session, effects = self.table.session_of_worker(producer, named, None, Opening(self.now, None, new_id()))
+        session, effects = self.table.session_of_worker(producer, named, None, Opening(self.now, Terms(None), new_id()))
         self._run(effects)
         known = None if session is None else session.workers.get(producer)
         if session is None or (known is not None and known.phase is Phase.COMPACTED):
@@ -355,7 +356,7 @@ class Killed(RuleBasedStateMachine):
     def _owner_connects(self) -> None:
         assert self.table
         hello = Hello(self.session_id, None, "the owner", "python", True)
-        member, effects = self.table.hello(hello, Opening(self.now, None))
+        member, effects = self.table.hello(hello, Opening(self.now, Terms(None)))
         assert member is not None
         self._run(effects)
 
@@ -364,7 +365,7 @@ class Killed(RuleBasedStateMachine):
         assert self.table
         worker = self.workers[producer]
         hello = Hello(self.session_id, None, producer, "python", False)
-        member, effects = self.table.hello(hello, Opening(self.now, None), worker.pid)
+        member, effects = self.table.hello(hello, Opening(self.now, Terms(None)), worker.pid)
         assert member is not None
         self._run(effects)
         self.members[producer] = member
@@ -388,7 +389,7 @@ class Killed(RuleBasedStateMachine):
 
     def _freeze(self, uuid: str, distinct_id: str, body: str) -> None:
         """Journal the body of an event, which may or may not have been sent before the daemon is killed."""
-        self.journal.append({"frozen": ["first_request", uuid, distinct_id, body]})
+        self.journal.append({"frozen": ["first_request", uuid, distinct_id, body, ""]})
         self.first_requests.add(body)
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 NEXT_BOOT = "the next boot"
 KEY = "phc_test"
-OPENED = {"opened": 1.0, "boot": "", "group": None, "owner_pid": None}
+DESTINATION = "d" * 16
+OPENED = {"opened": 1.0, "boot": "", "group": None, "owner_pid": None, "stamp": 7, "destination": DESTINATION}
 LINES: dict[str, Any] = {
     "set": {"framework": "flask", "is_custom_command": True, "setup_duration_ms": 7},
     "add": {"insight_types": ["n1"]},
@@ -40,7 +41,7 @@ def replayed(
     records: Iterable[dict[str, Any]], now: float = 2.0, boot: str = "", session_id: str = SESSION_ID
 ) -> Replayed:
     """Replay records into a fresh session."""
-    return replay(Session(session_id, None, 0.0, ""), records, now, boot, KEY)
+    return replay(Session(session_id, None, 0.0, ""), records, now, boot, destination=DESTINATION, api_key=KEY)
 
 
 def recovered(story: Story, after_s: float = 10.0, boot: str = BOOT) -> Session:
@@ -66,7 +67,7 @@ def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
         uuid=uuid,
         timestamp="2026-11-22T14:08:28.998Z",
     )
-    return {"frozen": [name, uuid, distinct_id, body.decode()]}
+    return {"frozen": [name, uuid, distinct_id, body.decode(), DESTINATION]}
 
 
 def frozen_with_text(name: str) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def test_an_end_without_a_time_is_skipped() -> None:
         {"frame": {"set": {"framework": "flask"}}, "by": "p", "at": "now"},
         {"joined": "p"},
         {"frozen": ["session"]},
-        {"frozen": ["no event", "uuid", "id", "{}"]},
+        {"frozen": ["no event", "uuid", "id", "{}", "none"]},
         {"occurred": "nothing"},
         {"opened": "yesterday"},
         {"left": ["p"], "at": 1},

@@ -224,7 +224,7 @@ def test_the_owner_is_not_a_worker_of_the_event(story: Story) -> None:
 
 
 def test_an_event_has_the_anonymous_id_under_which_its_session_was_opened(story: Story) -> None:
-    assert story.worker("a").seal().anonymous_id == ANONYMOUS_ID
+    assert story.worker("a").seal().terms.anonymous_id == ANONYMOUS_ID
 
 
 def test_an_event_holds_increments_that_were_not_parsed_yet(story: Story) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..outbox import Reason
     from ..schema import EventSpec
+    from .terms import Terms
 
 
 class Journal(NamedTuple):
@@ -23,14 +25,15 @@ class Journal(NamedTuple):
 class Emit(NamedTuple):
     """Make this event and queue it.
 
-    The event is sent only if ``anonymous_id`` is still the current id. ``workers`` is the number of workers that have
-    joined the session so far. A session event without workers is not sent.
+    The event is sent only if ``terms`` still hold and ``kept_local`` is None. ``workers`` is the number of workers that
+    have joined the session so far. A session event without workers is not sent.
     """
 
     session_id: str
     event: EventSpec
     values: Mapping[str, Any]
-    anonymous_id: str | None
+    terms: Terms
+    kept_local: Reason | None = None
     workers: int = 0
 
 

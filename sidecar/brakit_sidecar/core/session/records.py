@@ -14,6 +14,8 @@ from .totals import COMPACTED
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..outbox import Reason
+    from .terms import Terms
     from .totals import ProducerTotals
 
     Record = dict[str, Any]
@@ -23,9 +25,18 @@ COMMANDS = "commands"  # reports of commands are journaled under this name; it i
 NOT_PRODUCERS = frozenset({COMMANDS, COMPACTED})
 
 
-def opened(opened_at: float, boot: str, group: str | None, owner_pid: int | None) -> Record:
-    """Return the record of a session's start, and of the process that owns it."""
-    return {"opened": opened_at, "boot": boot, "group": group, "owner_pid": owner_pid}
+def opened(opened_at: float, boot: str, group: str | None, owner_pid: int | None, terms: Terms) -> Record:
+    """Return the record of a session's start, of the process that owns it and of its terms.
+
+    The journal itself has the anonymous id.
+    """
+    bound = {"stamp": terms.stamp, "destination": terms.destination}
+    return {"opened": opened_at, "boot": boot, "group": group, "owner_pid": owner_pid, **bound}
+
+
+def kept_local(reason: Reason) -> Record:
+    """Return the record of a session whose events are kept on this machine."""
+    return {"kept_local": reason.value}
 
 
 def joined(totals: ProducerTotals, *, is_worker: bool) -> Record:

@@ -13,7 +13,7 @@ import orjson
 
 from .. import payload
 from ..frames import UUID, parse
-from ..outbox import QueuedEvent
+from ..outbox import QueuedEvent, Reason
 from ..schema import EVENTS, SESSION, SESSION_FIELDS
 from .records import NS_PER_S
 from .session import Ending
@@ -38,13 +38,16 @@ class Replayed(NamedTuple):
     foreign: list[str]  # the names of events whose frozen bodies are not ours
 
 
-def replay(session: Session, journal: Iterable[Record], now: float, boot: str, api_key: str) -> Replayed:
+def replay(
+    session: Session, journal: Iterable[Record], now: float, boot: str, *, destination: str, api_key: str
+) -> Replayed:
     """Replay a journal into ``session``, a new session with the journal's id.
 
     A worker that had not left counts as gone since ``now`` (monotonic seconds). It may be found alive later. ``boot``
-    is the id of this boot of the machine.
+    is the id of this boot of the machine. ``destination`` is the daemon's own, and ``api_key`` is its key. The body of
+    an event for another destination gets no key.
     """
-    reader = _Reader(session, api_key)
+    reader = _Reader(session, destination, api_key)
     for record in journal:
         with suppress(KeyError, TypeError, ValueError, AttributeError):  # this record is not ours, but others may be
             reader.read(record)
@@ -54,8 +57,9 @@ def replay(session: Session, journal: Iterable[Record], now: float, boot: str, a
 class _Reader:
     """Applies records one after another."""
 
-    def __init__(self, session: Session, api_key: str) -> None:
+    def __init__(self, session: Session, destination: str, api_key: str) -> None:
         self._session = session
+        self._destination = destination
         self._api_key = api_key
         self.events: dict[str, QueuedEvent] = {}
         self.foreign: list[str] = []
@@ -65,6 +69,7 @@ class _Reader:
         self._last_at = 0.0
         self._readers: dict[str, Callable[[Record], None]] = {
             "opened": self._opened,
+            "kept_local": self._kept_local,
             "joined": self._joined,
             "frame": self._frame,
             "left": self._left,
@@ -121,7 +126,11 @@ class _Reader:
         group, pid = record["group"], record["owner_pid"]
         session.group = group if type(group) is str and UUID.fullmatch(group) else None
         session.owner.pid = pid if type(pid) is int and 0 < pid <= MAX_PID else None
+        session.terms = session.terms._replace(stamp=_time_ns(record["stamp"]), destination=str(record["destination"]))
         self._is_open = UUID.fullmatch(session.id) is not None
+
+    def _kept_local(self, record: Record) -> None:
+        self._session.kept_local = Reason(record["kept_local"])
 
     def _joined(self, record: Record) -> None:
         session, producer = self._session, _id(record["joined"])
@@ -177,14 +186,15 @@ class _Reader:
         that event again. Any other once-only event counts as occurred, even if its body is not ours. Otherwise a
         worker's repeated report would make the event a second time, although the first body may have arrived.
         """
-        name, uuid, distinct_id, frozen = record["frozen"]
-        body = payload.rebuild(name, frozen.encode(), api_key=self._api_key, distinct_id=distinct_id, uuid=uuid)
+        name, uuid, distinct_id, frozen, destination = record["frozen"]
+        api_key = self._api_key if destination == self._destination else ""
+        body = payload.rebuild(name, frozen.encode(), api_key=api_key, distinct_id=distinct_id, uuid=uuid)
         if EVENTS[name].once and (body is not None or name != SESSION.name):
             self._session.totals.occurred.add(EVENTS[name].name)
         if body is None:
             self.foreign.append(EVENTS[name].name)
             return
-        self.events[uuid] = QueuedEvent(EVENTS[name].name, uuid, distinct_id, body, self._session.id)
+        self.events[uuid] = QueuedEvent(EVENTS[name].name, uuid, distinct_id, body, self._session.id, str(destination))
 
     def _settled(self, record: Record) -> None:
         self.events.pop(record["settled"], None)

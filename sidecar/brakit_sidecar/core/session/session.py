@@ -19,6 +19,7 @@ from .effects import Emit, Journal, Release, UnwatchWorker, WatchOwner, WatchWor
 from .member import Member
 from .owner import Owner
 from .records import COMMANDS, NOT_PRODUCERS, NS_PER_S
+from .terms import Terms
 from .timing import USUAL_TIMING
 from .totals import COMPACTED, SessionTotals
 from .worker import Phase, Stimulus, Worker
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     from ..counter_snapshot import CounterSnapshot
     from ..frames import Hello, Occurred
+    from ..outbox import Reason
     from ..refusal import Refusal
     from .effects import Effect
     from .records import Record
     from .timing import Timing
 
+UNKNOWN_TERMS = Terms(None)  # nothing is sent under these
 COMPACT_AFTER = 64  # workers that left; a worker's totals take up to 200 KiB, and each reload adds a worker
 
 
@@ -54,15 +57,16 @@ class Session:
         now: float,
         boot: str,
         *,
-        anonymous_id: str | None = None,
+        terms: Terms = UNKNOWN_TERMS,
         timing: Timing = USUAL_TIMING,
         own: Mapping[str, Any] | None = None,
     ) -> None:
-        """``anonymous_id``: the id under which the session counts. ``own``: the fields that only the daemon knows."""
+        """``own``: the fields that only the daemon knows."""
         self.id = session_id
         self.group = group
         self.boot = boot  # the boot to which its times belong, because the monotonic clock starts anew at each boot
-        self.anonymous_id = anonymous_id
+        self.terms = terms
+        self.kept_local: Reason | None = None  # why its events are not sent; None if they are
         self.opened_at = now
         self.totals = SessionTotals()
         self.workers: dict[str, Worker] = {}
@@ -263,6 +267,13 @@ class Session:
             worker.totals = self.totals.producer(COMPACTED)
         return [Journal(self.id, journaled), *(Release(self.id, worker.id) for worker in gone)]
 
+    def keep_local(self, reason: Reason) -> list[Effect]:
+        """Keep every later event of the session on this machine. The first reason stays."""
+        if self.kept_local is not None:
+            return []
+        self.kept_local = reason
+        return [Journal(self.id, [records.kept_local(reason)])]
+
     # --- time ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Effect]:
@@ -326,7 +337,7 @@ class Session:
             "exit_reason": self.ending.exit_reason if self.ending else "unknown",
         }
         values = self.totals.report(SESSION, {}, own)
-        return Emit(self.id, SESSION, values, self.anonymous_id, workers=len(self.workers))
+        return Emit(self.id, SESSION, values, self.terms, self.kept_local, workers=len(self.workers))
 
     # --- steps of several stimuli ----------------------------------------------------------------------------------
 
@@ -344,7 +355,7 @@ class Session:
             effects = self._journal_changes(producer)
         for event, fields in to_send:
             values = self.totals.report(event, fields, self._own)
-            effects.append(Emit(self.id, event, values, self.anonymous_id))
+            effects.append(Emit(self.id, event, values, self.terms, self.kept_local))
         return refused, effects
 
     def _report_end(self, member: Member, exit_reason: str, now: float) -> list[Effect]:
@@ -366,4 +377,4 @@ class Session:
         return [Journal(self.id, changed)] if changed else []
 
     def _opened(self) -> Record:
-        return records.opened(self.opened_at, self.boot, self.group, self.owner.pid)
+        return records.opened(self.opened_at, self.boot, self.group, self.owner.pid, self.terms)

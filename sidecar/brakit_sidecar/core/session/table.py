@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..frames import Hello
     from .effects import Effect
     from .member import Member
+    from .terms import Terms
     from .timing import Timing
     from .worker import Worker
 
@@ -26,7 +27,7 @@ class Opening(NamedTuple):
     """The circumstances in which a session is opened."""
 
     now: float  # monotonic seconds
-    anonymous_id: str | None  # the id under which the session counts
+    terms: Terms
     fresh_id: str = ""  # the id of the new session if the hello names only a group
 
 
@@ -75,7 +76,7 @@ class SessionTable:
             group,
             opening.now,
             self._boot,
-            anonymous_id=opening.anonymous_id,
+            terms=opening.terms,
             timing=self._timing,
             own=self._own,
         )

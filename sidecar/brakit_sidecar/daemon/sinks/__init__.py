@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...core.endpoint import DEFAULT_ENDPOINT, is_acceptable_endpoint
+from ...core.endpoint import is_acceptable_endpoint, is_plausible_key
 from ...core.outbox import Outcome, Reason, Verdict
-from ...core.payload import is_plausible_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from ...core.destination import Destination
 
 
 class Sink(Protocol):
@@ -29,20 +28,18 @@ class LocalSink(NamedTuple):
         return self.verdict
 
 
-async def choose(environ: Mapping[str, str]) -> Sink:
-    """Return the sink that the settings name. aiohttp is imported only if something may be sent."""
-    key = environ.get("BRAKIT_TELEMETRY_KEY", "")
-    endpoint = environ.get("BRAKIT_TELEMETRY_ENDPOINT", "") or DEFAULT_ENDPOINT
-    if not key:
+async def choose(destination: Destination) -> Sink:
+    """Return the sink of a destination. aiohttp is imported only if something may be sent."""
+    if not destination.key:
         return LocalSink(Verdict(Outcome.LOCAL, Reason.NO_KEY))
-    if not is_plausible_key(key):
+    if not is_plausible_key(destination.key):
         return LocalSink(Verdict.dropped(Reason.BAD_KEY))
-    if not is_acceptable_endpoint(endpoint):
+    if not is_acceptable_endpoint(destination.endpoint):
         return LocalSink(Verdict.dropped(Reason.BAD_ENDPOINT))
 
     from anyio import to_thread  # noqa: PLC0415 (needed only for the import of aiohttp)
 
-    return await to_thread.run_sync(_load_posthog, endpoint)
+    return await to_thread.run_sync(_load_posthog, destination.endpoint)
 
 
 def _load_posthog(endpoint: str) -> Sink:

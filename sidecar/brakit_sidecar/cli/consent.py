@@ -1,0 +1,30 @@
+"""The consent, as each command that could report something asks for it. The command says on stderr what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ..host import config_file, consent
+
+if TYPE_CHECKING:
+    from ..host.consent import Consent
+
+_NO_EFFECT = "is not understood and has no effect; to opt out, set it to false"
+
+
+def settled() -> Consent:
+    """Return the decision, after writing it to the config. Says once if an opt-out is not kept, or not understood."""
+    settled = config_file.settle(os.environ)
+    decision = settled.decision
+    if not decision.dormant and not consent.is_understood(os.environ):
+        _say(f"BRAKIT_TELEMETRY={os.environ['BRAKIT_TELEMETRY']} {_NO_EFFECT}")
+    if decision.by_environment and settled.problem is not None:
+        _say(f"telemetry is off here, but the opt-out was not written: the config {settled.problem}")
+    return decision
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:
+        print(f"brakit-sidecar: {message}", file=sys.stderr)

@@ -1,0 +1,102 @@
+'use strict';
+
+/**
+ * Finds the real place of brakit's config, as the Python package does (host/config_location.py), and a test holds that.
+ *
+ * Links are resolved, because people keep their settings in a repository and link to it. A config is believed only if
+ * this user alone can write it.
+ */
+
+// The functions are bound here, because an application's tests may replace them in their module.
+const { accessSync, constants, readlinkSync, realpathSync } = require('node:fs');
+const path = require('node:path');
+
+const { configPath, home } = require('./paths.cjs');
+const { isOwn, lstat, permissions, stat } = require('./stat.cjs');
+
+const MAX_LINKS = 40; // Linux's limit for one path
+const WRITABLE_BY_OTHERS = 0o022;
+
+/** The config is not to be believed. The message says why, as a clause. */
+class UntrustedConfig extends Error {}
+
+/**
+ * Return the path of the config without links. The config, and the directory ~/.brakit, may be missing.
+ *
+ * @param {NodeJS.ProcessEnv} environ
+ * @returns {string} Throws UntrustedConfig.
+ */
+function find(environ) {
+  let found = configPath(environ);
+  check(home(environ), `HOME (${home(environ)})`);
+  if (lstat(path.dirname(found)) === null) {
+    return found;
+  }
+  for (let links = 0; links < MAX_LINKS; links += 1) {
+    const directory = realPath(path.dirname(found));
+    check(directory, directory);
+    found = path.join(directory, path.basename(found));
+    const info = lstat(found);
+    if (!info?.isSymbolicLink()) {
+      checkOnlyName(info);
+      return found;
+    }
+    const target = readlinkSync(found);
+    found = path.isAbsolute(target) ? target : `${directory}/${target}`; // `..` is resolved behind links
+  }
+  throw new UntrustedConfig('is a link to itself');
+}
+
+/** Return whether the config can be replaced, written in place (a bind mount), or made. `found` has no links. */
+function isWritable(found) {
+  const directory = path.dirname(found);
+  if (lstat(directory) === null) {
+    return isAccessible(path.dirname(directory)); // it will be made in HOME
+  }
+  return isAccessible(directory) || isAccessible(found);
+}
+
+/** Return why a file or directory is not to be believed, as a clause. Returns null if it is. */
+function problemOf(info) {
+  if (!isOwn(info)) {
+    return 'belongs to another user';
+  }
+  return permissions(info) & WRITABLE_BY_OTHERS ? 'can be written by other users; `chmod go-w` it' : null;
+}
+
+function checkOnlyName(info) {
+  if (info?.isFile() && info.nlink > 1n) {
+    throw new UntrustedConfig('is not believed, because it is a hard link; replace it by a symbolic link');
+  }
+}
+
+function check(directory, name) {
+  const info = stat(directory);
+  if (!info?.isDirectory()) {
+    throw new UntrustedConfig(`cannot be found, because ${name} is not a directory`);
+  }
+  const problem = problemOf(info);
+  if (problem !== null) {
+    throw new UntrustedConfig(`is not believed, because ${name} ${problem}`);
+  }
+}
+
+/** Return the path without links, or the path itself if a part of it is missing. */
+function realPath(directory) {
+  try {
+    return realpathSync.native(directory);
+  } catch {
+    return directory;
+  }
+}
+
+function isAccessible(file) {
+  try {
+    accessSync(file, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+module.exports = { UntrustedConfig, find, isWritable, problemOf };
