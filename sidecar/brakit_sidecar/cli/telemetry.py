@@ -136,6 +136,4 @@ def _events(count: int) -> str:
 def _config_value(config: consent.Config) -> str:
     if config.missing:
         return "does not exist"
-    if config.content is None:
-        return config.problem
-    return f"telemetry: {json.dumps(config.content.get('telemetry'))}"
+    return config.problem or f"telemetry: {json.dumps((config.content or {}).get('telemetry'))}"

@@ -175,12 +175,15 @@ def _update(
     try:
         _lock(locked, wait=wait)
         config = read_config(environ)
-        if config.content is None and not config.missing:
-            if not is_forced:
-                raise UntrustedConfigError(config.problem)
+        if config.problem and not is_forced:
+            raise UntrustedConfigError(config.problem)
+        if config.problem and config.content is None:
             _keep_bad(path)
-        changed = change(config.content or {})
-        if changed == config.content:
+        content = config.content or {}
+        if config.problem:  # another user may have written the id
+            content.pop("anonymousId", None)
+        changed = change(content)
+        if changed == config.content and not config.problem:
             return False
         _write(path, json.dumps(changed, indent=2).encode() + b"\n")
     finally:

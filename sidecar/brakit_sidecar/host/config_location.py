@@ -47,11 +47,13 @@ def find(environ: Mapping[str, str]) -> str:
 
 
 def is_writable(path: str) -> bool:
-    """Return whether the config can be replaced, written in place (a bind mount), or made. ``path`` has no links."""
-    directory = os.path.dirname(path)
-    if not os.path.lexists(directory):  # it will be made in HOME
-        return os.access(os.path.dirname(directory), os.W_OK)
-    return os.access(directory, os.W_OK) or os.access(path, os.W_OK)
+    """Return whether the config can be written or, if it is missing, be made. ``path`` has no links.
+
+    The file itself must be writable, because a file that is a mount point cannot be replaced.
+    """
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return os.access(path, os.W_OK)
 
 
 def problem_of(info: os.stat_result) -> str | None:

@@ -33,8 +33,9 @@ _MAX_CONFIG = 64 * 1024  # bytes; a config has about a hundred bytes, so a large
 
 
 class Config:
-    """Brakit's config as it was read: its JSON object, or the reason why it could not be read.
+    """Brakit's config as it was read: its JSON object, or the problem because of which it means off.
 
+    A config that can be read, but is not to be believed, has both.
     ``stamp`` is the time of the file's last change (ctime) in ns, NO_CONFIG if there is no file. Every write, rename or
     replacement of the file changes it, even if the content stays the same.
     """
@@ -108,7 +109,7 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
         return Consent(on=False, why=guard, by=GUARDS, dormant=True)
     if _word(environ) in _NO:
         return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
-    if config.content is None and not config.missing:
+    if config.problem:
         return Consent(on=False, why=f"the config {config.problem}", unreadable=True)
     if config.content is None:
         return Consent(on=True, why="there is no opt-out")
@@ -133,18 +134,19 @@ def read_config(environ: Mapping[str, str]) -> Config:
         path = config_location.find(environ)
     except config_location.UntrustedConfigError as error:
         return Config(None, problem=str(error))
-    if not config_location.is_writable(path):
-        return Config(None, problem="is not believed, because it cannot be written")
     try:
-        return _read(path)
+        config = _read(path)
     except FileNotFoundError:
         # A dangling link is not a missing config. Race: a process may make the config before this check. That is
         # harmless, because the process makes a file and not a link.
         if os.path.islink(paths.config_path(environ)):
             return Config(None, problem="is a link to a missing file")
-        return Config(None, missing=True)
+        config = Config(None, missing=True)
     except OSError as error:
         return Config(None, problem=f"cannot be read ({error.strerror})")
+    if not config.problem and not config_location.is_writable(path):
+        config.problem = "is not believed, because it cannot be written"
+    return config
 
 
 def _read(path: str) -> Config:
@@ -154,8 +156,6 @@ def _read(path: str) -> Config:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             return Config(None, problem="is not a regular file")
-        if problem := config_location.problem_of(info):
-            return Config(None, problem=f"is not believed, because it {problem}")
         # Race: a process may write the file after the stamp is taken. That is harmless, because the new content then
         # has an old stamp, and the next look finds another one.
         raw = os.read(fd, _MAX_CONFIG + 1)
@@ -169,7 +169,9 @@ def _read(path: str) -> Config:
         return Config(None, problem="is not valid JSON")
     if not isinstance(content, dict):
         return Config(None, problem="is not a JSON object")
-    return Config(content, stamp=info.st_ctime_ns)
+    problem = config_location.problem_of(info)
+    reason = "" if problem is None else f"is not believed, because it {problem}"
+    return Config(content, problem=reason, stamp=info.st_ctime_ns)
 
 
 def _word(environ: Mapping[str, str]) -> str:

@@ -47,13 +47,22 @@ function find(environ) {
   throw new UntrustedConfig('is a link to itself');
 }
 
-/** Return whether the config can be replaced, written in place (a bind mount), or made. `found` has no links. */
+/**
+ * Return whether the config can be written or, if it is missing, be made. `found` has no links.
+ *
+ * The file itself must be writable, because a file that is a mount point cannot be replaced.
+ */
 function isWritable(found) {
-  const directory = path.dirname(found);
-  if (lstat(directory) === null) {
-    return isAccessible(path.dirname(directory)); // it will be made in HOME
+  let existing = found;
+  while (lstat(existing) === null) {
+    existing = path.dirname(existing);
   }
-  return isAccessible(directory) || isAccessible(found);
+  try {
+    accessSync(existing, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Return why a file or directory is not to be believed, as a clause. Returns null if it is. */
@@ -87,15 +96,6 @@ function realPath(directory) {
     return realpathSync.native(directory);
   } catch {
     return directory;
-  }
-}
-
-function isAccessible(file) {
-  try {
-    accessSync(file, constants.W_OK);
-    return true;
-  } catch {
-    return false;
   }
 }
 

@@ -21,7 +21,7 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i; // no other spellin
 const MAX_CONFIG = 64 * 1024; // bytes; a config has a hundred, and a larger file is not a config
 
 /**
- * The config as it was read: its JSON object, or the reason why there is none. `stamp` is the time of the file's last
+ * The config as it was read: its JSON object, or the problem because of which it means off (perhaps both). `stamp` is the time of the file's last
  * change (ctime) in ns, or NO_CONFIG.
  *
  * @typedef {{ content: Record<string, unknown> | null, missing: boolean, problem: string, stamp: bigint }} Config
@@ -55,7 +55,7 @@ function decide(environ, config) {
   if (NO.includes(word)) {
     return no('BRAKIT_TELEMETRY opts out');
   }
-  if (config.content === null && !config.missing) {
+  if (config.problem !== '') {
     return no(`the config ${config.problem}`, { unreadable: true });
   }
   if (config.content === null) {
@@ -98,20 +98,20 @@ function current(environ) {
 function readConfig(environ) {
   try {
     const path = find(environ);
-    return isWritable(path) ? read(path) : withProblem('is not believed, because it cannot be written');
+    const config = lstat(path) === null ? missing(environ) : read(path);
+    return config.problem === '' && !isWritable(path)
+      ? { ...config, problem: 'is not believed, because it cannot be written' }
+      : config;
   } catch (error) {
-    if (error instanceof UntrustedConfig) {
-      return withProblem(error.message);
-    }
-    if (error.code !== 'ENOENT') {
-      return withProblem(`cannot be read (${error.code})`);
-    }
-    // A dangling link is not a missing config: a process that makes the config now does not make a link.
-    const isLink = lstat(configPath(environ))?.isSymbolicLink();
-    return isLink
-      ? withProblem('is a link to a missing file')
-      : { content: null, missing: true, problem: '', stamp: NO_CONFIG };
+    return withProblem(error instanceof UntrustedConfig ? error.message : `cannot be read (${error.code})`);
   }
+}
+
+/** Return the config where there is none. A dangling link is not a missing config. */
+function missing(environ) {
+  return lstat(configPath(environ))?.isSymbolicLink()
+    ? withProblem('is a link to a missing file')
+    : { content: null, missing: true, problem: '', stamp: NO_CONFIG };
 }
 
 /** Read the file at its real place. Throws. */
@@ -122,8 +122,11 @@ function read(path) {
     if (!info.isFile()) {
       return withProblem('is not a regular file');
     }
-    const problem = problemOf(info);
-    return problem === null ? parse(contentOf(fd), info.ctimeNs) : withProblem(`is not believed, because it ${problem}`);
+    const config = parse(contentOf(fd), info.ctimeNs);
+    const distrust = problemOf(info);
+    return config.problem === '' && distrust !== null
+      ? { ...config, problem: `is not believed, because it ${distrust}` }
+      : config;
   } finally {
     closeSync(fd);
   }
