@@ -55,6 +55,14 @@ class CounterFile:
         """Return True if the session was reported or consent withdrawn: later counts are not reported."""
         return bool(self.cells[counter_layout.RETIRED])
 
+    @property
+    def is_intact(self) -> bool:
+        """Return False if the file was overwritten, because the application wrote to our descriptor by mistake.
+
+        A first write is at the file's beginning, where the magic is.
+        """
+        return bool(self.cells[0] == counter_layout.MAGIC)
+
     def route_of(self, route: str) -> str:
         """Return the id whose row holds the route's durations: its own, or the overflow's."""
         return route if route in self.routes else OVERFLOW_ROUTE

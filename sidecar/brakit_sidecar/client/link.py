@@ -60,7 +60,7 @@ class Link:
         """Make a link that is not connected yet. Without a ``starter`` it waits for a daemon, and starts none."""
         self.unsent = unsent
         self.look_at = 0.0  # when flush next checks for the daemon, in seconds of the monotonic clock
-        self.is_over = False  # the session was reported, or consent was withdrawn: the producer must stop counting
+        self.is_over = False  # the session was reported, consent withdrawn, or the counter file overwritten: stop
         self._place = place
         self._sdk = sdk
         self._starter = starter
@@ -147,11 +147,15 @@ class Link:
         """Connect if consent allows it, send the hello, and queue all state."""
         counter_file = self.unsent.counter_file
         # Consent is checked at connects only, because a connected daemon checks it itself.
-        may_report = False if counter_file.is_retired else self._place.may_report()
+        is_over = counter_file.is_retired or not counter_file.is_intact
+        may_report = False if is_over else self._place.may_report()
         if may_report is None:  # the next check asks again
             return
         if not may_report:
-            debug("the session was reported, or telemetry was switched off: this process does not count any more")
+            debug(
+                "the session was reported, telemetry was switched off, or the counter file was overwritten: "
+                "this process does not count any more"
+            )
             counter_file.retire()
             self.is_over = True
             self.close()
