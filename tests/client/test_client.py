@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import brakit_sidecar
 import pytest
+from brakit_sidecar.client.producer import Producer
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from hypothesis import HealthCheck, given, settings
@@ -622,6 +623,31 @@ def test_a_new_daemon_gets_all_state_again() -> None:
                 "insight_count": 1, "endpoint_count": 1, "avg_duration_ms": 300,
             }  # fmt: skip
             until_shown(place, session, telemetry, **expected)
+
+
+def test_an_application_that_prints_into_the_counter_file_adds_no_count() -> None:
+    session = new_id()
+    with Place() as place:
+        served = place.serve()
+        with joined(place, session) as telemetry:
+            telemetry.incr("request_count", 3)
+            until_shown(place, session, request_count=3)
+            end_process(served, 9)
+            assert isinstance(telemetry, Producer)
+            assert telemetry._link is not None
+            assert telemetry._link.unsent.counter_file.fd is not None
+            os.write(telemetry._link.unsent.counter_file.fd, b"passwd: a text of the application, " * 3)
+            place.serve()
+
+            def has_stopped() -> bool:
+                telemetry.set(framework="flask")
+                return telemetry._closed
+
+            wait_until(has_stopped, "the end of counting")
+            fields = shown(place, session) or {}
+            # The daemon may have been killed before it journaled what it had read.
+            assert fields.get("request_count", 0) in (0, 3)
+            assert [fields.get(name, 0) for name in ("query_count", "error_count", "endpoint_count")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread"])

@@ -45,6 +45,20 @@ def observe(unsent: UnsentState, route: str, took_ns: int, bucket: int) -> None:
     unsent.counter_file.cells[row + 2 + bucket] += 1
 
 
+# --- a counter file that was overwritten ------------------------------------------------------------------
+
+
+def test_no_count_and_no_row_of_an_overwritten_file_is_sent() -> None:
+    unsent = new_state()
+    count(unsent, "request_count", 3)
+    observe(unsent, ROUTE, 5_000_000, 0)
+    text = b"a text of the application " * 20
+    unsent.counter_file.cells.cast("B")[: len(text)] = text
+    unsent.set("framework", "flask")
+    unsent.owe_counts()
+    assert all_frames(unsent) == [{"set": {"framework": "flask"}}]
+
+
 # --- each item is sent once -------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from brakit_sidecar.core import counter_layout
 from brakit_sidecar.core.counter_layout import COUNTER_CELLS, SIZE
+from brakit_sidecar.host import paths
 
 from tests.daemon.counting import CountingDaemon, fd_of, make_counter_file
 from tests.harness import Place, join_once, new_id, wait_until
@@ -270,6 +271,41 @@ def test_a_counter_file_whose_magic_is_overwritten_lowers_no_reported_value(
         cells.cells[0] = 0
         set_count(cells, "request_count", 9)
         assert daemon.fields(session)["request_count"] == 3
+
+
+TEXT = b"passwd: a text of the application\n" * 20
+
+
+@sees_descriptors
+def test_a_counter_file_that_an_application_printed_into_is_never_read_again(
+    daemon: CountingDaemon, session: str, cells: CounterFile
+) -> None:
+    producer = new_id()
+    with daemon.worker() as worker:
+        worker.send_hello(session, fd_of(cells), producer=producer).replies()
+        set_count(cells, "request_count", 3)
+        assert daemon.fields(session)["request_count"] == 3
+        os.write(fd_of(cells), TEXT)
+        fields = daemon.fields(session)
+        assert (fields["request_count"], fields["query_count"], fields["endpoint_count"]) == (3, 0, 0)
+        assert daemon.counter_files() == 0
+        assert not os.path.lexists(paths.counter_file_path(daemon.place.socket_path, producer))
+        cells.cells[0] = counter_layout.MAGIC
+        assert daemon.fields(session)["request_count"] == 3
+
+
+def test_a_worker_whose_counter_file_was_dropped_is_counted_by_its_lines(
+    daemon: CountingDaemon, session: str, cells: CounterFile
+) -> None:
+    with daemon.worker() as worker:
+        worker.send_hello(session, fd_of(cells)).replies()
+        set_count(cells, "request_count", 3)
+        daemon.fields(session)
+        os.write(fd_of(cells), TEXT)
+        daemon.fields(session)
+        worker.send(total={"request_count": 5}, incr={"query_count": 1}).replies()
+        fields = daemon.fields(session)
+        assert (fields["request_count"], fields["query_count"]) == (5, 1)
 
 
 def test_cells_that_decrease_lower_no_reported_value(daemon: CountingDaemon, session: str, cells: CounterFile) -> None:

@@ -128,6 +128,31 @@ def test_a_new_daemon_gets_all_state_again(node: str, place: Place, endpoint: En
     assert endpoint.session_of(session)["query_count"] == 6
 
 
+@newest_node
+@pytest.mark.parametrize("is_running", [True, False], ids=["the daemon runs", "the daemon is dead"])
+def test_a_counter_file_that_was_overwritten_costs_no_count_at_the_next_daemon(
+    node: str, place: Place, endpoint: Endpoint, is_running: bool
+) -> None:
+    session, served = new_id(), place.serve()
+    with Worker(node, place, session) as worker:
+        worker.do("t.request('GET /users', 300); t.incr('query_count', 4)")
+        until_shown(place, session, query_count=4)
+        if not is_running:
+            end_process(served, signal.SIGKILL)
+        with open(worker.counter_file(), "r+b") as file:
+            file.write(b"passwd: a text of the application, " * 10)
+        if is_running:
+            until_shown(place, session, query_count=4, request_count=1, error_count=0, endpoint_count=1)
+            end_process(served, signal.SIGKILL)
+        worker.do("t.incr('query_count', 2)")
+        place.serve()
+        until_shown(place, session, query_count=6, request_count=1, error_count=0, endpoint_count=1)
+        with open(worker.counter_file(), "rb") as file:
+            assert b"passwd" not in file.read()
+        assert place.run("stop").returncode == 0
+    assert endpoint.session_of(session)["query_count"] == 6
+
+
 @each_node
 def test_counts_while_the_daemon_is_dead_are_exact_even_if_the_worker_dies_too(node: str) -> None:
     with Place() as place:

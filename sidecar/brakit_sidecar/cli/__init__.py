@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 
+from ..host import standard_fds
 from .errors import CommandError, UsageError
 from .parser import parse
 
@@ -13,11 +14,11 @@ from .parser import parse
 def main(argv: list[str] | None = None) -> int:
     """Run one command line. Returns its exit code: 0 done, 1 failed, 2 wrong command line."""
     try:
+        standard_fds.fill()  # first, before anything else is opened
         arguments = parse(sys.argv[1:] if argv is None else argv)
         command = import_module(f"brakit_sidecar.{arguments.module}")
         code: int = getattr(command, arguments.function)(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, because a BrokenPipeError at the interpreter's exit could not be handled
+        sys.stdout.flush()  # here, because a BrokenPipeError at the interpreter's exit could not be handled
     except UsageError as error:
         print(f"brakit-sidecar: {error}", file=sys.stderr)
         return 2

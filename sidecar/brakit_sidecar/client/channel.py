@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from ..host import peercred
+from ..host import peercred, standard_fds
 from . import descriptors
 
 IS_POSSIBLE = hasattr(socket, "AF_UNIX")  # False on Windows
@@ -38,8 +38,12 @@ class Channel:
         """
         self.close()
         try:
-            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            with standard_fds.Reserved():
+                stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError:  # the descriptor limit
+            return False
+        if stream.fileno() in standard_fds.STANDARD:
+            stream.close()
             return False
         try:
             stream.setblocking(False)

@@ -8,6 +8,7 @@ import sys
 
 from ..core import counter_layout
 from ..core.limits import OVERFLOW_ROUTE
+from ..host import standard_fds
 from . import descriptors
 
 TYPE_CHECKING = False
@@ -61,6 +62,14 @@ class CounterFile:
         """Return True if the session was reported or consent withdrawn: later counts are not reported."""
         return bool(self.cells[counter_layout.RETIRED])
 
+    @property
+    def is_intact(self) -> bool:
+        """Return False if the file was overwritten, because the application wrote to our descriptor by mistake.
+
+        A first write is at the file's beginning, where the magic is.
+        """
+        return bool(self.cells[0] == counter_layout.MAGIC)
+
     def route_of(self, route: str) -> str:
         """Return the id whose row holds the route's durations: its own, or the overflow's."""
         return route if route in self.routes else OVERFLOW_ROUTE
@@ -110,7 +119,8 @@ def shared(directory: str) -> CounterFile | None:
     """Return a file that the daemon can read by its descriptor. Returns None if this machine cannot make one."""
     for make in (_nameless_file, _memfd, _unlinked_file):
         try:
-            return _map(make(directory))
+            with standard_fds.Reserved():
+                return _map(make(directory))
         except (OSError, AttributeError):  # noqa: PERF203 (AttributeError: a platform without the call)
             pass
     return None
@@ -137,14 +147,18 @@ def _unlinked_file(_directory: str) -> int:
     return fd
 
 
-def _map(fd: int) -> CounterFile:
+def _map(fd: int) -> CounterFile | None:
     try:
         # Allocate every page now: on a full disk, a later write to a missing page would kill the process by SIGBUS.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, counter_layout.SIZE)
         else:
             os.ftruncate(fd, counter_layout.SIZE)
-        return CounterFile(memoryview(mmap.mmap(fd, counter_layout.SIZE)).cast("Q"), fd)
+        cells = memoryview(mmap.mmap(fd, counter_layout.SIZE)).cast("Q")  # has a duplicate of the descriptor
     except OSError:
         os.close(fd)
         raise
+    if standard_fds.include(fd):  # another thread closed a standard descriptor meanwhile
+        os.close(fd)
+        return None
+    return CounterFile(cells, fd)

@@ -31,9 +31,10 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
     decision = consent.current(environ)
     if not decision.on:
         if decision.by_environment:
-            from ..host import config_file  # noqa: PLC0415 (a worker hardly ever writes the config)
+            from ..host import config_file, standard_fds  # noqa: PLC0415 (a worker hardly ever writes the config)
 
-            config_file.settled(environ, wait=False)  # writes the environment's opt-out to the config
+            with standard_fds.Reserved():
+                config_file.settled(environ, wait=False)  # writes the environment's opt-out to the config
         debug(decision.sentence)
         return Telemetry()
     place = _place(environ, decision)

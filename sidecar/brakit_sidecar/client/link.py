@@ -60,7 +60,7 @@ class Link:
         """Make a link that is not connected yet. Without a ``starter`` it waits for a daemon, and starts none."""
         self.unsent = unsent
         self.look_at = 0.0  # when flush next checks for the daemon, in seconds of the monotonic clock
-        self.is_over = False  # the session was reported, or consent was withdrawn: the producer must stop counting
+        self.is_over = False  # the session was reported, consent withdrawn, or the counter file overwritten: stop
         self._place = place
         self._sdk = sdk
         self._starter = starter
@@ -146,8 +146,12 @@ class Link:
     def _connect(self) -> None:
         """Connect, send the hello, and queue all state. The daemon checks the consent."""
         counter_file = self.unsent.counter_file
-        if counter_file.is_retired:
-            debug("the session was reported, or telemetry was switched off: this process does not count any more")
+        if counter_file.is_retired or not counter_file.is_intact:
+            debug(
+                "the session was reported, telemetry was switched off, or the counter file was overwritten: "
+                "this process does not count any more"
+            )
+            counter_file.retire()
             self.is_over = True
             self.close()
             return

@@ -107,8 +107,11 @@ class UnsentState:
         self._owed.setdefault(key, {})[item] = None
 
     def owe_counts(self) -> None:
-        """Queue the counts and rows that are not zero."""
+        """Queue the counts and rows that are not zero. Queues none if the file was overwritten."""
         cells = self.counter_file.cells
+        if not self.counter_file.is_intact:
+            self._owed["total"], self._owed["histogram"] = {}, {}
+            return
         self._owed["total"] = dict.fromkeys(name for name, cell in counter_layout.COUNTER_CELLS.items() if cells[cell])
         self._owed["histogram"] = dict.fromkeys(self.counter_file.routes)
 

@@ -52,6 +52,7 @@ class CounterFile:
         self._fd: int | None = fd
         self._path = path
         self._identity = _identity(os.fstat(fd))
+        self.is_overwritten = False  # True once a read found that it does not begin like a counter file any more
 
     def is_acceptable(self) -> bool:
         """Return True if it is a regular file of this user with the right size and magic.
@@ -119,16 +120,18 @@ class CounterFile:
         return self._path is not None and process.has_open(pid, os.path.basename(self._path), self._identity)
 
     def read(self) -> CounterSnapshot | None:
-        """Return what is counted in it by now, or None if it is not a counter file any more."""
+        """Return what is counted in it by now. Returns None if it cannot be read, or was overwritten."""
+        if self.is_overwritten:
+            return None
         try:
             with self._opened() as fd:
                 used = used_rows(_head(fd))
-                if used is None:
-                    return None
-                size = counter_layout.CELL * counter_layout.row_cell(used)
-                return CounterSnapshot.of(os.pread(fd, size, 0))
+                size = counter_layout.CELL * counter_layout.row_cell(used or 0)
+                snapshot = CounterSnapshot.of(os.pread(fd, size, 0))
         except OSError:
             return None
+        self.is_overwritten = snapshot is None
+        return snapshot
 
     def link_at(self, path: str) -> None:
         """Link it at that path. A file of another filesystem (a memfd) cannot be linked, and none can on macOS."""
@@ -158,9 +161,14 @@ class CounterFile:
         retired = (1).to_bytes(counter_layout.CELL, sys.byteorder)
         with suppress(OSError), self._opened() as fd:  # a descriptor may be read-only
             os.pwrite(fd, retired, counter_layout.CELL * counter_layout.RETIRED)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove its name, unless its worker has given the name to another file, and close it."""
         if self._path is not None:
             with suppress(OSError):
-                os.unlink(self._path)
+                if _identity(os.lstat(self._path)) == self._identity:
+                    os.unlink(self._path)
         self.close()
 
     def fileno(self) -> int:
@@ -252,13 +260,23 @@ class CounterFiles:
 
     def snapshots(self, session_id: str) -> list[tuple[str, CounterSnapshot]]:
         """Read every file of a session that can be read."""
-        read = [(producer, file.read()) for producer, file in self._files.get(session_id, {}).items()]
+        read = [(producer, self.snapshot(session_id, producer)) for producer in list(self._files.get(session_id, {}))]
         return [(producer, snapshot) for producer, snapshot in read if snapshot is not None]
 
     def snapshot(self, session_id: str, producer: str) -> CounterSnapshot | None:
-        """Read one producer's file. Returns None if there is none, or if it cannot be read."""
+        """Read one producer's file. Returns None if there is none, or if it cannot be read.
+
+        Drops a file that was overwritten: what it held before stays merged, and it is never read again.
+        """
         file = self.of(session_id, producer)
-        return None if file is None else file.read()
+        if file is None:
+            return None
+        snapshot = file.read()
+        if file.is_overwritten:
+            del self._files[session_id][producer]
+            file.remove()
+            self.manager.discard(paths.counter_file_name(producer))
+        return snapshot
 
     def is_in_use(self, session_id: str, producer: str) -> bool:
         """Return True if the producer's process still maps its file or has it open."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core.version import __version__
-from ..host import config_file, launch, paths, process, secure_files
+from ..host import config_file, launch, paths, process, secure_files, standard_fds
 from .config import USUAL, Config
 from .service_manager import ServiceManager
 
@@ -32,6 +32,7 @@ class TelemetryOffError(Exception):
 
 def detached() -> None:
     """Run the daemon that a command or a worker started. It prints one line to stdout when it is ready."""
+    standard_fds.fill()  # first, before anything else is opened
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # signals that the starter blocked must reach the daemon
     os.umask(0o077)
     try:
@@ -48,6 +49,7 @@ def foreground(config: Config = USUAL) -> None:
     The daemon runs until it is stopped. If a service manager listens for the daemon, the daemon exits when it is idle,
     because the next connect starts it again. Raises AlreadyRunningError, TelemetryOffError or OSError.
     """
+    standard_fds.fill()
     os.umask(0o077)
     manager = ServiceManager(os.environ)
     if manager.listening is None:

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import paths, peercred, secure_files
+from . import paths, peercred, secure_files, standard_fds
 from .conversation import (
     ANSWER_TIMEOUT_S,
     Conversation,
@@ -187,7 +187,8 @@ def start(environ: Mapping[str, str]) -> None:
     """Start a daemon without waiting for it. Raises OSError. If a daemon runs already, the new one exits."""
     socket_path = paths.socket_path(environ)
     secure_files.ensure_directory(os.path.dirname(socket_path))
-    _spawn(environ, socket_path, subprocess.DEVNULL)
+    with standard_fds.Reserved():  # for subprocess's pipes, because a worker's standard descriptors may be closed
+        _spawn(environ, socket_path, subprocess.DEVNULL)
 
 
 def _start_and_wait(environ: Mapping[str, str], socket_path: str, deadline: float) -> None:

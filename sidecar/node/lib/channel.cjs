@@ -14,6 +14,7 @@ const { Socket } = require('node:net');
 
 const { callAfterPollIn, monotonicMs } = require('./clock.cjs');
 const { isOwnSocket } = require('./paths.cjs');
+const { aboveStandard, isStandard } = require('./standard_fds.cjs');
 const { fstat, isSame } = require('./stat.cjs');
 
 const NOTHING = Buffer.alloc(0);
@@ -63,11 +64,15 @@ class Channel {
     socket.on('data', (chunk) => this.#socket === socket && this.#receive(chunk));
     socket.on('close', () => this.#socket === socket && this.#closed());
     try {
-      socket.connect({ path });
+      aboveStandard(() => socket.connect({ path }));
       socket.unref();
       this.#identity = fstat(socket._handle.fd);
     } catch {
       socket.destroy(); // the descriptor limit
+      return false;
+    }
+    if (isStandard(socket._handle.fd)) {
+      socket.destroy();
       return false;
     }
     this.#socket = socket;

@@ -16,6 +16,7 @@ const { monotonicMs } = require('./clock.cjs');
 const { NOWHERE } = require('./destination.cjs');
 const layout = require('./layout.cjs');
 const { COUNT_MAX, NS_PER_MS, OVERFLOW_ROUTE, bucketOf } = require('./limits.cjs');
+const { aboveStandard, isStandard } = require('./standard_fds.cjs');
 const { fstat, isSame, lstat } = require('./stat.cjs');
 
 const { CELL, ROW } = layout;
@@ -131,7 +132,8 @@ class CounterFile {
   }
 
   /**
-   * Make the file, with the whole content. Does nothing if the path leads to the file already.
+   * Make the file, with the whole content. Does nothing if the path leads to the file already. A file that was
+   * overwritten is replaced.
    *
    * Race: a daemon that starts now may find the file before its content is written. It is harmless, because that daemon
    * leaves the file alone, and opens it again when this producer connects. If the process is killed before it connects,
@@ -141,16 +143,16 @@ class CounterFile {
    * @returns {boolean} False if the file cannot be made. Then no other process can see the cells.
    */
   keepAs(path) {
-    if (this.#holdsDescriptor() && isSame(lstat(path), this.#identity)) {
+    if (this.#isIntact && isSame(lstat(path), this.#identity)) {
       return true;
     }
-    this.close();
+    this.remove();
     try {
-      this.#fd = openSync(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0o600);
+      this.#fd = aboveStandard(() => openSync(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0o600));
     } catch {
       return false; // the directory is missing, not writable or full
     }
-    const isWhole = this.#writeAll();
+    const isWhole = !isStandard(this.#fd) && this.#writeAll();
     this.#path = path;
     this.#identity = fstat(this.#fd);
     if (!isWhole) {
@@ -161,12 +163,21 @@ class CounterFile {
 
   /** Whether the session was reported or consent withdrawn: later counts are not reported. */
   get isRetired() {
-    if (!this.#holdsDescriptor()) {
-      return false;
-    }
-    const cell = Buffer.alloc(CELL);
-    readSync(this.#fd, cell, 0, CELL, layout.RETIRED * CELL);
-    return cell.some((byte) => byte !== 0);
+    return this.#isIntact && this.#readCell(layout.RETIRED) !== 0n;
+  }
+
+  /**
+   * Whether the file still begins with the magic. It does not if the application wrote to our descriptor by mistake: a
+   * first write is at the file's beginning.
+   */
+  get #isIntact() {
+    return this.#holdsDescriptor() && this.#readCell(0) === layout.MAGIC;
+  }
+
+  #readCell(cell) {
+    const value = new BigUint64Array(1);
+    readSync(this.#fd, value, 0, CELL, cell * CELL);
+    return value[0];
   }
 
   /** Mark the file, so that no daemon reads it again, and remove it. */
@@ -247,9 +258,14 @@ class CounterFile {
       return;
     }
     try {
-      this.#fd = openSync(this.#path, O_RDWR | O_NOFOLLOW);
+      this.#fd = aboveStandard(() => openSync(this.#path, O_RDWR | O_NOFOLLOW));
     } catch {
       return; // no other process sees later counts, until the producer connects again
+    }
+    if (isStandard(this.#fd)) {
+      closeSync(this.#fd);
+      this.#fd = null;
+      return;
     }
     this.#writeAll();
   }

@@ -8,6 +8,7 @@ const path = require('node:path');
 
 const { monotonicMs } = require('./clock.cjs');
 const { debug } = require('./debug.cjs');
+const { aboveStandard } = require('./standard_fds.cjs');
 const { isOwn, lstat } = require('./stat.cjs');
 
 const COMMAND = 'brakit-sidecar';
@@ -63,12 +64,8 @@ class DaemonStarter {
   #spawn(command) {
     const kept = Object.entries(this.#environ).filter(([name]) => !NOT_FOR_THE_DAEMON.has(name));
     try {
-      const child = spawn(command, ['start'], {
-        cwd: '/',
-        detached: true,
-        env: Object.fromEntries(kept),
-        stdio: 'ignore',
-      });
+      const options = { cwd: '/', detached: true, env: Object.fromEntries(kept), stdio: 'ignore' };
+      const child = aboveStandard(() => spawn(command, ['start'], options)); // for the pipe by which libuv starts it
       child.on('error', (error) => debug('could not start a daemon', error));
       child.unref();
     } catch (error) {
