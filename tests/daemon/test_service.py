@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from brakit_sidecar.client import counter_file
+    from brakit_sidecar.core.frames import Hello
 
 
 names_counter_files = pytest.mark.skipif(sys.platform != "linux", reason="counter files have names on Linux only")
@@ -485,8 +486,8 @@ def test_a_counter_file_that_is_truncated_while_its_hello_is_read_joins_nothing(
     made = daemon.make_counter_file()
     accept = daemon.counter_files.accept
 
-    def accept_and_truncate(fd: int) -> Any:
-        file = accept(fd)
+    def accept_and_truncate(fd: int, hello: Hello) -> Any:
+        file = accept(fd, hello)
         assert made.fd is not None
         os.ftruncate(made.fd, 0)
         return file

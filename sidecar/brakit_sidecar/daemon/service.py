@@ -209,7 +209,7 @@ class Service:
     def _counter_file_of(self, hello: Hello, descriptor: int | None) -> tuple[CounterFile | None, Refusal | None]:
         """Return the counter file of a hello, or why it is refused. Without a descriptor it is opened by its name."""
         if descriptor is not None:
-            file = self.counter_files.accept(descriptor)
+            file = self.counter_files.accept(descriptor, hello)
         elif hello.counter_file == counter_layout.VERSION and (hello.session is not None or hello.group is not None):
             file = self.counter_files.open_named(hello)
         else:
