@@ -10,6 +10,10 @@ from ..core import counter_layout
 from ..core.limits import OVERFLOW_ROUTE
 from . import descriptors
 
+# Read-only by name, although this process writes to it: a program of the user that truncates the file by its name would
+# kill this process by SIGBUS. Only root can still do that.
+MODE = 0o400
+
 # Mappings that are never closed: closing one closes its own descriptor, whose number the application may use by now.
 _kept: list[memoryview] = []
 
@@ -116,7 +120,7 @@ def private() -> CounterFile:
 
 
 def _nameless_file(directory: str) -> int:
-    return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, MODE)
 
 
 def _memfd(_directory: str) -> int:
