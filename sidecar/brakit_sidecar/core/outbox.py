@@ -68,6 +68,7 @@ class Reason(str, Enum):
     BAD_ENDPOINT = "bad_endpoint"
     CONSENT = "consent"
     NOBODY_JOINED = "nobody_joined"  # the event of a session that no worker joined
+    TOO_MANY = "too_many"  # 5,000 events were sent in the last 24 hours
     OVERFLOW = "overflow"
     BREAKER = "breaker"
     SHUTDOWN = "shutdown"
