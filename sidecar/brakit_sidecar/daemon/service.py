@@ -65,14 +65,17 @@ class Service:
                 file.close()
             return TryLater() if names_a_session else Joined(None, refused=refused)
         member = None
-        if allowed and not (file is not None and file.is_retired):
+        assert hello.producer is not None  # a hello that names a session or a group names its producer
+        if not self.table.has_room_for(hello.producer, hello.session, hello.group):
+            refused = Refusal.TOO_MANY
+        elif allowed and not (file is not None and file.is_retired):
             opening = Opening(monotonic(), self.consent.last_anonymous_id, str(uuid4()))
             member, effects = self.table.hello(hello, opening, pid)
             self.run(effects)
             if hello.is_owner or len(self.table.open) > known:  # a worker of an open session makes nothing due earlier
                 self.wake()
         if member is None:
-            if file is not None and hello.producer is not None:
+            if file is not None:
                 self.counter_files.reject(hello.producer, file)
             return Ended(refused)
         if file is not None and (snapshot := self.counter_files.attach(member.session_id, member.producer, file)):
