@@ -98,7 +98,7 @@ def test_a_child_program_does_not_inherit_the_file(portable: CounterFile) -> Non
 def test_the_first_choice_is_a_nameless_file_in_the_daemons_directory(tmp_path: Path) -> None:
     found = shared(tmp_path)
     info = os.fstat(fd_of(found))
-    assert (info.st_dev, info.st_nlink, stat.S_IMODE(info.st_mode)) == (os.stat(tmp_path).st_dev, 0, 0o600)
+    assert (info.st_dev, info.st_nlink, stat.S_IMODE(info.st_mode)) == (os.stat(tmp_path).st_dev, 0, 0o400)
     found.close()
 
 

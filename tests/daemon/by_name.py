@@ -31,7 +31,7 @@ class NamedCounterFile:
     def __init__(self, path: str, session: str | None = None, *, group: str | None = None, pid: int = 0) -> None:
         """``pid`` 0 stands for this process."""
         self.path = path
-        self.fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        self.fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o400)
         os.ftruncate(self.fd, SIZE)
         self.write(0, counter_layout.MAGIC)
         self.write(counter_layout.USED_ROWS, 1)

@@ -169,6 +169,7 @@ class Laid:
         """Make a file that would be taken if it were at the producer's name, and named the session."""
         file = NamedCounterFile(path, session or self.session, **more)
         file.count("request_count", 1000)
+        os.fchmod(file.fd, 0o600)  # so that a test can spoil it
         file.close()
 
 

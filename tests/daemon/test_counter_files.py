@@ -187,6 +187,7 @@ BAD: dict[str, Callable[[], int]] = {
     "a file of zeros": lambda: a_file(SIZE),
     "a file of the other byte order": lambda: a_file(SIZE, MAGIC[::-1]),
     "a file of another program": lambda: a_file(SIZE, b"SQLite format 3\0"),
+    "a file that is only a handle": lambda: a_file(SIZE, MAGIC, getattr(os, "O_PATH", os.O_WRONLY)),
     "a file that cannot be read": lambda: a_file(SIZE, MAGIC, os.O_WRONLY),
 }
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from brakit_sidecar.core.outbox import SENT, QueuedEvent, Reason, Verdict
 from brakit_sidecar.daemon import receipts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -203,3 +205,49 @@ def _numbers(following: object, count: int) -> list[int]:
         assert receipt is not None
         found.append(json.loads(receipt["body"])["number"])
     return found
+
+
+# --- files that another program has made too large ------------------------------------------------------------------
+
+LARGE = 256 * 1024 * 1024  # sparse, so it takes no disk; the tests need 16 times as much memory if they read it whole
+
+
+def peak_of(call: Callable[[], object]) -> int:
+    """Return the peak of the memory that the call allocates, in bytes."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("read", [lambda: list(receipts.read()), receipts.written])
+def test_a_line_that_never_ends_takes_no_memory(state: Path, read: Callable[[], object]) -> None:
+    write(1)
+    os.truncate(state / "receipts.jsonl", LARGE)
+    assert peak_of(read) < MAX_BYTES
+
+
+def test_receipts_behind_a_line_that_is_too_long_are_read(state: Path) -> None:
+    write(1)
+    with open(state / "receipts.jsonl", "ab") as file:
+        file.write(b"x" * 100_000 + b"\n")
+    write(2)
+    assert numbers() == [1, 2]
+
+
+def test_a_receipt_at_the_end_of_a_line_that_is_too_long_is_not_read(state: Path) -> None:
+    write(1)
+    receipt = (state / "receipts.jsonl").read_bytes()
+    (state / "receipts.jsonl").write_bytes(b"x" * receipts.MAX_LINE + receipt)
+    assert numbers() == []
+
+
+def test_only_the_newest_receipts_of_a_file_that_is_too_large_are_kept_in_memory(state: Path) -> None:
+    uuid = "2f1c9a52-6b1e-4c1a-9d0f-7a3b5c8d9e0"
+    for last in "12":
+        receipts.write(QueuedEvent("cli_invoked", uuid + last, "an-anonymous-id", b"{}"), SENT, "nowhere")
+    lines = (state / "receipts.jsonl").read_bytes().splitlines(keepends=True)
+    (state / "receipts.jsonl").write_bytes(lines[0] + b"\n" * MAX_BYTES + lines[1])
+    assert list(receipts.written()) == [uuid + "2"]

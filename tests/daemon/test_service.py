@@ -15,6 +15,7 @@ from brakit_sidecar.core.outbox import Outcome, Reason, Verdict
 from brakit_sidecar.core.protocol import Ended, Joined, TryLater
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.schema import JOURNEY
+from brakit_sidecar.core.session import session as session_module
 from brakit_sidecar.core.session.effects import WatchOwner, WatchWorker
 from brakit_sidecar.core.session.replay import replay
 from brakit_sidecar.core.session.session import COMPACT_AFTER, Session
@@ -164,6 +165,18 @@ def test_a_worker_whose_counter_file_was_retired_joins_no_session(daemon: Daemon
     made.retire()
     assert daemon.hello(counter_fd=made.fd) == Ended()
     assert not daemon.table.open
+
+
+def test_a_producer_beyond_the_bound_is_refused_and_its_counter_file_is_retired(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = daemon.join()
+    monkeypatch.setattr(session_module, "MAX_PRODUCERS", 1)
+    made = daemon.make_counter_file()
+    assert daemon.hello(counter_fd=made.fd) == Ended(Refusal.TOO_MANY)
+    assert made.is_retired
+    assert daemon.join(member.producer).worker is member.worker
+    assert [*daemon.session.workers] == [member.producer]
 
 
 def test_no_session_is_joined_if_telemetry_is_off(daemon: Daemon) -> None:
@@ -551,8 +564,8 @@ def test_a_counter_file_that_is_truncated_while_its_hello_is_read_joins_nothing(
     made = daemon.make_counter_file()
     accept = daemon.counter_files.accept
 
-    def accept_and_truncate(fd: int) -> Any:
-        file = accept(fd)
+    def accept_and_truncate(fd: int, hello: Hello) -> Any:
+        file = accept(fd, hello)
         assert made.fd is not None
         os.ftruncate(made.fd, 0)
         return file

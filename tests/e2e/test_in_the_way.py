@@ -102,7 +102,7 @@ def test_an_obstacle_at_a_files_path_stays_and_the_session_arrives(
 ) -> None:
     target = os.path.join(place.root, "target")
     a_file(target, "")
-    names = ["receipts.jsonl", "receipts.old.jsonl", "notice-shown", "first-session"]
+    names = ["receipts.jsonl", "receipts.old.jsonl", "notice-shown", "first-session", "sent-by-hour.json"]
     at = [os.path.join(state_of(place), name) for name in names]
     at += [os.path.join(journal_of(place), f"{name}.jsonl") for name in ("events", new_id())]
     at += [paths.counter_file_path(place.socket_path, new_id())]

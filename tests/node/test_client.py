@@ -84,7 +84,7 @@ def test_a_count_is_in_the_counter_file_when_the_call_returns(node: str, home: P
 def test_the_counter_file_is_readable_for_its_user_only(node: str, home: Place) -> None:
     with owned(home) as session, Worker(node, home, session) as worker:
         info = os.stat(worker.counter_file())
-        assert (info.st_mode & 0o777, info.st_size) == (0o600, counter_layout.SIZE)
+        assert (info.st_mode & 0o777, info.st_size) == (0o400, counter_layout.SIZE)
 
 
 @each_node

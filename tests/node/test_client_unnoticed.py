@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness import Place, end_process, new_id, suspended, wait_until
+from tests.truncating import truncate_by_name
 
 from .fake_daemon import FakeDaemon
 from .nodes import each_node, newest_node
 from .sessions import owned, until_shown
-from .workers import run_driver, run_script
+from .workers import Worker, run_driver, run_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +128,15 @@ def test_the_files_of_an_application_that_closes_our_counter_file_are_not_writte
         ran = run_driver(node, home, "closes_twice.cjs", BRAKIT_SESSION_ID=session, OWN_FILES=own_files, LOSES=loses)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
         until_shown(home, session, request_count=6, tabs_viewed=["logs"])
+
+
+@each_node
+def test_a_counter_file_cannot_be_truncated_by_its_name(node: str, home: Place) -> None:
+    with owned(home) as session, Worker(node, home, session) as worker:
+        worker.do("t.incr('request_count', 2)")
+        assert not truncate_by_name(worker.counter_file())
+        worker.do("t.incr('request_count')")
+        until_shown(home, session, request_count=3)
 
 
 @each_node

@@ -15,6 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .place import Place
 
+# Read-only by name, although this process writes to it: a program of the user that truncates the file by its name would
+# kill this process by SIGBUS. Only root can still do that.
+MODE = 0o400
+
 # Mappings that are never closed: closing one closes its own descriptor, whose number the application may use by now.
 _kept: list[memoryview] = []
 
@@ -132,7 +136,7 @@ def private() -> CounterFile:
 
 
 def _nameless_file(directory: str) -> int:
-    return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, MODE)
 
 
 def _memfd(_directory: str) -> int:

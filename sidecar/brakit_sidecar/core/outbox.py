@@ -72,6 +72,7 @@ class Reason(str, Enum):
     CONFIG_CHANGED = "config_changed"  # the config may have said no for a part of the session
     OTHER_SETTINGS = "other_settings"  # the daemon sends to another destination
     NOBODY_JOINED = "nobody_joined"  # the event of a session that no worker joined
+    TOO_MANY = "too_many"  # 5,000 events were sent in the last 24 hours
     OVERFLOW = "overflow"
     BREAKER = "breaker"
     SHUTDOWN = "shutdown"

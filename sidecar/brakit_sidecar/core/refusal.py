@@ -24,7 +24,7 @@ class Refusal(str, Enum):
     BAD_VALUE = "bad_value"
     BAD_COUNTER_FILE = "bad_counter_file"  # the descriptor, or the file of that name, is not the worker's counter file
     BAD_ID = "bad_id"  # a mark or a route that is not an opaque id of 16 hex digits
-    TOO_MANY = "too_many"  # more than the daemon stores for one producer
+    TOO_MANY = "too_many"  # more sessions, producers or marks than the daemon stores
     NO_SESSION = "no_session"
     SESSION_ENDED = "session_ended"
 

@@ -136,6 +136,8 @@ class Control:
             return Refusal.BAD_VALUE
         if owner_pid is not None and not (type(owner_pid) is int and process.can_be_watched(owner_pid)):
             return Refusal.BAD_VALUE
+        if session not in self.table.open and self.table.is_full:
+            return Refusal.TOO_MANY
         if session not in self.table.open:
             self.consent.allows()  # a new session counts under the current anonymous id
         opened, effects = self.table.open_session(session, Opening(monotonic(), self.service.terms(destination)))

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from ..core import counter_layout, frames
 from ..core.counter_snapshot import CounterSnapshot, used_rows, value_at
-from ..host import paths, process, secure_files
+from ..host import mounts, paths, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ..core.frames import Hello
     from .service_manager import ServiceManager
 
-
-HEAD_CELLS = counter_layout.DESTINATION + 1
+_RETIRED = (1).to_bytes(counter_layout.CELL, sys.byteorder)
+_WRITABLE = 0o600  # the mode of a file that is about to be retired; until then its client has made it 0400
+_HEAD_CELLS = counter_layout.DESTINATION + 1
 
 
 class Origin(NamedTuple):
@@ -61,8 +62,7 @@ class CounterFile:
         """
         with self._opened() as fd:
             info = os.fstat(fd)
-        is_own = stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_size == counter_layout.SIZE
-        return is_own and self.read() is not None
+        return _is_own_file(info) and info.st_size == counter_layout.SIZE and self.read() is not None
 
     def counts_only_for(self, hello: Hello) -> bool:
         """Return True if the file names the session or group of the hello, and if the file has no second name.
@@ -83,7 +83,7 @@ class CounterFile:
         """Return the origin that the first cells hold. Raises OSError."""
         with self._opened() as fd:
             head = _head(fd)
-        if len(head) < counter_layout.CELL * HEAD_CELLS:
+        if len(head) < counter_layout.CELL * _HEAD_CELLS:
             raise OSError(errno.EINVAL, "the worker has truncated its counter file")
         kind = value_at(head, counter_layout.KIND)
         id_start = counter_layout.CELL * counter_layout.ID
@@ -113,11 +113,14 @@ class CounterFile:
         """
         try:
             pid = self.origin.pid
+            with self._opened() as fd:
+                mount = mounts.mount_id(fd)
         except OSError:
             return True
         if process.has_mapped(pid, self._identity[1]):
             return True
-        return self._path is not None and process.has_open(pid, os.path.basename(self._path), self._identity)
+        name = None if self._path is None else os.path.basename(self._path)
+        return name is not None and process.has_open(pid, name, self._identity, mount)
 
     def read(self) -> CounterSnapshot | None:
         """Return what is counted in it by now. Returns None if it cannot be read, or was overwritten."""
@@ -142,7 +145,7 @@ class CounterFile:
     def claim(self, path: str) -> None:
         """Note that this is its path, if the path leads to it. Its worker may have linked it there."""
         with suppress(OSError):
-            if _identity(os.lstat(path)) == self._identity:
+            if _identity(mounts.lstat(path)) == self._identity:
                 self._path = path
 
     @property
@@ -153,14 +156,13 @@ class CounterFile:
     def release_descriptor(self) -> None:
         """Close the descriptor, if the file can be opened again by its name."""
         with suppress(OSError):
-            if self._fd is not None and self._path is not None and _identity(os.lstat(self._path)) == self._identity:
+            if self._path is not None and _identity(mounts.lstat(self._path)) == self._identity:
                 self.close()
 
     def retire(self) -> None:
         """Mark it, because it counts for no session any more, and remove its name. Its worker reads the mark."""
-        retired = (1).to_bytes(counter_layout.CELL, sys.byteorder)
-        with suppress(OSError), self._opened() as fd:  # a descriptor may be read-only
-            os.pwrite(fd, retired, counter_layout.CELL * counter_layout.RETIRED)
+        with suppress(OSError):
+            self._mark_retired()
         self.remove()
 
     def remove(self) -> None:
@@ -188,14 +190,36 @@ class CounterFile:
         if self._fd is not None:
             yield self._fd
             return
-        assert self._path is not None  # else the descriptor was not released
-        fd = _open(self._path)
+        fd = self._open_again(os.O_RDONLY)
         try:
-            if _identity(os.fstat(fd)) != self._identity:
-                raise FileNotFoundError(self._path)
             yield fd
         finally:
             os.close(fd)
+
+    def _open_again(self, flags: int) -> int:
+        """Open it by its name. Raises OSError if the name leads elsewhere."""
+        assert self._path is not None  # else the descriptor was not released
+        fd = mounts.open_file(self._path, flags)
+        if _identity(os.fstat(fd)) != self._identity:
+            os.close(fd)
+            raise FileNotFoundError(self._path)
+        return fd
+
+    def _mark_retired(self) -> None:
+        """Write the mark. A descriptor that was opened by name is read-only, because the mode of the file is 0400."""
+        position = counter_layout.CELL * counter_layout.RETIRED
+        with self._opened() as fd:
+            try:
+                os.pwrite(fd, _RETIRED, position)
+            except OSError:
+                if self._path is None:
+                    raise
+                os.fchmod(fd, _WRITABLE)
+                writable = self._open_again(os.O_WRONLY)
+                try:
+                    os.pwrite(writable, _RETIRED, position)
+                finally:
+                    os.close(writable)
 
 
 @dataclass(eq=False)
@@ -209,8 +233,15 @@ class CounterFiles:
     manager: ServiceManager
     _files: dict[str, dict[str, CounterFile]] = field(default_factory=dict)
 
-    def accept(self, fd: int) -> CounterFile | None:
-        """Take over a descriptor that came with a hello. Returns None, and closes it, if it is not a counter file."""
+    def accept(self, fd: int, hello: Hello) -> CounterFile | None:
+        """Take over a descriptor that came with a hello. Returns None, and closes it, if it is not a counter file.
+
+        A descriptor of another mount may block every call on it, so it is closed without a look. A worker in another
+        mount namespace than the daemon has the same file on another mount; that file is opened by its name.
+        """
+        if not mounts.is_local(fd, os.path.dirname(self.socket_path)):
+            os.close(fd)
+            return self.open_named(hello)
         file = CounterFile(fd)
         if file.is_acceptable():
             return file
@@ -222,10 +253,12 @@ class CounterFiles:
 
         The name cannot lead out of the directory, because ``core.frames`` makes every producer a UUID in lower case.
         """
+        if hello.session is None and hello.group is None:
+            return None
         assert hello.producer is not None  # a hello that names a session or a group names its producer
         path = paths.counter_file_path(self.socket_path, hello.producer)
         try:
-            file = CounterFile(_open(path), path)
+            file = CounterFile(mounts.open_file(path, os.O_RDONLY), path)
         except OSError:
             return None
         if file.is_acceptable() and file.counts_only_for(hello):
@@ -327,7 +360,7 @@ def left_behind(socket_path: str, stored: Mapping[str, int]) -> Iterator[tuple[s
             file.close()
     for producer, path in named.items():
         with suppress(OSError):
-            file = CounterFile(_open(path), path)
+            file = CounterFile(mounts.open_file(path, os.O_RDONLY), path)
             if _is_acceptable(producer, file):
                 yield producer, file
             else:
@@ -338,8 +371,8 @@ def _is_acceptable(producer: str, file: CounterFile) -> bool:
     return frames.UUID.fullmatch(producer) is not None and file.is_acceptable()
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+def _is_own_file(info: os.stat_result) -> bool:
+    return stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid()
 
 
 def _identity(info: os.stat_result) -> tuple[int, int]:
@@ -347,14 +380,15 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
 
 
 def _head(fd: int) -> bytes:
-    return os.pread(fd, counter_layout.CELL * HEAD_CELLS, 0)
+    return os.pread(fd, counter_layout.CELL * _HEAD_CELLS, 0)
 
 
 def _link(fd: int, path: str) -> None:
     """Link by /proc, which needs no privilege. os.link follows that link only if ``src_dir_fd`` is given."""
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.lstat(path), os.fstat(fd)):
+        named = mounts.lstat(path)
+        if os.path.samestat(named, os.fstat(fd)):
             return  # the producer reconnected
-        if secure_files.is_own_file(path):
+        if _is_own_file(named):
             os.unlink(path)  # another file of the same producer
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)

@@ -15,6 +15,7 @@ from ..core.outbox import Drop, Outbox, QueuedEvent, Reason, Send, Verdict
 from . import receipts, sinks
 from .log import log_unexpected
 from .outcomes import Outcomes
+from .sending_budget import SendingBudget
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -38,6 +39,7 @@ class Delivery:
     consent: ConsentGate
     outcomes: Outcomes = field(default_factory=Outcomes)
     outbox: Outbox = field(default_factory=Outbox)
+    budget: SendingBudget = field(default_factory=SendingBudget)
     _sink: sinks.Sink | None = None
     _sink_lock: anyio.Lock = field(default_factory=anyio.Lock)
     _has_work: anyio.Event = field(default_factory=anyio.Event)
@@ -120,6 +122,8 @@ class Delivery:
         sink = await self._loaded()
         if not self.consent.allows_id(event.distinct_id):  # consent is read right before the request
             return Verdict.dropped(Reason.CONSENT)
+        if not isinstance(sink, sinks.LocalSink) and not self.budget.take():
+            return Verdict.dropped(Reason.TOO_MANY)
         return await sink.send(event.body)
 
     async def _loaded(self) -> sinks.Sink:

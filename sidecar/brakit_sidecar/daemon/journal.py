@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 COMPACT_BYTES = 1024 * 1024  # appended since the last rewriting; thousands of changes, or hours of snapshots
+# Of all files that a daemon reads at its start. A worker with twenty routes and twenty marks takes 1.4 KiB of a
+# journal, and a worker with a full counter file 45 KiB. Parsed records take seven times as much memory, so 110 MiB.
+MAX_READ_BYTES = 16 * 1024 * 1024
 _EVENTS = "events"  # the file of the events that belong to no session
 _SUFFIX = ".jsonl"
 _NEW = ".new"  # the suffix of a replacement that is being written
@@ -108,19 +111,30 @@ class Journal:
     def left_behind(self) -> list[tuple[str, list[Record]]]:
         """Return the records that an earlier daemon wrote, by session and in the order of writing.
 
-        A file that cannot be read now is left for a later daemon. A file of another version or another anonymous id is
-        removed. A replacement that was not finished is also removed.
+        A file that cannot be read now, or for which less than its size is left of MAX_READ_BYTES, is left for a later
+        daemon. A file that is larger than MAX_READ_BYTES, or is of another version or another anonymous id, is removed.
+        A replacement that was not finished is also removed.
         """
         names = sorted(_names_in(self.directory))
         self._has_directory = bool(names)
         found = []
+        budget = MAX_READ_BYTES
         for name in names:
             path, session = os.path.join(self.directory, name), name.removesuffix(_SUFFIX)
             try:
-                records = _read(path) if name.endswith(_SUFFIX) else []
+                data = _read(path) if name.endswith(_SUFFIX) else b""
             except OSError as error:
                 _log.warning("a journal cannot be read: %s", os.strerror(error.errno or 0))
                 continue
+            if len(data) > MAX_READ_BYTES:
+                _log.warning("a journal is larger than %d bytes, and is removed", MAX_READ_BYTES)
+                data = data.partition(b"\n")[0]  # it may name another anonymous id
+            elif len(data) > budget:
+                _log.warning("a journal is left for the next daemon, because the others are large")
+                continue
+            else:
+                budget -= len(data)
+            records = _records(data)
             first = _first_line(session, self.consent.last_anonymous_id)
             if records[1:] and records[0] == first:
                 found.append((session, records[1:]))
@@ -232,10 +246,14 @@ def _remove_if_empty(directory: str) -> None:
         os.rmdir(directory)
 
 
-def _read(path: str) -> list[Record]:
-    """Return the records of a file. Raises OSError if it cannot be read."""
+def _read(path: str) -> bytes:
+    """Return the content of a file, at most one byte more than MAX_READ_BYTES. Raises OSError if it cannot be read."""
     with open(secure_files.open_file(path, os.O_RDONLY), "rb") as file:
-        return [record for record in map(_parsed, file) if record is not None]
+        return file.read(MAX_READ_BYTES + 1)
+
+
+def _records(data: bytes) -> list[Record]:
+    return [record for record in map(_parsed, data.split(b"\n")) if record is not None]
 
 
 def _parsed(line: bytes) -> Record | None:

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 # The receipts are in two files of half the bound each. The older file is dropped as a whole, so a write never rewrites
 # older receipts.
 MAX_BYTES = 4 * 1024 * 1024
+MAX_LINE = 64 * 1024  # ten times the largest receipt
 _NEWER, _OLDER = "receipts.jsonl", "receipts.old.jsonl"
 _KEYS = {"at", "event", "uuid", "outcome", "reason", "body"}
 
@@ -97,6 +98,8 @@ def _written(name: str) -> dict[str, str]:
         if file is None:
             return {}
         with file:
+            # If another program has made the file too large, only the newest receipts, because all are kept in memory.
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_BYTES // 2))
             return {found["uuid"]: found["event"] for found in _whole(file) if UUID.fullmatch(str(found["uuid"]))}
     except OSError as error:
         _log.warning("receipts cannot be read: %s", os.strerror(error.errno or 0))
@@ -156,13 +159,18 @@ def _is_at(path: str, file: BinaryIO) -> bool:
 def _whole(file: BinaryIO) -> Iterator[dict[str, Any]]:
     """Yield the receipts from the file's position on.
 
-    Stops before a last line that is still being written. Skips a line that a power cut has spoilt.
+    Stops before a last line that is still being written. Skips a line that a power cut has spoilt, and a line that is
+    too long to be a receipt.
     """
-    while line := file.readline():
-        if not line.endswith(b"\n"):
+    is_rest = False  # of a line that is too long
+    while line := file.readline(MAX_LINE):
+        is_end = line.endswith(b"\n")
+        if not is_end and len(line) < MAX_LINE:
             file.seek(-len(line), os.SEEK_CUR)
             return
-        with suppress(ValueError, RecursionError):
-            receipt = json.loads(line)
-            if isinstance(receipt, dict) and receipt.keys() >= _KEYS:
-                yield receipt
+        if is_end and not is_rest:
+            with suppress(ValueError, RecursionError):
+                receipt = json.loads(line)
+                if isinstance(receipt, dict) and receipt.keys() >= _KEYS:
+                    yield receipt
+        is_rest = not is_end

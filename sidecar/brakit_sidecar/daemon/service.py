@@ -59,7 +59,6 @@ class Service:
 
     def hello(self, hello: Hello, descriptor: int | None, pid: int) -> Joined | Ended | TryLater:
         """Join the session that the hello names, which is opened if it is new."""
-        known = len(self.table.open)
         names_a_session = hello.session is not None or hello.group is not None
         allowed = self.consent.allows() if names_a_session else False
         file, refused = self._counter_file_of(hello, descriptor)
@@ -67,17 +66,13 @@ class Service:
             if file is not None:
                 file.close()
             return TryLater() if names_a_session else Joined(None, refused=refused)
+        assert hello.producer is not None  # a hello that names a session or a group names its producer
         member = None
         if allowed and not (file is not None and file.is_retired):
-            opening = Opening(monotonic(), self.terms(hello.destination), str(uuid4()))
-            member, effects = self.table.hello(hello, opening, pid)
-            self.run(effects)
-            if member is not None and hello.stamp is not None:
-                self.compare_stamp(self.table.open[member.session_id], hello.stamp)
-            if hello.is_owner or len(self.table.open) > known:  # a worker of an open session makes nothing due earlier
-                self.wake()
+            member, too_many = self._join(hello, hello.producer, pid)
+            refused = too_many or refused
         if member is None:
-            if file is not None and hello.producer is not None:
+            if file is not None:
                 self.counter_files.reject(hello.producer, file)
             return Ended(refused)
         if file is not None and (snapshot := self.counter_files.attach(member.session_id, member.producer, file)):
@@ -85,6 +80,20 @@ class Service:
         if self.counter_files.manager.unsent:  # a message is to be sent again soon
             self.wake()
         return Joined(member, takes_counter_file=file is not None, refused=refused)
+
+    def _join(self, hello: Hello, producer: str, pid: int) -> tuple[Member | None, Refusal | None]:
+        """Join the session of a hello. Returns why there is no room for it, else None."""
+        if not self.table.has_room_for(producer, hello.session, hello.group):
+            return None, Refusal.TOO_MANY
+        known = len(self.table.open)
+        opening = Opening(monotonic(), self.terms(hello.destination), str(uuid4()))
+        member, effects = self.table.hello(hello, opening, pid)
+        self.run(effects)
+        if member is not None and hello.stamp is not None:
+            self.compare_stamp(self.table.open[member.session_id], hello.stamp)
+        if hello.is_owner or len(self.table.open) > known:  # a worker of an open session makes nothing due earlier
+            self.wake()
+        return member, None
 
     def receive_without_session(self, frame: Frame, destination: str | None) -> list[Refusal]:
         """Report the events of a frame. Returns what is refused."""
@@ -241,7 +250,7 @@ class Service:
     def _counter_file_of(self, hello: Hello, descriptor: int | None) -> tuple[CounterFile | None, Refusal | None]:
         """Return the counter file of a hello, or why it is refused. Without a descriptor it is opened by its name."""
         if descriptor is not None:
-            file = self.counter_files.accept(descriptor)
+            file = self.counter_files.accept(descriptor, hello)
         elif hello.counter_file == counter_layout.VERSION and (hello.session is not None or hello.group is not None):
             file = self.counter_files.open_named(hello)
         else:

@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGTERM
 
+from . import mounts
+
 MAX_FDS_CHECKED = 1024  # takes 5 ms; a worker opens its counter file early, so it has a low number
 ENDING_SIGNALS = (SIGTERM, SIGINT, SIGHUP)  # the signals that make a daemon exit in order
 
@@ -73,10 +75,11 @@ def has_mapped(pid: int, inode: int) -> bool:
         return False
 
 
-def has_open(pid: int, name: str, identity: tuple[int, int]) -> bool:
+def has_open(pid: int, name: str, identity: tuple[int, int], mount: int | None = None) -> bool:
     """Return whether the process has the file open that has this name, device and inode.
 
-    No other file is asked for its identity, because a stat of a file on a network may block. The work is bounded: for a
+    No file of another name is asked for its identity, and none of another mount than ``mount``, because a stat of a
+    file on a network may block. For a file of this name on another mount the answer is True. The work is bounded: for a
     file that is not among the first MAX_FDS_CHECKED descriptors of more, the answer is True. If the daemon may not read
     /proc/PID/fd, the answer is whether the process is this user's.
     """
@@ -86,18 +89,15 @@ def has_open(pid: int, name: str, identity: tuple[int, int]) -> bool:
                 if number == MAX_FDS_CHECKED:
                     return True
                 with suppress(FileNotFoundError):  # the process closed it meanwhile
-                    if name in os.readlink(descriptor.path) and _identity(descriptor.path) == identity:
-                        return True
+                    if name in os.readlink(descriptor.path):
+                        info = mounts.stat_on_mount(descriptor.path, mount)
+                        if info is None or (info.st_dev, info.st_ino) == identity:
+                            return True
     except PermissionError:
         return _may_be_signalled(pid)
     except OSError:
         return False
     return False
-
-
-def _identity(path: str) -> tuple[int, int]:
-    info = os.stat(path)
-    return info.st_dev, info.st_ino
 
 
 def _may_be_signalled(pid: int) -> bool:

@@ -9,7 +9,7 @@
  */
 
 // The functions are bound here, because an application's tests may replace them in their modules.
-const { closeSync, constants, openSync, readSync, unlinkSync, writeSync } = require('node:fs');
+const { closeSync, constants, fchmodSync, openSync, readSync, unlinkSync, writeSync } = require('node:fs');
 const { endianness } = require('node:os');
 
 const { monotonicMs } = require('./clock.cjs');
@@ -20,7 +20,10 @@ const { aboveStandard, isStandard } = require('./standard_fds.cjs');
 const { fstat, isSame, lstat } = require('./stat.cjs');
 
 const { CELL, ROW } = layout;
-const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR } = constants;
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR } = constants;
+// Read-only by name, although this process writes to it, so that no program of the user truncates it by mistake.
+const MODE = 0o400;
+const OPENING_MODE = 0o600; // while the file is opened again
 const HALVES = 2; // of a cell, because a 64-bit number would be a BigInt, which is slower than two 32-bit numbers
 const LOW = endianness() === 'LE' ? 0 : 1;
 const HIGH = 1 - LOW;
@@ -148,7 +151,7 @@ class CounterFile {
     }
     this.remove();
     try {
-      this.#fd = aboveStandard(() => openSync(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0o600));
+      this.#fd = aboveStandard(() => openSync(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, MODE));
     } catch {
       return false; // the directory is missing, not writable or full
     }
@@ -258,7 +261,7 @@ class CounterFile {
       return;
     }
     try {
-      this.#fd = aboveStandard(() => openSync(this.#path, O_RDWR | O_NOFOLLOW));
+      this.#fd = aboveStandard(() => openReadOnlyFile(this.#path));
     } catch {
       return; // no other process sees later counts, until the producer connects again
     }
@@ -268,6 +271,21 @@ class CounterFile {
       return;
     }
     this.#writeAll();
+  }
+}
+
+/** Open a file of mode 0400 for writing. Only its owner can do that. */
+function openReadOnlyFile(path) {
+  const readable = openSync(path, O_RDONLY | O_NOFOLLOW);
+  try {
+    fchmodSync(readable, OPENING_MODE);
+    try {
+      return openSync(path, O_RDWR | O_NOFOLLOW);
+    } finally {
+      fchmodSync(readable, MODE);
+    }
+  } finally {
+    closeSync(readable);
   }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
 from brakit_sidecar.core.schema import SESSION
+from brakit_sidecar.core.session import session as session_module
 from brakit_sidecar.core.session import table as module
 from brakit_sidecar.core.session.effects import (
     Close,
@@ -16,7 +17,7 @@ from brakit_sidecar.core.session.effects import (
     WatchWorker,
 )
 from brakit_sidecar.core.session.session import COMPACT_AFTER
-from brakit_sidecar.core.session.table import REMEMBERED
+from brakit_sidecar.core.session.table import MAX_SESSIONS, REMEMBERED
 from brakit_sidecar.core.session.timing import USUAL_TIMING
 from brakit_sidecar.core.session.worker import Phase
 
@@ -445,6 +446,62 @@ def test_the_session_of_a_known_worker_is_found_by_the_workers_id_alone(story: S
 
 def test_a_counter_file_without_a_session_and_a_group_belongs_to_no_session(story: Story) -> None:
     assert story.table.session_of_worker("a", None, None, story.opening) == (None, [])
+
+
+# --- bounds -------------------------------------------------------------------------------------------
+
+
+def test_no_more_sessions_are_opened_than_the_table_has_room_for(story: Story) -> None:
+    ids = [new_id() for _ in range(MAX_SESSIONS)]
+    for session_id in ids:
+        assert story.table.has_room_for("a", session_id, None)
+        story.open(session_id)
+    assert story.table.is_full
+    assert not story.table.has_room_for("a", new_id(), None)
+    assert not story.table.has_room_for("a", None, GROUP_ID)
+    assert story.table.session_of_worker("a", new_id(), None, story.opening) == (None, [])
+    assert story.table.has_room_for("a", ids[0], None)
+
+
+def test_a_full_table_has_room_again_after_a_session_was_sealed(story: Story) -> None:
+    for _ in range(MAX_SESSIONS - 1):
+        story.open(new_id())
+    last = story.open()
+    assert last is not None
+    assert not story.table.has_room_for("a", None, GROUP_ID)
+    story.run(story.table.seal(last, story.now))
+    assert story.table.has_room_for("a", None, GROUP_ID)
+
+
+def test_a_full_table_answers_a_hello_to_an_ended_session_as_usual(story: Story) -> None:
+    story.open()
+    story.run(story.table.seal(story.session, story.now))
+    for _ in range(MAX_SESSIONS):
+        story.open(new_id())
+    assert story.table.has_room_for("a", SESSION_ID, None)
+
+
+def test_a_session_has_room_for_a_number_of_producers_and_for_those_that_it_knows(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_PRODUCERS", 3)
+    story.owner().worker("a").worker("b")
+    for known in ("owner", "a", "b"):
+        assert story.table.has_room_for(known, SESSION_ID, None)
+    assert not story.table.has_room_for("c", SESSION_ID, None)
+    assert story.table.session_of_worker("c", SESSION_ID, None, story.opening) == (None, [])
+    assert story.table.has_room_for("c", new_id(), None)
+
+
+def test_compacted_workers_take_no_room(story: Story) -> None:
+    story.owner()
+    for number in range(COMPACT_AFTER + 1):
+        story.worker(f"{number}").close(f"{number}")
+    before = len(story.session.totals.producers)
+    for session, workers in story.table.to_compact():
+        story.run(session.compact(workers))
+    assert len(story.session.totals.producers) < before - COMPACT_AFTER + 2
+    assert story.session.has_room_for("0")  # it is known, and its hello is refused
 
 
 # --- workers whose processes have exited ---------------------------------------------------------------

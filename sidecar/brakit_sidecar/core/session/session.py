@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 UNKNOWN_TERMS = Terms(None)  # nothing is sent under these
 COMPACT_AFTER = 64  # workers that left; a worker's totals take up to 200 KiB, and each reload adds a worker
+# Four times the largest session that the benchmarks measure. A usual producer takes 14 KiB, so 56 MiB; one that fills
+# its counter file takes 300 KiB. Compacted workers do not count, so a session may have any number one after another.
+MAX_PRODUCERS = 4096
 
 
 class Ending(NamedTuple):
@@ -317,6 +320,11 @@ class Session:
     def has_live_workers(self) -> bool:
         """Return True if a worker may still send reports."""
         return any(worker.is_live for worker in self.workers.values())
+
+    def has_room_for(self, producer: str) -> bool:
+        """Return True if the session knows the producer, or has room for one more."""
+        known = producer in self.workers or producer in self.totals.producers
+        return known or len(self.totals.producers) < MAX_PRODUCERS
 
     def age_s(self, now: float) -> float:
         """Return how long the session has lasted, in seconds."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 REMEMBERED = 10_000  # ended sessions, some 2 MB; a producer of an older session opens a new session
+# Open at once. A developer has a handful. With one worker each they take a megabyte, and the answer to `status`, which
+# lists all of them, stays below protocol.MAX_UNSENT.
+MAX_SESSIONS = 256
 
 
 class Opening(NamedTuple):
@@ -93,11 +96,14 @@ class SessionTable:
     ) -> tuple[Session | None, list[Effect]]:
         """Return the session of a worker whose counter file was found.
 
-        This is the open session that knows the worker, or else the session that the counter file names.
+        This is the open session that knows the worker, or else the session that the counter file names. The session is
+        None if there is none, or no room.
         """
         for session in self.open.values():
             if producer in session.workers:
                 return session, []
+        if not self.has_room_for(producer, session_id, group):
+            return None, []
         if session_id is not None:
             return self.open_session(session_id, opening)
         if group is not None:
@@ -152,6 +158,20 @@ class SessionTable:
         if hello.session is not None:
             return hello.session in self.open or self.has_ended(hello.session)
         return hello.group is None or hello.group in self._groups
+
+    # --- bounds ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Return True if no session may be opened, because MAX_SESSIONS are open."""
+        return len(self.open) >= MAX_SESSIONS
+
+    def has_room_for(self, producer: str, session_id: str | None, group: str | None) -> bool:
+        """Return True if neither the producer nor a session that must be opened for it is beyond the bounds."""
+        session = self.open.get(session_id) if session_id is not None else self._groups.get(group or "")
+        if session is not None:
+            return session.has_room_for(producer)
+        return not self.is_full or (session_id is not None and self.has_ended(session_id))
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
