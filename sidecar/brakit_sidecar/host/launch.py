@@ -245,6 +245,11 @@ def isolated(main: str) -> list[str]:
     return [_interpreter(), "-I", "-c", bootstrap + main, package_parent]
 
 
+def isolated_command(*arguments: str) -> list[str]:
+    """Return the command that runs ``brakit-sidecar`` with these arguments, isolated."""
+    return [*isolated("from brakit_sidecar.cli import main; sys.exit(main())"), *arguments]
+
+
 def _interpreter() -> str:
     """Return a Python's path, even if this process is a program that embeds Python."""
     if "python" in os.path.basename(sys.executable or ""):
