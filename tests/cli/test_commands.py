@@ -260,16 +260,23 @@ def dead_process() -> str:
     return str(process.pid)
 
 
-@pytest.mark.parametrize("pid", ["0", "-1", "1099511627776", dead_process])
-def test_session_start_fails_and_opens_no_session_if_the_owner_pid_is_not_a_process(
+@pytest.mark.parametrize("pid", ["0", "-1", "1", "1099511627776", dead_process])
+def test_session_start_fails_and_opens_no_session_if_the_owner_pid_cannot_own_one(
     home: Place, pid: str | Callable[[], str]
 ) -> None:
     pid = pid if isinstance(pid, str) else pid()
     before = [shown["id"] for shown in home.status()["sessions"]]
     ran = home.run("session", "start", f"--owner-pid={pid}")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert pid in one_line(ran.stderr)
+    assert f"process {pid} cannot own the session, because " in one_line(ran.stderr)
+    assert "give the pid of the CLI" in ran.stderr
     assert [shown["id"] for shown in home.status()["sessions"]] == before
+
+
+def test_the_daemon_cannot_own_a_session(home: Place) -> None:
+    ran = home.run("session", "start", f"--owner-pid={home.status()['pid']}")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "it is the daemon itself" in one_line(ran.stderr)
 
 
 def test_session_end_fails_with_one_line_if_the_session_is_not_open(home: Place) -> None:

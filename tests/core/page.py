@@ -84,14 +84,15 @@ def _whole_or_null(value: object) -> bool:
     return value is None or _whole(DAY_MS)(value)
 
 
-_DDD = r"\d{1,5}\.\d{1,5}\.\d{1,5}"
+_DDD = r"\d{1,2}\.\d{1,2}\.\d{1,2}"
+_RELEASE = r"\d{1,3}\.\d{1,3}\.\d{1,3}"
 _PLATFORM = VOCABULARY["os_platform"].replace(" ", "|")
 
 COMMON: dict[str, Promise] = {
     "brakit_version": Promise("first", "unknown", _text(_DDD, "unknown")),
     "node_version": Promise("first", None, _text("v" + _DDD, None)),
     "python_version": Promise("first", None, _text(_DDD, None)),
-    "os": Promise("daemon", "other-0.0.0", _text(f"({_PLATFORM})-{_DDD}")),
+    "os": Promise("daemon", "other-0.0.0", _text(f"({_PLATFORM})-{_RELEASE}")),
     "arch": Promise("daemon", "other", _word("arch")),
     "sdk": Promise("first hello", "unknown", _word("sdk")),
 }

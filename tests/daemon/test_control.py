@@ -12,11 +12,13 @@ from brakit_sidecar.core.outbox import Outbox, Outcome, Reason, Verdict
 from brakit_sidecar.core.refusal import Refusal
 from brakit_sidecar.core.version import __version__
 from brakit_sidecar.daemon.control import Control
+from brakit_sidecar.host import process
 
-from tests.daemon.in_process import OWNER, SESSION, Daemon
+from tests.daemon.in_process import SESSION, Daemon
 from tests.harness import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -153,22 +155,42 @@ def test_a_command_opens_a_session_and_ends_it(asked: Asked) -> None:
     assert len(asked.daemon.wakes) == 2
 
 
-def test_a_process_may_own_the_session(asked: Asked) -> None:
-    assert asked.ask({"open": {"session": SESSION, "owner_pid": os.getpid()}}) == {"session": SESSION}
-    asked.daemon.watcher.exit(SESSION, OWNER)
+def test_a_process_may_own_the_session(asked: Asked, other_process: int) -> None:
+    assert asked.ask({"open": {"session": SESSION, "owner_pid": other_process}}) == {"session": SESSION}
+    asked.daemon.watcher.exit(SESSION, f"owner {other_process}")
     assert asked.daemon.session.ending is not None
 
 
+@pytest.fixture
+def other_process() -> Iterator[int]:
+    """Give the pid of a process of this user."""
+    with subprocess.Popen(["sleep", "600"]) as sleeping:
+        yield sleeping.pid
+        sleeping.kill()
+
+
 def exited_pid() -> int:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
 
 
-@pytest.mark.parametrize("owner_pid", [exited_pid, lambda: 0, lambda: "1", lambda: True, lambda: 2**64])
-def test_a_process_that_cannot_be_watched_cannot_own_a_session(asked: Asked, owner_pid: Any) -> None:
+@pytest.mark.parametrize(
+    "owner_pid", [exited_pid, os.getpid, lambda: 0, lambda: 1, lambda: -1, lambda: "1", lambda: True, lambda: 2**64]
+)
+def test_the_daemon_and_a_process_that_cannot_be_watched_own_no_session(asked: Asked, owner_pid: Any) -> None:
     assert asked.ask({"open": {"session": SESSION, "owner_pid": owner_pid()}}) is Refusal.BAD_VALUE
     assert not asked.daemon.table.open
+
+
+@pytest.mark.parametrize("named", ["", "pid:[1]", 7])
+def test_the_number_of_a_process_in_another_namespace_is_refused(
+    asked: Asked, other_process: int, named: object
+) -> None:
+    question = {"open": {"session": SESSION, "owner_pid": other_process, "pid_namespace": named}}
+    assert asked.ask(question) is Refusal.BAD_VALUE
+    question["open"]["pid_namespace"] = process.pid_namespace()
+    assert asked.ask(question) == {"session": SESSION}
 
 
 @pytest.mark.parametrize("name", ["open", "end"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from contextlib import closing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ import pytest
 from brakit_sidecar import __version__
 
 from tests.e2e.serving import REPOSITORY, SOURCES
-from tests.harness import PATIENCE_S, Place
+from tests.harness import PATIENCE_S, Endpoint, Place, run_to_end
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -122,6 +124,69 @@ def test_the_installed_package_is_the_package_of_the_wheel(commands: Path, tmp_p
 
 def _output(directory: Path, *command: Path | str) -> str:
     return subprocess.run(list(map(str, command)), cwd=directory, capture_output=True, text=True, check=True).stdout
+
+
+# --- where the package and its dependencies may be ------------------------------------------------------------
+
+
+def _site_packages(commands: Path) -> Path:
+    (found,) = commands.parent.glob("lib/python*/site-packages")
+    return found
+
+
+@pytest.fixture
+def traces_of_code(commands: Path, tmp_path: Path) -> Iterator[Path]:
+    """Give a file that the environment's own start-up code writes to in a daemon: a .pth file and a sitecustomize."""
+    traces = tmp_path / "traces"
+    files = [_site_packages(commands) / name for name in ("traces.pth", "sitecustomize.py")]
+    for file in files:
+        trace = f"open({str(traces)!r}, 'a').write({file.name + ' '!r})"
+        file.write_text(f"import os; 'BRAKIT_SIDECAR_DAEMON' in os.environ and {trace}\n")
+    subprocess.run([commands / "python", "-c", ""], env={"BRAKIT_SIDECAR_DAEMON": "1"}, check=True)
+    assert {*traces.read_text().split()} == {"traces.pth", "sitecustomize.py"}  # as any Python of this environment does
+    traces.unlink()
+    yield traces
+    for file in files:
+        file.unlink()
+
+
+def test_a_daemon_runs_no_start_up_code_of_its_environment(
+    commands: Path, traces_of_code: Path, tmp_path: Path
+) -> None:
+    with closing(Endpoint()) as endpoint, Place(endpoint.url) as place:
+        emit = [str(commands / "brakit-sidecar"), "emit", "cli_invoked"]
+        assert run_to_end(emit, place.environ, str(tmp_path)).returncode == 0
+        endpoint.wait_for("cli_invoked")
+    assert not traces_of_code.exists()
+
+
+def test_the_daemon_finds_its_packages_in_a_directory_of_pythonpath(commands: Path, tmp_path: Path) -> None:
+    """As ``pip install --target`` leaves them."""
+    os.symlink(_site_packages(commands), tmp_path / "target")
+    _emit_and_receive(tmp_path, PYTHONPATH=str(tmp_path / "target"))
+
+
+def test_the_daemon_finds_its_packages_in_the_users_site_directory(commands: Path, tmp_path: Path) -> None:
+    """As ``pip install --user`` leaves them."""
+    environ = {**os.environ, "PYTHONUSERBASE": str(tmp_path)}
+    show = [_base_python(), "-c", "import site; print(site.getusersitepackages())"]
+    directory = subprocess.run(show, env=environ, capture_output=True, text=True, check=True).stdout.strip()
+    os.makedirs(os.path.dirname(directory))
+    os.symlink(_site_packages(commands), directory)
+    _emit_and_receive(tmp_path, PYTHONUSERBASE=str(tmp_path))
+
+
+def _base_python() -> str:
+    """Return this Python outside of any virtual environment."""
+    return os.path.join(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
+
+
+def _emit_and_receive(directory: Path, **environ: str) -> None:
+    with closing(Endpoint()) as endpoint, Place(endpoint.url) as place:
+        emit = [_base_python(), "-m", "brakit_sidecar", "emit", "cli_invoked"]
+        ran = run_to_end(emit, {**place.environ, **environ}, str(directory))
+        assert (ran.returncode, ran.stderr) == (0, "")
+        endpoint.wait_for("cli_invoked")
 
 
 # --- beside PyPI's package `sidecar` --------------------------------------------------------------------------

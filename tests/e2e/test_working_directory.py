@@ -1,5 +1,5 @@
-"""Commands in a directory whose files have the names of our package's parent folder and of the standard library's
-modules. None of these files is imported.
+"""Commands in a directory whose files have the names of our package, of its parent folder and of the standard
+library's modules. None of these files is imported.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from brakit_sidecar.host import launch
 
 from tests.harness import PATIENCE_S
 
@@ -109,6 +110,56 @@ def test_a_command_works_in_a_directory_that_was_removed(tmp_path: Path, place: 
         check=False,
     )
     assert ran.stderr == "the first of PYTHONPATH\n"
+
+
+@pytest.fixture
+def traps(tmp_path: Path) -> Path:
+    """Return a directory of modules and packages that write their names into the file ``sprung`` when they run."""
+    trap = f"with open({str(tmp_path / 'sprung')!r}, 'a') as file: print(__name__, file=file)\n"
+    directory = tmp_path / "traps"
+    directory.mkdir()
+    for name in (*SHADOWED, "sitecustomize", "usercustomize", "anyio", "orjson"):
+        (directory / f"{name}.py").write_text(trap)
+    for name in ("sidecar", "brakit_sidecar", "aiohttp"):
+        (directory / name).mkdir()
+        (directory / name / "__init__.py").write_text(trap)
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["demo", "audit"])
+def test_a_self_test_runs_no_code_of_the_users_directory_and_pythonpath(
+    traps: Path, place: Place, command: str
+) -> None:
+    """The command's own process is isolated by the test, because PYTHONPATH is the user's own choice there."""
+    ran = subprocess.run(
+        launch.isolated_command(command),
+        env={**place.environ, "PYTHONPATH": str(traps)},
+        cwd=traps,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert not (traps.parent / "sprung").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["demo", "audit"])
+def test_an_installed_self_test_runs_no_code_of_the_users_directory(traps: Path, place: Place, command: str) -> None:
+    installed = os.path.join(os.path.dirname(sys.executable), "brakit-sidecar")
+    ran = subprocess.run(
+        [installed, command],
+        env=place.environ,
+        cwd=traps,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert not (traps.parent / "sprung").exists()
 
 
 def test_the_entry_point_is_importable() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import brakit_sidecar
 import pytest
 from brakit_sidecar.host import launch
 from brakit_sidecar.host.secure_files import UnsafePathError
@@ -245,3 +246,24 @@ def test_no_module_of_the_working_directory_is_imported() -> None:
         assert ran.returncode == 0, ran.stderr
         with Wire(place.socket_path).hello() as wire:
             wire.sync()
+
+
+def test_an_isolated_process_needs_no_site_if_the_dependencies_are_found_without_it() -> None:
+    assert launch.isolated("pass")[1:3] == ["-I", "-S"]
+
+
+def test_an_isolated_process_has_its_site_if_a_dependency_is_not_found_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if a .pth file led to the dependency."""
+    monkeypatch.setattr(launch, "_DEPENDENCIES", ("anyio", "a_package_behind_a_pth_file"))
+    command = launch.isolated("import anyio, brakit_sidecar; print(brakit_sidecar.__file__, sys.argv)")
+    assert "-S" not in command
+    ran = subprocess.run([*command, "an argument"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"{brakit_sidecar.__file__} ['-c', 'an argument']\n"
+
+
+def test_an_isolated_process_has_the_arguments_of_the_caller() -> None:
+    command = launch.isolated("import anyio, brakit_sidecar; print(brakit_sidecar.__file__, sys.argv)")
+    ran = subprocess.run([*command, "an argument"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"{brakit_sidecar.__file__} ['-c', 'an argument']\n"

@@ -62,6 +62,64 @@ def test_a_child_program_does_not_inherit_the_descriptor() -> None:
     os.close(exit_fd)
 
 
+# --- the owner of a session -----------------------------------------------------------------------------------------
+
+
+def test_a_process_of_this_user_can_own_a_session() -> None:
+    assert process.why_not_owner(os.getpid()) is None
+
+
+@pytest.mark.parametrize(
+    ("pid", "why"),
+    [(0, "not the id of a process"), (-1, "not the id of a process"), (1, "does not exit before"), (2**40, "no such")],
+)
+def test_a_number_that_is_not_a_usual_process_cannot_own_a_session(pid: int, why: str) -> None:
+    assert why in str(process.why_not_owner(pid))
+
+
+@has_proc
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start another user's process")
+def test_a_process_of_another_user_cannot_own_a_session() -> None:
+    with subprocess.Popen(["sleep", "600"], user=12345) as other:
+        assert process.why_not_owner(other.pid) == "it is another user's process"
+        other.kill()
+
+
+@has_proc
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start another user's process")
+def test_another_users_process_cannot_own_a_session_of_a_normal_user() -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(12345)
+        os.write(writer, str(process.why_not_owner(os.getppid())).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100) == b"it is another user's process"
+    os.close(reader)
+    os.close(writer)
+
+
+@has_proc
+def test_a_process_of_another_pid_namespace_cannot_own_a_session() -> None:
+    unshare = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child"]
+    try:
+        subprocess.run([*unshare, "true"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this system allows no PID namespace")
+    with subprocess.Popen(
+        [*unshare, "sh", "-c", "echo; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as outer:
+        assert outer.stdin is not None
+        assert outer.stdout is not None
+        outer.stdout.readline()
+        with open(f"/proc/{outer.pid}/task/{outer.pid}/children", encoding="ascii") as children:
+            inner = int(children.read())
+        assert process.why_not_owner(outer.pid) is None
+        assert process.why_not_owner(inner) == "it is in another PID namespace"
+        outer.communicate()
+
+
 # --- the files that a process uses ----------------------------------------------------------------------------------
 
 NAME = "counters-1-5d0e8a11-0000-4000-8000-000000000001"

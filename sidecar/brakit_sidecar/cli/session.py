@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.destination import Destination
 from ..core.schema import EXIT_REASONS
+from ..host import process
 from ..host.conversation import NoDaemonError
 from . import consent, daemon_client, notice
 from .errors import CommandError, UsageError
@@ -26,7 +27,9 @@ def start(arguments: Namespace) -> int:
     notice.show_once()
     opening: dict[str, object] = {"session": str(uuid.uuid4()), "destination": Destination(os.environ).digest}
     if arguments.owner_pid is not None:
-        opening["owner_pid"] = arguments.owner_pid
+        if why := process.why_not_owner(arguments.owner_pid):
+            raise _cannot_own(arguments.owner_pid, why)
+        opening |= {"owner_pid": arguments.owner_pid, "pid_namespace": process.pid_namespace()}
     with daemon_client.connect_or_start() as daemon:
         try:
             socket_path = daemon.identity()["socket"]
@@ -34,11 +37,15 @@ def start(arguments: Namespace) -> int:
         except NoDaemonError as error:
             raise CommandError("the daemon exited before it answered; try again") from error
     if opened is None:
-        raise CommandError(
-            f"process {arguments.owner_pid} cannot own the session, because the daemon cannot watch that process"
-        )
+        raise _cannot_own(arguments.owner_pid, "the daemon cannot watch it, or it is the daemon itself")
     print(json.dumps({"session": opened["session"], "socket": socket_path}) if arguments.json else opened["session"])
     return 0
+
+
+def _cannot_own(pid: int, why: str) -> CommandError:
+    return CommandError(
+        f"process {pid} cannot own the session, because {why}; give the pid of the CLI that starts the application"
+    )
 
 
 def end(arguments: Namespace) -> int:

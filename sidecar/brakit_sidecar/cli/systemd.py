@@ -105,12 +105,12 @@ def _path(name: str) -> str:
 
 def _local_drop_in() -> str:
     """Return the drop-in with this interpreter, this package, and this user's state directory."""
-    command = launch.isolated("from brakit_sidecar.cli import main; sys.exit(main())")
+    command = " ".join(map(_quoted, launch.isolated_command("serve")))
     lines = [
         f"{_MARK} the settings of this installation, written by `brakit-sidecar systemd install`.",
         "[Service]",
         "ExecStart=",
-        f"ExecStart=:{' '.join(map(_quoted, [*command, 'serve']))}",  # the colon turns off variables such as $HOME
+        f"ExecStart=:{command}",  # the colon turns off variables such as $HOME
     ]
     if state := os.environ.get("XDG_STATE_HOME"):
         lines += [

@@ -100,11 +100,13 @@ class Words(Domain):
         return None if None in members else sorted({word for word in members if word is not None})
 
 
-_VERSION = re.compile(r"v?(\d{1,5})\.(\d{1,5})\.(\d{1,5})(?![0-9])", re.ASCII)
+# Two digits hold every release of Node and Python, and of brakit for years. The six digits of a version are too few for
+# a phone number. A fourth number is refused, because four numbers are an IP address.
+_VERSION = re.compile(r"v?0*(\d{1,2})\.0*(\d{1,2})\.0*(\d{1,2})(?!\.?\d)", re.ASCII)
 
 
 class Version(Domain):
-    """Three numbers of at most five digits each. A suffix is cut off, because it may identify a private build."""
+    """Three numbers below 100. A suffix is cut off, because it may identify a private build."""
 
     def __init__(self, default: str | None, prefix: str = "") -> None:
         self.default, self.prefix = default, prefix
@@ -115,7 +117,8 @@ class Version(Domain):
         return self.prefix + ".".join(str(int(digits)) for digits in found.groups()) if found else None
 
 
-_DIGITS = re.compile(r"\d{1,5}")
+# As in Linux 4.9.337. A longer number is a date, or the number of a private build.
+_RELEASE_NUMBER = re.compile(r"\d{1,3}", re.ASCII)
 
 
 class OsRelease(Domain):
@@ -131,9 +134,13 @@ class OsRelease(Domain):
             return None
         platform, _, release = raw.partition("-")
         head = release[: len(release) - len(release.lstrip("0123456789."))]
-        numbers = _DIGITS.findall(head)[:3]
-        numbers += ["0"] * (3 - len(numbers))
-        return f"{self.platform.admit(platform)}-" + ".".join(str(int(number)) for number in numbers)
+        numbers = [_release_number(digits) for digits in head.split(".") if digits]
+        return f"{self.platform.admit(platform)}-" + ".".join([*numbers, "0", "0", "0"][:3])
+
+
+def _release_number(digits: str) -> str:
+    """Return the number without leading zeros, or 0 if it has too many digits."""
+    return str(int(digits)) if _RELEASE_NUMBER.fullmatch(digits) else "0"
 
 
 COUNT = Integer(0, COUNT_MAX, "count")

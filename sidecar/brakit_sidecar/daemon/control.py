@@ -130,11 +130,16 @@ class Control:
     # --- about a session -------------------------------------------------------------------------------------------
 
     def open_session(
-        self, session: object, owner_pid: object = None, destination: object = None
+        self,
+        session: object,
+        owner_pid: object = None,
+        pid_namespace: object = None,
+        destination: object = None,
     ) -> dict[str, Any] | Refusal:
+        """Open a session. ``owner_pid`` is the id that its owner has in ``pid_namespace``."""
         if not _is_uuid(session) or not _is_destination_or_none(destination):
             return Refusal.BAD_VALUE
-        if owner_pid is not None and not (type(owner_pid) is int and process.can_be_watched(owner_pid)):
+        if owner_pid is not None and not _may_own(owner_pid, pid_namespace):
             return Refusal.BAD_VALUE
         if session not in self.table.open and self.table.is_full:
             return Refusal.TOO_MANY
@@ -218,3 +223,9 @@ def _is_destination_or_none(value: object) -> TypeGuard[str | None]:
 
 def _is_uuid(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and UUID.fullmatch(value) is not None
+
+
+def _may_own(pid: object, pid_namespace: object) -> bool:
+    """Return whether the daemon can end a session when that process exits. The daemon itself may not own one."""
+    is_same_namespace = pid_namespace is None or pid_namespace == process.pid_namespace()
+    return type(pid) is int and is_same_namespace and pid != os.getpid() and process.why_not_owner(pid) is None

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import select
+import site
 import socket
 import subprocess
 import sys
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 BACKLOG = 1024  # connects that may wait while the daemon starts or is busy; more are refused, and never block
 START_TIMEOUT_S = 10.0  # fifty times as long as a start on a small machine
 RETRY_S = 0.01
+
+_DEPENDENCIES = ("aiohttp", "anyio", "orjson")  # what the daemon imports; what these import is in the same directories
 
 _NOT_FOR_THE_DAEMON = ("BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "NODE_OPTIONS", "PYTHONSTARTUP")
 
@@ -238,13 +241,24 @@ def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
 def isolated(main: str) -> list[str]:
     """Return the command that runs ``main`` with ``-I``, so that no module of the application is imported.
 
-    This package is imported from where it lies now. Its parent directory is searched last for other modules.
+    This package is imported from where it lies now. If its dependencies are found without them, ``-S`` leaves out the
+    .pth files and the sitecustomize of the environment, whose code would run in the new process.
     """
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    searched = [package_parent, *site.getsitepackages()]
+    if all(any(os.path.isdir(os.path.join(path, name)) for path in searched) for name in _DEPENDENCIES):
+        end = 1 + len(searched)
+        bootstrap = f"import sys; sys.path += sys.argv[1:{end}]; del sys.argv[1:{end}]; "
+        return [_interpreter(), "-I", "-S", "-c", bootstrap + main, *searched]
     bootstrap = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import brakit_sidecar; sys.path.append(sys.path.pop(0)); "
     )
     return [_interpreter(), "-I", "-c", bootstrap + main, package_parent]
+
+
+def isolated_command(*arguments: str) -> list[str]:
+    """Return the command that runs ``brakit-sidecar`` with these arguments, isolated."""
+    return [*isolated("from brakit_sidecar.cli import main; sys.exit(main())"), *arguments]
 
 
 def _interpreter() -> str:

@@ -38,12 +38,44 @@ def open_exit_fd(pid: int) -> int | None:
     return None
 
 
-def can_be_watched(pid: int) -> bool:
-    """Return True if the exit of this process can be watched for."""
+def why_not_owner(pid: int) -> str | None:
+    """Return why the process cannot own a session, as a clause. Returns None if it can.
+
+    A daemon that cannot read /proc/PID still knows whether the process is this user's.
+    """
+    if pid <= 0:
+        return "that is not the id of a process"
+    if pid == 1:
+        return "it does not exit before the machine or the container stops"
+    if not exists(pid):
+        return "there is no such process"
+    if not _may_be_signalled(pid):
+        return "it is another user's process"
+    with suppress(OSError, KeyError):
+        status = _status(pid)
+        if int(status["Uid"].split()[0]) != os.getuid():  # root may signal every process
+            return "it is another user's process"
+        if len(status["NSpid"].split()) > 1:  # one id for each PID namespace, from that of /proc to the process' own
+            return "it is in another PID namespace"
     exit_fd = open_exit_fd(pid)
-    if exit_fd is not None:
-        os.close(exit_fd)
-    return exit_fd is not None
+    if exit_fd is None:
+        return "this system cannot watch it"
+    os.close(exit_fd)
+    return None
+
+
+def _status(pid: int) -> dict[str, str]:
+    """Return the entries of /proc/PID/status. Raises OSError."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return dict(line.split(":", 1) for line in file)
+
+
+def pid_namespace() -> str:
+    """Return the name of this process' PID namespace. Returns "" if the platform has none."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def exists(pid: int) -> bool:

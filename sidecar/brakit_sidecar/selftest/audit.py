@@ -1,6 +1,7 @@
 """The command ``audit``: pass secrets to every input of the installed sidecar, and search every output for them.
 
-It uses an endpoint on this machine and a daemon of its own in a temporary directory.
+It uses an endpoint on this machine and a daemon of its own in a temporary directory. Two sessions get the same routes
+and marks, because the hashes of a text must differ between sessions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ..core.schema import EVENTS, SESSION, SESSION_FIELDS
 from ..core.wire import encode
 from ..host import launch, paths
 from ..host.conversation import Conversation, NoDaemonError
+from .audit_ids import ids_by_session, shared
 from .audit_texts import TEXTS, traces
 from .testbed import Testbed
 
@@ -32,21 +33,26 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30.0  # ten times the time that the whole audit takes
 _POLL_S = 0.05
+_REPORT = "This is a bug; please report it"
 _SECRET_VARIABLES = ("DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "API_KEY", "USER", "HOSTNAME", "PYTHONSTARTUP", "TZ_HINT")
 
 
 def audit(_arguments: Namespace) -> int:
     """Run the audit. Fails if a secret is found in an output, or if an input or output was not exercised."""
     with Testbed("audit") as testbed:
-        outputs, inputs = _run_everything(testbed)
+        try:
+            outputs, inputs, ids = _run_everything(testbed)
+        except (OSError, NoDaemonError) as error:  # a BrokenPipeError here does not mean that stdout was closed
+            raise CommandError(f"FAIL: the audit could not be completed ({error}). {_REPORT}") from error
         bodies = list(testbed.endpoint.bodies)
     leaks = {name: traces(content) for name, content in outputs.items()}
     problems = [f"{name}: {', '.join(forms)}" for name, forms in leaks.items() if forms]
-    problems += _gaps(bodies, outputs)
+    problems += _gaps(bodies, outputs) + _misused_ids(ids, outputs)
     problems += [f"{name}: never used" for name, count in inputs.items() if not count]
     _show(inputs, outputs, leaks, bodies)
+    _show_ids(ids)
     if problems:
-        raise CommandError(f"FAIL: {'; '.join(problems)}. This is a bug; please report it")
+        raise CommandError(f"FAIL: {'; '.join(problems)}. {_REPORT}")
     print(f"\nPASS: none of the {len(TEXTS)} secrets was found anywhere")
     return 0
 
@@ -64,11 +70,21 @@ def _show(inputs: dict[str, int], outputs: dict[str, bytes], leaks: dict[str, li
     print(f"\n  Events that arrived, with values of the schema only: {arrived}")
 
 
+def _show_ids(ids: dict[str, set[bytes]]) -> None:
+    count = len(set().union(*ids.values()))
+    print(f"""
+  Hashes of routes and marks that lay in journal and counter files, keyed with their session's id: {count}
+  They are pseudonyms: these files hold the key too, so a person who has them can confirm a guessed text. The hashes
+  were in no request, receipt, log or status.""")
+
+
 # --- inputs and outputs ----------------------------------------------------------------------------------------
 
 
-def _run_everything(testbed: Testbed) -> tuple[dict[str, bytes], dict[str, int]]:
-    """Give the secrets to every input. Returns each output's content, and how often each input was used.
+def _run_everything(testbed: Testbed) -> tuple[dict[str, bytes], dict[str, int], dict[str, set[bytes]]]:
+    """Give the secrets to every input.
+
+    Returns each output's content, how often each input was used, and the ids of routes and marks by session.
 
     Outputs are collected twice: while sessions are open, and after they have ended.
     """
@@ -78,30 +94,34 @@ def _run_everything(testbed: Testbed) -> tuple[dict[str, bytes], dict[str, int]]
     socket_path = paths.socket_path(testbed.environ)
     with open(os.path.join(directory, "debug-output"), "w+b") as debug_output:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "brakit_sidecar", "serve"],
+            launch.isolated_command("serve"),
             env=environ | {"BRAKIT_DEBUG": "1"},
+            cwd=testbed.path,
             stdin=subprocess.DEVNULL,
             stdout=debug_output,
             stderr=debug_output,
         )
         try:
             _wait_until(lambda: _accepts(socket_path))
-            session = str(uuid.uuid4())
+            session, other_session = str(uuid.uuid4()), str(uuid.uuid4())
             lines = list(_lines())
             hellos = [encode({"hello": hello}) + line for hello in _hellos(session) for line in lines[:1]]
             answers = b"".join(_exchange(socket_path, [hello]) for hello in hellos)
-            with Conversation(socket_path, TIMEOUT_S, session=session, producer=str(uuid.uuid4())) as worker:
+            with _worker(socket_path, session) as worker, _worker(socket_path, other_session) as other_worker:
                 worker.say({"incr": {"request_count": 1}})
                 hello = encode({"hello": {"protocol": 1, "session": session, "producer": str(uuid.uuid4())}})
                 answers += _exchange(socket_path, [hello, *lines])
-                app = [sys.executable, "-m", "brakit_sidecar.selftest.audit_app"]
+                app = launch.isolated("from brakit_sidecar.selftest.audit_app import main; main()")
                 calls = int(_run(["run", "--", *app, "work", *TEXTS.values()], environ, directory) or 0)
                 in_session = environ | {"BRAKIT_SESSION_ID": session}  # counter files exist until their session ends
                 calls += int(_output_of([*app, "work"], in_session, directory) or 0)
+                calls += int(_output_of([*app, "hash"], environ | {"BRAKIT_SESSION_ID": other_session}, directory) or 0)
                 emitted = int(_output_of([*app, "emit"], in_session, directory) or 0)
                 status = _run(["status", "--json"], environ, directory)
                 files_while_open = _files(testbed.path, "while a session is open")
+                ids = ids_by_session(testbed.path)
                 worker.ask({"end": {"session": session}})
+                other_worker.ask({"end": {"session": other_session}})
             _wait_until(lambda: _is_idle(socket_path))
             log = _run(["log", "--json"], environ, directory)
             status += _run(["status", "--json"], environ, directory)
@@ -124,16 +144,21 @@ def _run_everything(testbed: Testbed) -> tuple[dict[str, bytes], dict[str, int]]
     inputs = {
         "lines on the socket: every key, every field, every event": len(lines),
         "hello lines": len(hellos),
-        "calls of the client, by four producers": calls,
+        "calls of the client, by five producers": calls,
         "emit: every event, every field": emitted,
         "environment, arguments, working directory, an exception": len(_SECRET_VARIABLES) + len(TEXTS) + 2,
     }
-    return outputs, inputs
+    return outputs, inputs, ids
+
+
+def _worker(socket_path: str, session: str) -> Conversation:
+    """Connect a worker. The session is open for as long as the worker is connected."""
+    return Conversation(socket_path, TIMEOUT_S, session=session, producer=str(uuid.uuid4()))
 
 
 def _run(arguments: list[str], environ: dict[str, str], directory: str) -> bytes:
     """Run a brakit-sidecar command and return its stdout."""
-    return _output_of([sys.executable, "-m", "brakit_sidecar", *arguments], environ, directory)
+    return _output_of(launch.isolated_command(*arguments), environ, directory)
 
 
 def _output_of(command: list[str], environ: dict[str, str], directory: str) -> bytes:
@@ -188,6 +213,21 @@ def _gaps(bodies: list[bytes], outputs: dict[str, bytes]) -> list[str]:
     if not receipts.issuperset(bodies):
         gaps.append("a body that arrived has no receipt with the same bytes")
     return gaps
+
+
+def _misused_ids(ids: dict[str, set[bytes]], outputs: dict[str, bytes]) -> list[str]:
+    """Return the ways in which ids show more than they may, or why that cannot be known."""
+    problems = []
+    if len(ids) < 2:
+        problems.append("there were no two sessions whose hashes could be compared")
+    if count := shared(ids):
+        problems.append(f"{count} hashes are the same in two sessions, so their key is not the session's id")
+    local = ("journal", "counter files")
+    every = set().union(*ids.values())
+    for name, content in outputs.items():
+        if not name.startswith(local) and any(opaque_id in content for opaque_id in every):
+            problems.append(f"{name}: hashes of routes or marks")
+    return problems
 
 
 # --- lines on the socket ---------------------------------------------------------------------------------------

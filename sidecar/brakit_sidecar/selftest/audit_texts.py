@@ -1,13 +1,15 @@
 """The secrets that the audit passes to the sidecar, and the search for them in its output.
 
 Each secret contains the mark, and no other text does. So an output that has a piece of the mark has leaked a secret.
-The search finds whole and truncated secrets, plain and encoded.
+The search finds whole and truncated secrets, plain, encoded, and hashed without a key.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from zlib import crc32
 
 MARK = "Zq7Xv9Kw3RtB"
 
@@ -36,7 +38,8 @@ _PIECE = 6  # the length of a piece of the mark, short enough to find a secret t
 def traces(found: bytes) -> list[str]:
     """Return the forms in which a secret is in ``found``. The list is empty if no secret is in it."""
     lower = found.lower()
-    return [form for form, pieces in _FORMS.items() if any(piece.lower() in lower for piece in pieces)]
+    forms = [form for form, pieces in _FORMS.items() if any(piece.lower() in lower for piece in pieces)]
+    return forms if _CHECKSUMS.isdisjoint(_NUMBERS.findall(lower)) else [*forms, "as a checksum"]
 
 
 def _pieces(text: str) -> list[bytes]:
@@ -52,14 +55,31 @@ def _base64() -> list[bytes]:
     return [text[4:-4] for text in encoded]
 
 
-def _hashes() -> list[bytes]:
-    """Return each secret's hashes without a key. Such a hash is a leak, because it confirms a guessed secret."""
-    return [
-        hashlib.new(name, text.encode()).hexdigest()[:16].encode()
-        for text in TEXTS.values()
-        for name in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s")
-    ] + [hashlib.blake2b(text.encode(), digest_size=8).hexdigest().encode() for text in TEXTS.values()]
+_DIGEST_SIZES = (8, 16, 32)  # of BLAKE2, whose result depends on the size
+_CHECKED_BYTES = 8  # of a hash; the size of an opaque id, which is the smallest hash that the sidecar makes
 
+
+def _hashes() -> list[bytes]:
+    """Return the beginning of each secret's hashes without a key: in hex, in base64 and as bytes in either order.
+
+    Such a hash is a leak, because it confirms a guessed secret to everyone who has it.
+    """
+    digests = []
+    for text in map(str.encode, TEXTS.values()):
+        digests += [
+            hashlib.new(name, text).digest() for name in sorted(hashlib.algorithms_guaranteed) if "shake" not in name
+        ]
+        digests += [hashlib.blake2b(text, digest_size=size).digest() for size in _DIGEST_SIZES]
+        digests += [hashlib.blake2s(text, digest_size=size).digest() for size in _DIGEST_SIZES]
+    starts = {digest[:_CHECKED_BYTES] for digest in digests}
+    written = [(start.hex().encode(), base64.b64encode(start)[:10], start, start[::-1]) for start in starts]
+    return [form for forms in written for form in forms]
+
+
+# A checksum has too few bits to be searched for in the midst of other text. So it must be a number by itself, in hex or
+# in decimal.
+_NUMBERS = re.compile(rb"(?<![0-9a-f])[0-9a-f]{8,10}(?![0-9a-f])")
+_CHECKSUMS = {written % crc32(text.encode()) for text in TEXTS.values() for written in (b"%08x", b"%d")}
 
 _FORMS: dict[str, list[bytes]] = {
     "as it is": _pieces(MARK),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from ..cli.errors import CommandError
+from ..host import launch
 from .testbed import Testbed
 
 if TYPE_CHECKING:
@@ -34,30 +34,22 @@ def demo(_arguments: Namespace) -> int:
             session_arrived.set()
 
     with Testbed("demo", on_body) as testbed:
-        counted = _run_application(testbed.environ)
+        counted = _run_application(testbed)
         if not session_arrived.wait(ARRIVAL_TIMEOUT_S):
             raise CommandError("the session event did not arrive; BRAKIT_DEBUG=1 brakit-sidecar demo may show why")
         _show(counted, testbed.endpoint.bodies)
     return 0
 
 
-def _run_application(environ: dict[str, str]) -> list[dict[str, Any]]:
+def _run_application(testbed: Testbed) -> list[dict[str, Any]]:
     """Run the application as a user would, and print its progress. Returns the last counts of each worker."""
-    command = [
-        sys.executable,
-        "-m",
-        "brakit_sidecar",
-        "run",
-        "--",
-        sys.executable,
-        "-m",
-        "brakit_sidecar.selftest.demo_app",
-    ]
+    application = launch.isolated("from brakit_sidecar.selftest.demo_app import main; main()")
+    command = launch.isolated_command("run", "--", *application)
     print("$ brakit-sidecar run -- python -m brakit_sidecar.selftest.demo_app\n")
     counted: dict[int, dict[str, Any]] = {}
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as application:
-        assert application.stdout is not None
-        for line in application.stdout:
+    with subprocess.Popen(command, env=testbed.environ, cwd=testbed.path, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
             report = json.loads(line)
             counted[report["worker"]] = report
             does = "kills itself (SIGKILL)" if report["killed"] else "continues" if report["counting"] else "is done"

@@ -10,10 +10,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import brakit_sidecar
+
+from ..host import launch
 
 WORKERS = 4
 KILLED = 2
@@ -23,10 +24,8 @@ PRINT_EVERY = 20  # requests
 
 def main() -> None:
     """Start the workers and wait for them, as a web server does."""
-    workers = [
-        subprocess.Popen([sys.executable, "-m", "brakit_sidecar.selftest.demo_app", str(number)])
-        for number in range(1, WORKERS + 1)
-    ]
+    worker_main = launch.isolated("from brakit_sidecar.selftest.demo_app import work; work(int(sys.argv[1]))")
+    workers = [subprocess.Popen([*worker_main, str(number)]) for number in range(1, WORKERS + 1)]
     for worker in workers:
         worker.wait()
 
@@ -57,10 +56,3 @@ def work(number: int) -> None:
 def _print(number: int, counted: dict[str, int], *, killed: bool, counting: bool) -> None:
     line = json.dumps({"worker": number, **counted, "killed": killed, "counting": counting}) + "\n"
     os.write(1, line.encode())  # in one write, because all workers share the pipe; print() may need two writes
-
-
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        work(int(sys.argv[1]))
-    else:
-        main()

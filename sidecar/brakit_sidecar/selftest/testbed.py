@@ -1,16 +1,19 @@
-"""The testbed of the demo and the audit: a temporary home directory, and an endpoint that stores what it receives."""
+"""The testbed of the demo and the audit: a temporary home directory, and an endpoint that stores what it receives.
+
+Its processes run this installation of the package and nothing else. They are isolated from the user's environment and
+working directory, which may hold modules of any name.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from ..host import guards
+from ..host import environment, launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +55,9 @@ class _Capture(BaseHTTPRequestHandler):
 
 
 class Testbed:
-    """A temporary home directory and an endpoint. A command with the environment ``environ`` uses only these two.
+    """A temporary home directory and an endpoint.
+
+    A process with the environment ``environ`` and the working directory ``path`` uses only these two.
 
     On leaving the context, a daemon that still runs is stopped and the directory is deleted.
     """
@@ -69,22 +74,18 @@ class Testbed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        subprocess.run([sys.executable, "-m", "brakit_sidecar", "stop"], env=self.environ, check=False)
+        subprocess.run(launch.isolated_command("stop"), env=self.environ, cwd=self.path, check=False)
         self.endpoint.shutdown()
         self.endpoint.server_close()
         self._directory.cleanup()
 
 
 def _environment(directory: str, endpoint: str) -> dict[str, str]:
-    """Return the user's environment with all files in ``directory``, and without opt-outs and signs of CI."""
-    ours = {"HOME": directory, "XDG_RUNTIME_DIR": directory, "BRAKIT_TELEMETRY_ENDPOINT": endpoint}
-    removed = {
-        *guards.VARIABLES,
-        "DO_NOT_TRACK",
-        "BRAKIT_TELEMETRY",
-        "XDG_STATE_HOME",
-        "BRAKIT_SESSION_ID",
-        "BRAKIT_SIDECAR_SOCKET",
+    """Return an environment with all files in ``directory``, and with none of the user's opt-outs and signs of CI."""
+    return {
+        **environment.only((*environment.INTERPRETER, "BRAKIT_DEBUG"), os.environ),
+        "HOME": directory,
+        "XDG_RUNTIME_DIR": directory,
+        "BRAKIT_TELEMETRY_ENDPOINT": endpoint,
+        "BRAKIT_TELEMETRY_KEY": "phc_local",
     }
-    inherited = {name: value for name, value in os.environ.items() if name not in removed}
-    return {**inherited, **ours, "BRAKIT_TELEMETRY_KEY": "phc_local"}
