@@ -105,3 +105,7 @@ def test_while_telemetry_is_off_there_is_no_notice_and_no_file_for_it(fresh: Pla
     assert "statistics" not in at_a_terminal(fresh, "run", "true", **environ)
     assert os.listdir(fresh.home) == ([] if "CI" in environ else [".brakit"])
     assert "CI" in environ or json.dumps(fresh.config["telemetry"]) == "false"
+
+
+def test_the_demo_shows_no_notice(fresh: Place) -> None:
+    assert "statistics" not in at_a_terminal(fresh, "demo")

@@ -13,7 +13,7 @@ import sys
 from ..core.destination import Destination
 from ..host import paths, secure_files
 
-_NAME = "notice-shown"
+NAME = "notice-shown"
 _TEXT = """\
 brakit-sidecar reports anonymous usage statistics: counts, durations, words of a fixed list; no code, no URLs, no SQL.
 Destination: {destination}
@@ -46,7 +46,7 @@ def _is_first_time() -> bool:
     try:
         secure_files.ensure_directory(directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        os.close(os.open(os.path.join(directory, _NAME), flags, 0o600))
+        os.close(os.open(os.path.join(directory, NAME), flags, 0o600))
     except FileExistsError:
         return False
     except OSError:

@@ -13,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from ..cli import notice
 from ..host import environment, launch
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Testbed:
         self.path = self._directory.name
         self.endpoint = CaptureServer(on_body)
         self.environ = _environment(self.path, self.endpoint.url)
+        self._keep_notice_for_the_users_own_commands()
 
     def __enter__(self) -> Testbed:
         threading.Thread(target=self.endpoint.serve_forever, daemon=True).start()
@@ -79,6 +81,13 @@ class Testbed:
         self.endpoint.server_close()
         self._directory.cleanup()
 
+    def _keep_notice_for_the_users_own_commands(self) -> None:
+        """Mark the notice as shown, because nothing that runs here leaves the machine."""
+        state = os.path.join(self.environ["XDG_STATE_HOME"], "brakit")
+        os.makedirs(state, mode=0o700)
+        with open(os.path.join(state, notice.NAME), "xb"):
+            pass
+
 
 def _environment(directory: str, endpoint: str) -> dict[str, str]:
     """Return an environment with all files in ``directory``, and with none of the user's opt-outs and signs of CI."""
@@ -86,6 +95,7 @@ def _environment(directory: str, endpoint: str) -> dict[str, str]:
         **environment.only((*environment.INTERPRETER, "BRAKIT_DEBUG"), os.environ),
         "HOME": directory,
         "XDG_RUNTIME_DIR": directory,
+        "XDG_STATE_HOME": os.path.join(directory, "state"),
         "BRAKIT_TELEMETRY_ENDPOINT": endpoint,
         "BRAKIT_TELEMETRY_KEY": "phc_local",
     }
