@@ -9,14 +9,15 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import brakit_sidecar
 import pytest
-from brakit_sidecar.host import launch
+from brakit_sidecar.host import environment, launch
 from brakit_sidecar.host.secure_files import UnsafePathError
 
-from tests.harness import PATIENCE_S, Place, Wire, end_process, wait_until
+from tests.harness import PATIENCE_S, Endpoint, Place, Wire, end_process, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,12 +211,16 @@ def test_a_runtime_directory_that_is_too_long_has_a_working_fallback() -> None:
         os.rmdir(os.path.dirname(started["socket"]))
 
 
+OF_THE_SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}  # a shell starts the daemon, and sets some of these
+
+
 # --- the daemon's process -----------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may read this of a daemon")
 def test_a_started_daemon_is_detached_from_its_starter() -> None:
-    with Place(NODE_OPTIONS="--require=x", PYTHONSTARTUP="/x", PYTHONPATH="/nowhere") as place:
+    with Place(PASSWORD="hunter2", PYTHONPATH="/nowhere", BRAKIT_TELEMETRY_KEY="phc_test") as place:
         pid = place.start()["pid"]
         wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) > 3)
         for fd in "012":
@@ -224,9 +229,42 @@ def test_a_started_daemon_is_detached_from_its_starter() -> None:
         assert os.readlink(f"/proc/{pid}/cwd") == os.path.dirname(place.socket_path)
         with open(f"/proc/{pid}/environ", "rb") as file:
             environ = dict(pair.split(b"=", 1) for pair in file.read().split(b"\0") if pair)
-        assert b"BRAKIT_SIDECAR_DAEMON" in environ
-        assert b"NODE_OPTIONS" not in environ
-        assert b"PYTHONSTARTUP" not in environ
+        assert {b"BRAKIT_SIDECAR_DAEMON", b"BRAKIT_TELEMETRY_KEY", b"HOME"} <= environ.keys()
+        assert {name.decode() for name in environ} <= {*environment.DAEMON, "BRAKIT_SIDECAR_DAEMON", *OF_THE_SHELL}
+
+
+# Runs the daemon, and writes the name of each variable that this package's code asks for into the file.
+RECORDING = """
+import os, sys
+
+class Recording(type(os.environ)):
+    def __getitem__(self, name):
+        frame = sys._getframe(1)
+        while frame.f_globals["__name__"] in ("_collections_abc", "os", "collections.abc"):
+            frame = frame.f_back
+        if frame.f_globals["__name__"].startswith("brakit_sidecar"):
+            with open(sys.argv[1], "a") as file:
+                print(name, file=file)
+        return super().__getitem__(name)
+
+os.environ.__class__ = Recording
+from brakit_sidecar.daemon.start import detached
+detached()
+"""
+OF_A_SERVICE = {"JOURNAL_STREAM"}  # systemd sets it, and it changes only the log of a daemon that systemd started
+
+
+def test_a_started_daemon_has_each_variable_that_it_reads(tmp_path: Path) -> None:
+    with closing(Endpoint()) as endpoint, Place(endpoint.url) as place:
+        daemon = place.popen(sys.executable, "-c", RECORDING, str(tmp_path / "read"))
+        wait_until(place.accepts, "a daemon that accepts")
+        assert place.run("emit", "cli_invoked").returncode == 0
+        endpoint.wait_for("cli_invoked")
+        assert place.run("stop").returncode == 0
+        daemon.wait(PATIENCE_S)
+    read = {*(tmp_path / "read").read_text().split()}
+    assert {"HOME", "BRAKIT_TELEMETRY_KEY", "DO_NOT_TRACK", "CI", "BRAKIT_DEBUG"} <= read
+    assert read - OF_A_SERVICE <= {*environment.DAEMON}
 
 
 def test_no_module_of_the_working_directory_is_imported() -> None:

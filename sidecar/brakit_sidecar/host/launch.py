@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import paths, peercred, secure_files, standard_fds
+from . import environment, paths, peercred, secure_files, standard_fds
 from .conversation import (
     ANSWER_TIMEOUT_S,
     Conversation,
@@ -36,8 +36,6 @@ START_TIMEOUT_S = 10.0  # fifty times as long as a start on a small machine
 RETRY_S = 0.01
 
 _DEPENDENCIES = ("aiohttp", "anyio", "orjson")  # what the daemon imports; what these import is in the same directories
-
-_NOT_FOR_THE_DAEMON = ("BRAKIT_SESSION_ID", "BRAKIT_SIDECAR_SOCKET", "NODE_OPTIONS", "PYTHONSTARTUP")
 
 
 class LaunchError(Exception):
@@ -226,14 +224,13 @@ def _spawn(environ: Mapping[str, str], socket_path: str, stdout: int) -> None:
     children. The shell's script is constant, and nothing of the environment becomes part of it.
     """
     daemon = isolated("from brakit_sidecar.daemon.start import detached; detached()")
-    kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_THE_DAEMON}
     subprocess.Popen(
         ["/bin/sh", "-c", '"$@" &', "sh", *daemon],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=None if environ.get("BRAKIT_DEBUG") else subprocess.DEVNULL,
         cwd=os.path.dirname(socket_path),
-        env={**kept, DAEMON_MARK: "1"},
+        env={**environment.only(environment.DAEMON, environ), DAEMON_MARK: "1"},
         start_new_session=True,
     ).wait()
 

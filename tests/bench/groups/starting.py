@@ -175,10 +175,10 @@ def _measure_idle(samples: Samples, idle_s: float) -> None:
 
 
 def _memory_mib(pid: int) -> dict[str, float]:
-    return {
-        "VmRSS": _fields(f"/proc/{pid}/status")["VmRSS"] / 1024,
-        "PSS": _fields(f"/proc/{pid}/smaps_rollup")["Pss"] / 1024,
-    }
+    found = {"VmRSS": _fields(f"/proc/{pid}/status")["VmRSS"] / 1024}
+    with suppress(PermissionError):  # only root may read that of a daemon
+        found["PSS"] = _fields(f"/proc/{pid}/smaps_rollup")["Pss"] / 1024
+    return found
 
 
 def _wakeups(pid: int) -> float:
