@@ -115,10 +115,10 @@ def test_a_full_disk_loses_only_one_receipt_when_the_newer_file_replaces_the_old
     os.truncate(state / "receipts.jsonl", receipts.MAX_BYTES // 2)
     really_open = os.open
 
-    def open_on_a_full_disk(path: str, flags: int, *mode: int) -> int:
-        if flags & os.O_CREAT and not os.path.exists(path):
+    def open_on_a_full_disk(path: str, flags: int, *mode: int, dir_fd: int | None = None) -> int:
+        if flags & os.O_CREAT and not os.path.exists(state / path):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return really_open(path, flags, *mode)
+        return really_open(path, flags, *mode, dir_fd=dir_fd)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", open_on_a_full_disk)

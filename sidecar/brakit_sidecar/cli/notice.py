@@ -45,8 +45,7 @@ def _is_first_time() -> bool:
     directory = paths.state_dir()
     try:
         secure_files.ensure_directory(directory)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        os.close(os.open(os.path.join(directory, NAME), flags, 0o600))
+        os.close(secure_files.open_file(os.path.join(directory, NAME), os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     except OSError:

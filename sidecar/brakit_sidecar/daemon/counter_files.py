@@ -226,7 +226,7 @@ class CounterFile:
 class CounterFiles:
     """The accepted counter files, by session and producer. Each is also kept for the next daemon.
 
-    It is linked beside the socket, and stored by a service manager. In a service manager's sandbox it cannot be linked.
+    It is linked beside the socket, and stored by a service manager. A memfd cannot be linked, and is only stored.
     """
 
     socket_path: str

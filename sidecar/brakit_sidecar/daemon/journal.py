@@ -142,7 +142,7 @@ class Journal:
                 continue
             self.found_foreign_id |= bool(records) and records[0].get("for") != first["for"]
             with suppress(OSError):
-                os.unlink(path)
+                secure_files.unlink(path)
         _remove_if_empty(self.directory)
         return found
 
@@ -158,8 +158,7 @@ class Journal:
         self._sealed.discard(session)
         if self._has_directory:
             with suppress(OSError):
-                if secure_files.is_own_file(self._path(session)):
-                    os.unlink(self._path(session))
+                secure_files.unlink(self._path(session))
             _remove_if_empty(self.directory)
         return True
 
@@ -213,7 +212,7 @@ def discard(directory: str) -> int:
     names = _names_in(directory)
     with suppress(OSError):
         for name in names:
-            os.unlink(os.path.join(directory, name))
+            secure_files.unlink(os.path.join(directory, name))
         os.rmdir(directory)
     return len(names)
 
@@ -230,7 +229,7 @@ def _names_in(directory: str) -> list[str]:
     """Return the names of the journal's files, including unfinished replacements. Other files are ignored."""
     try:
         secure_files.check_directory(directory)
-        names = os.listdir(directory)
+        names = secure_files.names_in(directory)
     except OSError:
         return []
     return [

@@ -83,7 +83,7 @@ def forget() -> int:
     count = sum(1 for _ in read())
     for name in (_OLDER, _NEWER):
         with suppress(FileNotFoundError):
-            os.unlink(os.path.join(paths.state_dir(), name))
+            secure_files.unlink(os.path.join(paths.state_dir(), name))
     return count
 
 

@@ -109,9 +109,7 @@ def take_first_session() -> bool:
     Returns True only once.
     """
     try:
-        if not secure_files.is_own_file(_fresh_path()):
-            return False
-        os.unlink(_fresh_path())
+        secure_files.unlink(_fresh_path())
     except OSError:
         return False
     return True
