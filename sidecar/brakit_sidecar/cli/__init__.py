@@ -8,6 +8,7 @@ from importlib import import_module
 
 from .errors import CommandError, UsageError
 from .parser import parse
+from .terminal import complain
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,16 +20,16 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, because a BrokenPipeError at the interpreter's exit could not be handled
     except UsageError as error:
-        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except CommandError as error:
-        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except BrokenPipeError:  # the reader closed the pipe, as in `brakit-sidecar log | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout when it exits
         return 0
     except OSError as error:  # for example a full disk; the message tells which error it is
-        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

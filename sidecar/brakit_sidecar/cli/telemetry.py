@@ -12,6 +12,7 @@ from ..host import config_file, consent, guards, launch, paths
 from ..host.conversation import NoDaemonError
 from . import daemon_client
 from .errors import CommandError
+from .terminal import show
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -26,7 +27,7 @@ def telemetry(arguments: Namespace) -> int:
             raise CommandError(str(error)) from error
         if not _notify_daemon() and arguments.action == "off":
             _discard_unsent_data()
-    print(_explanation())
+    show(_explanation())
     return 0
 
 
@@ -56,7 +57,7 @@ def _discard_unsent_data() -> None:
             os.close(lock)
 
 
-def _explanation() -> str:
+def _explanation() -> list[str]:
     """Return the decision, and each source with its value. An arrow points at the source that decided."""
     decision = consent.current(os.environ)
     path = paths.config_path(os.environ)
@@ -67,14 +68,12 @@ def _explanation() -> str:
         consent.VARIABLE: os.environ.get("BRAKIT_TELEMETRY") or "not set",
         consent.CONFIG: f"{_config_value(consent.read_config(path))} ({path})",
     }
-    return "\n".join(
-        [
-            decision.sentence,
-            "",
-            "These sources are checked in this order; the arrow shows which one decided:",
-            *(f"{'->' if source == decision.by else '  '} {source:18} {values[source]}" for source in consent.SOURCES),
-        ]
-    )
+    return [
+        decision.sentence,
+        "",
+        "These sources are checked in this order; the arrow shows which one decided:",
+        *(f"{'->' if source == decision.by else '  '} {source:18} {values[source]}" for source in consent.SOURCES),
+    ]
 
 
 def _config_value(config: consent.Config) -> str:
