@@ -191,14 +191,16 @@ def test_nothing_is_sent_over_http_except_to_loopback(host: str) -> None:
 
 
 def report_numbered(place: Place, count: int) -> None:
-    """Report ``count`` events at once, each with its number in its brakit_version."""
+    """Report ``count`` events at once, each with its number in the last two numbers of its brakit_version."""
     with Wire(place.socket_path).hello() as wire:
-        lines = [{"event": {"name": "cli_invoked", "brakit_version": f"0.0.{number}"}} for number in range(count)]
+        versions = [f"0.{number // 100}.{number % 100}" for number in range(count)]
+        lines = [{"event": {"name": "cli_invoked", "brakit_version": version}} for version in versions]
         wire.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines)).sync()
 
 
 def number_of(body: dict[str, Any]) -> int:
-    return int(body["properties"]["brakit_version"].rpartition(".")[2])
+    _major, hundreds, rest = map(int, body["properties"]["brakit_version"].split("."))
+    return 100 * hundreds + rest
 
 
 def test_the_oldest_events_are_dropped_if_there_are_too_many(endpoint: Endpoint, place: Place) -> None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from ..host import standard_fds
 from .errors import CommandError, UsageError
 from .parser import parse
+from .terminal import complain
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,16 +21,16 @@ def main(argv: list[str] | None = None) -> int:
         code: int = getattr(command, arguments.function)(arguments)
         sys.stdout.flush()  # here, because a BrokenPipeError at the interpreter's exit could not be handled
     except UsageError as error:
-        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except CommandError as error:
-        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except BrokenPipeError:  # the reader closed the pipe, as in `brakit-sidecar log | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout when it exits
         return 0
     except OSError as error:  # for example a full disk; the message tells which error it is
-        print(f"brakit-sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from ..host import config_file, consent
+from .terminal import complain
 
 if TYPE_CHECKING:
     from ..host.consent import Consent
@@ -19,12 +19,7 @@ def settled() -> Consent:
     settled = config_file.settle(os.environ)
     decision = settled.decision
     if not decision.dormant and not consent.is_understood(os.environ):
-        _say(f"BRAKIT_TELEMETRY={os.environ['BRAKIT_TELEMETRY']} {_NO_EFFECT}")
+        complain(f"BRAKIT_TELEMETRY={os.environ['BRAKIT_TELEMETRY']} {_NO_EFFECT}")
     if decision.by_environment and settled.problem is not None:
-        _say(f"telemetry is off here, but the opt-out was not written: the config {settled.problem}")
+        complain(f"telemetry is off here, but the opt-out was not written: the config {settled.problem}")
     return decision
-
-
-def _say(message: str) -> None:
-    if sys.stderr is not None:
-        print(f"brakit-sidecar: {message}", file=sys.stderr)

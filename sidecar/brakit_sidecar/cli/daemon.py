@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from ..host.conversation import NoDaemonError
 from . import daemon_client, notice, settings
 from .consent import settled
 from .errors import CommandError
+from .terminal import complain, show
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -39,7 +39,7 @@ def start(arguments: Namespace) -> int:
     """Start the daemon unless it runs, and print the path of its socket. Starts no daemon if telemetry is off."""
     decision = settled()
     if not decision.on:
-        print(f"brakit-sidecar: no daemon was started; {decision.sentence}", file=sys.stderr)
+        complain(f"no daemon was started; {decision.sentence}")
         if arguments.json:
             print(json.dumps({"socket": None, "pid": None, "version": __version__}))
         return 0
@@ -61,7 +61,7 @@ def serve(_arguments: Namespace) -> int:
     try:
         daemon.foreground()
     except daemon.TelemetryOffError as error:
-        print(f"brakit-sidecar: no daemon was started; {error}", file=sys.stderr)
+        complain(f"no daemon was started; {error}")
     except daemon.AlreadyRunningError as error:
         raise CommandError("a daemon is already running; `brakit-sidecar status` shows it") from error
     except OSError as error:
@@ -94,13 +94,16 @@ def status(arguments: Namespace) -> int:
     """Print the daemon's state. Returns 1 if no daemon runs."""
     found = _ask_status()
     if found is not None:
-        print(json.dumps(found, indent=2) if arguments.json else _as_text(found))
+        if arguments.json:
+            print(json.dumps(found, indent=2))
+        else:
+            show(_as_text(found))
         return 0
     decision = consent.current(os.environ)
     if arguments.json:
         print(json.dumps({"running": False, "consent": {"on": decision.on, "why": decision.why}}, indent=2))
     else:
-        print(f"no daemon is running; {decision.sentence}\ndestination {describe(Destination(os.environ))}")
+        show([f"no daemon is running; {decision.sentence}", f"destination {describe(Destination(os.environ))}"])
     return 1
 
 
@@ -119,7 +122,7 @@ def _ask_status() -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.keys() >= _STATUS else None
 
 
-def _as_text(found: dict[str, Any]) -> str:
+def _as_text(found: dict[str, Any]) -> list[str]:
     delivery = found["delivery"]
     dropped = "".join(f", {count} dropped ({reason})" for reason, count in delivery["dropped"].items())
     lines = [
@@ -140,4 +143,4 @@ def _as_text(found: dict[str, Any]) -> str:
             f"  {workers['live']} worker{'' if workers['live'] == 1 else 's'} connected, {workers['gone']} exited",
             *(f"  {name:32} {json.dumps(value)}" for name, value in session["fields"].items()),
         ]
-    return "\n".join(lines)
+    return lines

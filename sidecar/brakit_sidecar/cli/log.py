@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..daemon import receipts
+from .terminal import show
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,18 +24,15 @@ def log(arguments: Namespace) -> int:
             sys.stdout.flush()
             time.sleep(_POLL_S)
         else:
-            print(json.dumps(receipt) if arguments.json else _as_text(receipt))
+            show([json.dumps(receipt)] if arguments.json else _as_text(receipt))
     return 0
 
 
-def _as_text(receipt: dict[str, Any]) -> str:
+def _as_text(receipt: dict[str, Any]) -> list[str]:
     reason = f" ({receipt['reason']})" if receipt["reason"] else ""
     body = str(receipt["body"])
     with suppress(ValueError):  # a body that is not JSON is printed unchanged
         body = json.dumps(json.loads(body), indent=2)
     head = f"{receipt['at']}  {receipt['event']}  {receipt['outcome']}{reason}"
-    return f"{head}\n    destination {receipt.get('destination', 'unknown')}\n{_indented(body)}\n"
-
-
-def _indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.splitlines())
+    named = f"    destination {receipt.get('destination', 'unknown')}"
+    return [head, named, *("    " + line for line in body.splitlines()), ""]

@@ -11,6 +11,7 @@ import os
 import sys
 
 from ..core.destination import Destination
+from ..core.printable import printable
 from ..host import paths, secure_files
 
 NAME = "notice-shown"
@@ -31,7 +32,7 @@ def show_once() -> None:
         if sys.stderr.isatty() and _is_first_time():
             from ..core.endpoint import describe  # noqa: PLC0415 (a tenth of the start of `run`, which needs it once)
 
-            sys.stderr.write(_TEXT.format(destination=describe(Destination(os.environ))))
+            sys.stderr.write(_TEXT.format(destination=printable(describe(Destination(os.environ)))))
             sys.stderr.flush()
     except (OSError, ValueError, AttributeError):  # stderr does not exist or is closed
         pass

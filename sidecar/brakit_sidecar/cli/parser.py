@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
+from typing import NoReturn
 
+from ..core.printable import printable
 from ..core.version import __version__
 
 _DESCRIPTION = """\
@@ -27,7 +29,7 @@ def parse(argv: list[str]) -> Namespace:
 
     Exits with code 2 if the command line is wrong.
     """
-    parser = ArgumentParser(
+    parser: ArgumentParser = _Parser(
         prog="brakit-sidecar",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
@@ -88,6 +90,12 @@ def parse(argv: list[str]) -> Namespace:
     _command(commands, "demo", "selftest.demo", "run an example application and show its events, on this machine only")
     _command(commands, "audit", "selftest.audit", "feed secrets to every input and search every output for them")
     return parser.parse_args(argv)
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Print the message, which may quote an argument, and exit with 2."""
+        super().error(printable(message))
 
 
 def _command(commands: _SubParsersAction[ArgumentParser], name: str, module: str, text: str) -> ArgumentParser:

@@ -20,6 +20,7 @@ from .closing_line import closing_line
 from .errors import UsageError
 from .injecting import Injecting, prepare
 from .session_owner import OwnedSession
+from .terminal import complain
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -79,7 +80,7 @@ def _print_closing_line(command: list[str], session: OwnedSession, injecting: In
     """Print what was counted, at a terminal only. Never raises."""
     try:
         if sys.stderr.isatty():
-            sys.stderr.write(f"brakit-sidecar: {closing_line(session.result(), command, injecting.left_out)}\n")
+            complain(closing_line(session.result(), command, injecting.left_out))
             sys.stderr.flush()
     except Exception as error:  # noqa: BLE001 (the exit code is the command's, whatever the terminal is like)
         debug("the closing line cannot be shown", error)
@@ -185,5 +186,5 @@ else:
 
 
 def _cannot_start(command: list[str], error: OSError) -> int:
-    print(f"brakit-sidecar: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+    complain(f"cannot run {command[0]}: {error.strerror}")
     return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE

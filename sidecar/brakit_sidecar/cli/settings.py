@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from ..core.destination import Destination
+from .terminal import complain
 
 if TYPE_CHECKING:
     from ..host.launch import Running
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 def warn_of_others(daemon: Running) -> None:
     """Say on stderr that the daemon has another destination, so that sessions of this environment stay here."""
     own = Destination(os.environ)
-    if own.digest == daemon.destination["digest"] or sys.stderr is None:
+    if own.digest == daemon.destination["digest"]:
         return
     from ..core.endpoint import describe  # noqa: PLC0415 (a tenth of the start of `run`, which seldom needs it)
 
-    print(
-        f"brakit-sidecar: the running daemon has other settings (destination {daemon.destination['name']}; "
-        f"here {describe(own)}), so events stay on this machine; `brakit-sidecar stop` ends that daemon",
-        file=sys.stderr,
+    complain(
+        f"the running daemon has other settings (destination {daemon.destination['name']}; here {describe(own)}), "
+        "so events stay on this machine; `brakit-sidecar stop` ends that daemon"
     )

@@ -14,6 +14,7 @@ from ..host import launch, paths, secure_files
 from ..host.conversation import NoDaemonError
 from . import daemon, daemon_client
 from .errors import CommandError
+from .terminal import show
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -77,7 +78,7 @@ def status(_arguments: Namespace) -> int:
     if not _is_ours(SOCKET):
         print("not installed; `brakit-sidecar systemd install` installs the units")
         return 1
-    print(f"units      {_path('')}")
+    show([f"units      {_path('')}"])
     print(f"sandbox    {'on' if _is_ours(_SANDBOX) else 'off, because the service did not start in it'}")
     for kind, unit in (("socket", SOCKET), ("service", SERVICE)):
         found = _systemctl("show", "--property=ActiveState,SubState", "--value", unit)

@@ -15,6 +15,7 @@ from ..host import config_file, consent, guards, launch, paths
 from ..host.conversation import NoDaemonError
 from . import daemon_client
 from .errors import CommandError, UsageError
+from .terminal import show
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -32,7 +33,7 @@ def telemetry(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps({**found, **done}, indent=2))
     else:
-        print(_as_text(found, done))
+        show(_as_text(found, done))
     return 0
 
 
@@ -103,30 +104,23 @@ def _found() -> dict[str, Any]:
     }
 
 
-def _as_text(found: dict[str, Any], done: dict[str, Any]) -> str:
+def _as_text(found: dict[str, Any], done: dict[str, Any]) -> list[str]:
     lines = [found["sentence"]]
     if "dropped" in done:
-        lines.append(
-            f"{_events(done['dropped'])} dropped, the anonymous id was replaced by one that was never sent, "
-            + (
-                f"and {done['receipts_removed']} receipts were removed"
-                if done["receipts_removed"]
-                else "and receipts stay (`telemetry off --forget` removes them)"
-            )
-        )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "A no of any of these sources wins; the arrow shows which one decided:",
-            *(
-                f"{'->' if source == found['by'] else '  '} {source:18} {found['sources'][source]}"
-                for source in found["sources"]
-            ),
-            "",
-            f"destination        {found['destination']}",
-        ]
-    )
+        receipts = "receipts stay (`telemetry off --forget` removes them)"
+        if done["receipts_removed"]:
+            receipts = f"receipts of {done['receipts_removed']} events were removed"
+        replaced = "the anonymous id was replaced by one that was never sent"
+        lines.append(f"{_events(done['dropped'])} dropped, {replaced}, and {receipts}")
+    sources = found["sources"].items()
+    return [
+        *lines,
+        "",
+        "A no of any of these sources wins; the arrow shows which one decided:",
+        *(f"{'->' if source == found['by'] else '  '} {source:18} {value}" for source, value in sources),
+        "",
+        f"destination        {found['destination']}",
+    ]
 
 
 def _events(count: int) -> str:
