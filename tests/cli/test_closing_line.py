@@ -37,6 +37,8 @@ def test_one_is_singular() -> None:
         ("queued", "", "the event is on its way"),
         ("sent", "", "the event was sent"),
         ("local", "no_key", "the event is kept on this machine, because there is no project key"),
+        ("local", "other_settings", "the event is kept on this machine, because the running daemon has other settings"),
+        ("local", "config_changed", "the event is kept on this machine, because brakit's config was changed meanwhile"),
         ("local", "bad_key", "the event is kept on this machine (bad_key)"),
         ("dropped", "timeout", "the event was not sent (timeout)"),
     ],

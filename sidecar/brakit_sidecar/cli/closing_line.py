@@ -50,6 +50,10 @@ def _outcome(result: Mapping[str, Any]) -> str:
             return "the event was sent"
         case "local", "no_key":
             return "the event is kept on this machine, because there is no project key"
+        case "local", "other_settings":
+            return "the event is kept on this machine, because the running daemon has other settings"
+        case "local", "config_changed":
+            return "the event is kept on this machine, because brakit's config was changed meanwhile"
         case "local", reason:
             return f"the event is kept on this machine ({reason})"
         case _, reason:
