@@ -126,6 +126,15 @@ def test_an_accepted_counter_file_is_acknowledged() -> None:
     assert Client(book).send({"hello": HELLO}).received() == [{"counter_file": 1}]
 
 
+@pytest.mark.parametrize("destination", [None, "none", "0123456789abcdef"])
+def test_events_without_a_session_are_given_to_the_book_with_the_hellos_destination(
+    book: Book, client: Client, destination: str | None
+) -> None:
+    book.outcome = Joined(None)
+    client.send({"hello": {"protocol": 1, "destination": destination}}, {"event": {"name": "cli_invoked"}})
+    assert book.calls[-1] == (destination, ["cli_invoked"])
+
+
 def test_a_refused_part_of_the_hello_is_answered(book: Book, client: Client) -> None:
     book.outcome = Joined(book.member, refused=Refusal.BAD_COUNTER_FILE)
     assert client.send({"hello": HELLO}).received() == [{"refused": {"reason": "bad_counter_file", "line": 1}}]

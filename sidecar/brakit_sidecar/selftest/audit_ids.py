@@ -23,7 +23,7 @@ def ids_by_session(path: str) -> dict[str, set[bytes]]:
     for directory, _, names in os.walk(path):
         for name in names:
             if name.endswith(".jsonl") and "journal-" in directory:
-                session, ids = name.removesuffix(".jsonl"), _OPAQUE_ID.findall(_content(directory, name))
+                session, ids = name.removesuffix(".jsonl"), _of_journal(_content(directory, name))
             elif name.startswith("counters-"):
                 session, ids = _of_counter_file(_content(directory, name))
             else:
@@ -37,10 +37,16 @@ def _content(directory: str, name: str) -> bytes:
         return file.read()
 
 
+def _of_journal(content: bytes) -> list[bytes]:
+    """Return the ids in the frames of producers. Other records hold the digest of a destination, which is not one."""
+    frames = [line for line in content.splitlines() if b'"frame":' in line]
+    return _OPAQUE_ID.findall(b"\n".join(frames))
+
+
 def _of_counter_file(content: bytes) -> tuple[str, list[bytes]]:
     cells = array("Q", content)
     session = uuid.UUID(bytes=content[counter_layout.ID * counter_layout.CELL :][:16])
-    rows = cells[counter_layout.row_cell(1) :: counter_layout.ROW]  # row 0 has no id
+    rows = cells[counter_layout.row_cell(1) :: counter_layout.ROW]  # row 0 has none
     return str(session), [b"%016x" % opaque_id for opaque_id in rows if opaque_id]
 
 
