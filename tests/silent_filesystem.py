@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOOKUP, _OPEN, _RELEASE, _FLUSH, _INIT = 1, 14, 18, 25, 26
+_LOOKUP, _OPEN, _RELEASE, _INIT = 1, 14, 18, 26
 _HEADER = struct.Struct("=IIQQ24x")  # length, operation, id of the request, inode
 _MAX_REQUEST = 1024 * 1024 + 4096  # the kernel refuses to write into a smaller buffer
 _MS_NOSUID_NODEV, _MS_BIND = 2 | 4, 4096
@@ -38,7 +38,7 @@ def _entry() -> bytes:
 
 
 def _serve(device: int) -> None:
-    answers = {_INIT: _INITIALIZED, _LOOKUP: _entry(), _OPEN: _OPENED, _RELEASE: b"", _FLUSH: b""}
+    answers = {_INIT: _INITIALIZED, _LOOKUP: _entry(), _OPEN: _OPENED, _RELEASE: b""}
     while True:
         try:
             request = os.read(device, _MAX_REQUEST)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from brakit_sidecar.core import limits
+from brakit_sidecar.core.counter_layout import NOT_BELIEVED
 from brakit_sidecar.core.destination import NOWHERE
 from brakit_sidecar.core.frames import PARTS, UNKNOWN_DESTINATION, Frame, Hello, Occurred, parse
 from brakit_sidecar.core.refusal import Refusal
@@ -199,11 +200,11 @@ def test_a_hello_may_have_the_stamp_of_the_config() -> None:
 
 
 @pytest.mark.parametrize("stamp", ["", 7, "18a2", "0x000000000018a2", ["00000000000018a2"]])
-def test_a_stamp_that_is_not_16_hex_digits_is_refused(stamp: object) -> None:
+def test_a_stamp_that_is_not_16_hex_digits_is_refused_and_is_none_of_the_config(stamp: object) -> None:
     frame = parse(json.dumps({"hello": {**HELLO, "config": stamp}}).encode())
     assert frame.refused == [Refusal.BAD_VALUE]
     assert frame.hello is not None
-    assert frame.hello.stamp is None
+    assert frame.hello.stamp == NOT_BELIEVED  # so that nothing is sent
 
 
 def test_ids_in_a_hello_are_case_insensitive() -> None:

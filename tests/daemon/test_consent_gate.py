@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import TYPE_CHECKING
 
 import pytest
-from brakit_sidecar.core.counter_layout import NO_CONFIG
+from brakit_sidecar.core.counter_layout import NO_CONFIG, NOT_BELIEVED
+from brakit_sidecar.core.session.terms import Terms
 from brakit_sidecar.daemon.consent_gate import ConsentGate
 
 from tests.harness import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -67,27 +70,65 @@ def test_the_callback_gets_the_first_readable_consent_once(config: Config) -> No
     assert consents == [True]
 
 
-def test_only_an_event_of_the_current_id_may_be_made_and_sent(config: Config) -> None:
-    checks = config.gate.allows_event, config.gate.allows_id
-    assert [allows(config.anonymous_id) for allows in checks] == [True, True]
-    assert [allows(new_id()) for allows in checks] == [False, False]
-    assert [allows(None) for allows in checks] == [False, False]
+def test_only_an_event_of_the_current_id_may_be_sent(config: Config) -> None:
+    assert config.gate.allows_id(config.anonymous_id)
+    assert not config.gate.allows_id(new_id())
+    assert not config.gate.allows_id(None)
     config.write(telemetry=False)
-    assert [allows(config.anonymous_id) for allows in checks] == [False, False]
+    assert not config.gate.allows_id(config.anonymous_id)
+
+
+def test_an_event_may_be_made_only_under_the_current_id_and_sent_only_if_the_config_has_not_changed(
+    config: Config,
+) -> None:
+    assert config.gate.allows()
+    terms = Terms(config.anonymous_id, config.gate.last_stamp)
+    assert config.gate.allows_event(terms) is True
+    assert config.gate.allows_event(terms._replace(stamp=terms.stamp - 1)) is False
+    assert config.gate.allows_event(terms._replace(anonymous_id=new_id())) is None
+    assert config.gate.allows_event(terms._replace(anonymous_id=None)) is None
+    config.write(telemetry=False)
+    assert config.gate.allows_event(terms) is None
 
 
 def test_every_method_that_reads_the_config_notes_the_current_id(config: Config) -> None:
-    for ask in (config.gate.allows_event, config.gate.allows_id):
+    asks: list[Callable[[], object]] = [
+        lambda: config.gate.allows_event(Terms(None)),
+        lambda: config.gate.allows_id(None),
+    ]
+    for ask in asks:
         config.anonymous_id = new_id()
         config.write(telemetry=True)
-        ask(None)
+        ask()
         assert config.gate.last_anonymous_id == config.anonymous_id
 
 
+def test_nothing_stands_while_the_config_is_not_believed(config: Config) -> None:
+    assert config.gate.allows()
+    stamp = config.gate.last_stamp
+    config.path.parent.chmod(0o770)
+    assert config.gate.allows() is None
+    assert not config.gate.has_stood_since(stamp)
+    assert not config.gate.has_stood_since(NOT_BELIEVED)
+
+
+def test_a_config_that_cannot_be_opened_for_a_moment_is_taken_for_unchanged(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_keywords: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert config.gate.allows()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        assert config.gate.allows() is None
+    assert config.gate.has_stood_since(config.gate.last_stamp)
+
+
 def test_an_event_without_a_session_has_the_current_id_if_telemetry_is_on(config: Config) -> None:
-    assert config.gate.settled_id() == config.anonymous_id
+    assert config.gate.current_id() == config.anonymous_id
     config.write(telemetry=False)
-    assert config.gate.settled_id() is None
+    assert config.gate.current_id() is None
 
 
 def test_status_shows_the_decision_and_its_reason(config: Config) -> None:
@@ -109,7 +150,7 @@ def test_consent_has_stood_since_there_was_no_config_only_if_this_package_made_i
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     gate = ConsentGate({"HOME": str(tmp_path)})
-    assert gate.settled_id()
+    assert gate.current_id()
     gate.allows()
     assert gate.has_stood_since(NO_CONFIG)
     os.utime(tmp_path / ".brakit" / "config.json")

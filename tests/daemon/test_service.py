@@ -27,6 +27,7 @@ from tests.daemon.in_process import OWNER, SESSION, Daemon
 from tests.harness import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from brakit_sidecar.client import counter_file
@@ -93,11 +94,14 @@ def test_a_change_that_a_look_has_found_is_journaled_and_stays(daemon: Daemon) -
     assert daemon.config.stat().st_ctime_ns != stamp.st_ctime_ns
 
 
-def test_a_look_at_an_unreadable_config_changes_nothing(daemon: Daemon) -> None:
+@pytest.mark.parametrize("spoil", [lambda config: config.write_text("{"), lambda config: config.parent.chmod(0o770)])
+def test_a_config_that_is_not_believed_keeps_open_sessions_on_this_machine(
+    daemon: Daemon, spoil: Callable[[Path], object]
+) -> None:
     daemon.join()
-    daemon.config.write_text("{")
+    spoil(daemon.config)
     daemon.service.look_at_config()
-    assert daemon.session.kept_local is None
+    assert daemon.session.kept_local is Reason.CONFIG_CHANGED
 
 
 def test_the_session_after_a_change_of_the_config_is_sent(daemon: Daemon) -> None:

@@ -8,10 +8,12 @@ import json
 import os
 import stat
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from brakit_sidecar.core.counter_layout import NO_CONFIG
 from brakit_sidecar.host import config_file, consent
 
 from tests.harness import wait_until
@@ -30,6 +32,7 @@ class Home:
         self.path = path
         self.state = path / "state"
         self.environ = {"HOME": str(path)}
+        self.monkeypatch = monkeypatch
         monkeypatch.setenv("HOME", str(path))
         monkeypatch.setenv("XDG_STATE_HOME", str(self.state))
 
@@ -57,8 +60,8 @@ class Home:
     def current(self, **environ: str) -> consent.Consent:
         return consent.current({**self.environ, **environ})
 
-    def settled(self, **environ: str) -> consent.Consent:
-        return config_file.settled({**self.environ, **environ})
+    def decided(self, **environ: str) -> consent.Consent:
+        return config_file.decided({**self.environ, **environ})
 
     def switch(self, *, on: bool) -> None:
         config_file.switch(self.environ, on=on)
@@ -88,32 +91,32 @@ BROKEN = {
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
 def test_a_broken_config_means_off_and_is_not_changed(home: Home, raw: bytes) -> None:
     home.write(raw)
-    assert not home.settled().on
-    assert not home.settled(BRAKIT_TELEMETRY="true").on
+    assert not home.decided().on
+    assert not home.decided(BRAKIT_TELEMETRY="true").on
     assert home.config_path.read_bytes() == raw
 
 
 def test_a_config_that_is_a_directory_means_off(home: Home) -> None:
     home.config_path.mkdir(parents=True)
-    assert not home.settled().on
+    assert not home.decided().on
 
 
 def test_a_config_that_is_a_pipe_means_off_without_waiting(home: Home) -> None:
     home.config_path.parent.mkdir()
     os.mkfifo(home.config_path)
-    assert not home.settled().on
+    assert not home.decided().on
 
 
 def test_a_config_that_is_a_loop_of_links_means_off(home: Home) -> None:
     home.config_path.parent.mkdir()
     home.config_path.symlink_to(home.config_path)
-    assert not home.settled().on
+    assert not home.decided().on
 
 
 def test_a_config_that_is_a_dangling_link_means_off(home: Home) -> None:
     home.config_path.parent.mkdir(mode=0o700)
     home.config_path.symlink_to(home.path / "elsewhere.json")
-    assert not config_file.settled(home.environ).on
+    assert not config_file.decided(home.environ).on
     assert not (home.path / "elsewhere.json").exists()
 
 
@@ -127,14 +130,14 @@ def test_a_config_that_may_not_be_read_means_off(home: Home, monkeypatch: pytest
         return really_open(path, *more, **keywords)
 
     monkeypatch.setattr(os, "open", refuse)
-    decision = home.settled()
+    decision = home.decided()
     assert not decision.on
     assert "cannot be read" in decision.why
 
 
 def test_a_config_that_cannot_be_created_means_off(home: Home) -> None:
     (home.path / ".brakit").write_text("a file where the directory should be")
-    assert not home.settled().on
+    assert not home.decided().on
 
 
 def test_reading_the_decision_writes_nothing(home: Home) -> None:
@@ -144,19 +147,19 @@ def test_reading_the_decision_writes_nothing(home: Home) -> None:
 
 
 def test_the_first_decision_without_an_opt_out_writes_a_config_with_an_id(home: Home) -> None:
-    decision = home.settled()
+    decision = home.decided()
     assert home.config == {"telemetry": True, "anonymousId": decision.anonymous_id}
     assert str(uuid.UUID(decision.anonymous_id)) == decision.anonymous_id
 
 
 def test_the_config_and_its_directory_are_private(home: Home) -> None:
-    home.settled()
+    home.decided()
     assert mode(home.config_path) == 0o600
     assert mode(home.config_path.parent) == 0o700
 
 
 def test_no_temporary_file_is_left(home: Home) -> None:
-    home.settled()
+    home.decided()
     home.switch(on=False)
     home.switch(on=True)
     assert [path.name for path in home.config_path.parent.iterdir()] == ["config.json"]
@@ -164,7 +167,7 @@ def test_no_temporary_file_is_left(home: Home) -> None:
 
 def test_a_valid_id_is_kept(home: Home) -> None:
     raw = home.write({"telemetry": True, "anonymousId": AN_ID})
-    assert home.settled().anonymous_id == AN_ID
+    assert home.decided().anonymous_id == AN_ID
     assert home.config_path.read_bytes() == raw
 
 
@@ -174,7 +177,7 @@ def test_a_config_without_a_valid_id_gets_a_new_id(home: Home, invalid_id: objec
     if invalid_id is not ...:
         content["anonymousId"] = invalid_id
     home.write(content)
-    decision = home.settled()
+    decision = home.decided()
     assert decision.on
     assert str(uuid.UUID(decision.anonymous_id)) == decision.anonymous_id
     assert home.config == {"telemetry": True, "theme": "dark", "anonymousId": decision.anonymous_id}
@@ -182,7 +185,7 @@ def test_a_config_without_a_valid_id_gets_a_new_id(home: Home, invalid_id: objec
 
 def test_threads_that_make_the_config_at_the_same_time_agree_on_one_id(home: Home) -> None:
     decisions: list[consent.Consent] = []
-    threads = [threading.Thread(target=lambda: decisions.append(home.settled())) for _ in range(12)]
+    threads = [threading.Thread(target=lambda: decisions.append(home.decided())) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -199,7 +202,7 @@ OPT_OUTS: list[dict[str, str]] = [{"BRAKIT_TELEMETRY": "Off"}, {"DO_NOT_TRACK": 
 @pytest.mark.parametrize("opt_out", OPT_OUTS)
 def test_an_opt_out_by_environment_is_written_to_the_config(home: Home, opt_out: dict[str, str]) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID, "theme": "dark"})
-    assert not home.settled(**opt_out).on
+    assert not home.decided(**opt_out).on
     assert (home.config["telemetry"], home.config["theme"]) == (False, "dark")
     uuid.UUID(home.config["anonymousId"])
     assert not home.current().on  # the opt-out outlasts the environment
@@ -207,7 +210,7 @@ def test_an_opt_out_by_environment_is_written_to_the_config(home: Home, opt_out:
 
 @pytest.mark.parametrize("opt_out", OPT_OUTS)
 def test_an_opt_out_without_a_config_writes_a_config_and_no_other_file(home: Home, opt_out: dict[str, str]) -> None:
-    home.settled(**opt_out)
+    home.decided(**opt_out)
     assert home.files() == {".brakit/config.json"}
     assert home.config["telemetry"] is False
     uuid.UUID(home.config["anonymousId"])
@@ -215,16 +218,16 @@ def test_an_opt_out_without_a_config_writes_a_config_and_no_other_file(home: Hom
 
 def test_an_opt_out_changes_nothing_if_the_config_already_opts_out(home: Home) -> None:
     raw = home.write({"telemetry": False, "anonymousId": AN_ID})
-    home.settled(BRAKIT_TELEMETRY="0")
+    home.decided(BRAKIT_TELEMETRY="0")
     assert home.config_path.read_bytes() == raw
 
 
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
 def test_an_opt_out_by_environment_leaves_a_broken_config_as_it_is_and_says_why(home: Home, raw: bytes) -> None:
     home.write(raw)
-    settled = config_file.settle({**home.environ, "BRAKIT_TELEMETRY": "0"})
-    assert not settled.decision.on
-    assert settled.problem
+    written = config_file.decide_and_write({**home.environ, "BRAKIT_TELEMETRY": "0"})
+    assert not written.decision.on
+    assert written.problem
     assert home.files() == {".brakit/config.json"}
     assert home.config_path.read_bytes() == raw
 
@@ -233,7 +236,7 @@ def test_an_opt_out_by_environment_leaves_a_broken_config_as_it_is_and_says_why(
 @pytest.mark.parametrize("content", [None, {"telemetry": True, "anonymousId": AN_ID}])
 def test_a_dormant_environment_writes_no_file(home: Home, content: object, opt_out: dict[str, str]) -> None:
     raw = None if content is None else home.write(content)
-    assert not home.settled(GITHUB_ACTIONS="true", **opt_out).on
+    assert not home.decided(GITHUB_ACTIONS="true", **opt_out).on
     assert home.files() == (set() if raw is None else {".brakit/config.json"})
     assert raw is None or home.config_path.read_bytes() == raw
 
@@ -241,7 +244,7 @@ def test_a_dormant_environment_writes_no_file(home: Home, content: object, opt_o
 @pytest.mark.parametrize("content", [{"telemetry": False, "anonymousId": AN_ID}, {"telemetry": False}])
 def test_an_opt_in_by_environment_does_not_undo_a_no_of_the_config(home: Home, content: object) -> None:
     raw = home.write(content)
-    assert not home.settled(BRAKIT_TELEMETRY="yes").on
+    assert not home.decided(BRAKIT_TELEMETRY="yes").on
     assert home.config_path.read_bytes() == raw
 
 
@@ -268,7 +271,7 @@ def test_switching_on_keeps_an_id_that_was_never_sent(home: Home) -> None:
 def test_switching_on_replaces_an_invalid_id(home: Home) -> None:
     home.write({"telemetry": False, "anonymousId": "me"})
     home.switch(on=True)
-    decision = home.settled()
+    decision = home.decided()
     assert decision.on
     uuid.UUID(decision.anonymous_id)
 
@@ -300,19 +303,19 @@ def test_a_directory_with_a_wider_mode_is_made_private(home: Home) -> None:
 
 
 def test_only_one_session_under_a_config_that_we_made_is_the_first_session(home: Home) -> None:
-    home.settled()
+    home.decided()
     assert [config_file.take_first_session() for _ in range(3)] == [True, False, False]
 
 
 def test_no_session_under_an_earlier_config_is_the_first_session(home: Home) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
-    home.settled()
+    home.decided()
     assert config_file.take_first_session() is False
 
 
 def test_a_config_without_an_id_counts_as_an_earlier_config(home: Home) -> None:
     home.write({"telemetry": True})
-    home.settled()
+    home.decided()
     assert config_file.take_first_session() is False
 
 
@@ -364,7 +367,7 @@ def test_a_persons_decision_is_written_at_the_real_place(home: Home, linked: Pat
 
 def test_an_opt_out_by_environment_is_written_at_the_real_place(home: Home, linked: Path) -> None:
     linked.write_text(json.dumps({"telemetry": True, "anonymousId": AN_ID}))
-    home.settled(BRAKIT_TELEMETRY="off")
+    home.decided(BRAKIT_TELEMETRY="off")
     assert json.loads(linked.read_text())["telemetry"] is False
 
 
@@ -401,15 +404,15 @@ def unbelievable(home: Home, request: pytest.FixtureRequest) -> str:
 
 
 def test_a_config_that_others_can_write_means_off(home: Home, unbelievable: str) -> None:
-    decision = home.settled()
+    decision = home.decided()
     assert not decision.on
     assert "is not believed" in decision.why
 
 
 def test_nothing_is_made_at_a_place_that_is_not_believed(home: Home, unbelievable: str) -> None:
     before = home.files()
-    settled = config_file.settle({**home.environ, "BRAKIT_TELEMETRY": "off"})
-    assert settled.problem
+    written = config_file.decide_and_write({**home.environ, "BRAKIT_TELEMETRY": "off"})
+    assert written.problem
     assert home.files() == before
     assert home.config["telemetry"] is True
 
@@ -428,7 +431,7 @@ def test_a_decision_is_not_written_to_a_directory_that_is_not_believed(home: Hom
 def test_a_hard_link_is_neither_believed_nor_replaced(home: Home) -> None:
     raw = home.write({"telemetry": True, "anonymousId": AN_ID})
     (home.path / "second").hardlink_to(home.config_path)
-    assert not home.settled().on
+    assert not home.decided().on
     with pytest.raises(config_file.ConfigError, match="hard link"):
         home.switch(on=False)
     assert (home.path / "second").read_bytes() == raw
@@ -436,7 +439,7 @@ def test_a_hard_link_is_neither_believed_nor_replaced(home: Home) -> None:
 
 def test_a_home_that_is_missing_means_off_and_is_not_made(home: Home) -> None:
     missing = home.path / "missing"
-    assert not config_file.settled({"HOME": str(missing)}).on
+    assert not config_file.decided({"HOME": str(missing)}).on
     assert not missing.exists()
 
 
@@ -451,7 +454,7 @@ def test_a_config_is_written_on_a_filesystem_without_locks(
         raise OSError(missing, os.strerror(missing))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    assert home.settled().on
+    assert home.decided().on
     home.switch(on=False)
     assert not home.current().on
 
@@ -461,7 +464,7 @@ def test_a_config_is_written_on_a_filesystem_without_hard_links(home: Home, monk
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", fail)
-    assert home.settled().on
+    assert home.decided().on
     assert home.current().anonymous_id
 
 
@@ -498,28 +501,71 @@ def test_a_config_that_is_overwritten_is_json_at_every_moment(home: Home, monkey
     monkeypatch.setattr(os, "ftruncate", truncate)
     home.config_path.write_text(json.dumps({"telemetry": True, "long": "x" * 900}))
     home.switch(on=True)
-    assert seen == [True]
+    assert {*seen} == {True}
     assert home.config_path.read_text().endswith("}\n")
 
 
-# --- the mark of a config that this package made --------------------------------------------------------------
+# --- changes by which consent stands --------------------------------------------------------------------------
 
 
-def test_a_config_that_this_package_made_continues_the_time_without_one(home: Home) -> None:
-    home.settled()
-    assert config_file.was_missing_until(home.current().stamp)
+def is_continued(home: Home, before: int | None) -> bool:
+    now = home.current().stamp
+    assert before is not None
+    assert now is not None
+    return config_file.is_continued(home.environ, before, now)
 
 
-def test_a_config_that_changed_since_does_not(home: Home) -> None:
-    home.settled()
+def test_a_config_that_this_package_makes_continues_the_time_without_one(home: Home) -> None:
+    home.decided()
+    assert is_continued(home, NO_CONFIG)
+
+
+def test_a_config_that_gets_an_id_continues(home: Home) -> None:
+    home.write({"telemetry": True})
+    before = home.current().stamp
+    home.decided()
+    assert is_continued(home, before)
+
+
+def test_a_config_that_changed_since_does_not_continue(home: Home) -> None:
+    home.decided()
     home.write({"telemetry": True, "anonymousId": AN_ID})
-    assert not config_file.was_missing_until(home.current().stamp)
+    assert not is_continued(home, NO_CONFIG)
 
 
-def test_a_config_of_another_program_does_not(home: Home) -> None:
+def test_a_config_of_another_program_does_not_continue_anything(home: Home) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
-    home.settled()
-    assert not config_file.was_missing_until(home.current().stamp)
+    home.decided()
+    assert not is_continued(home, NO_CONFIG)
+
+
+def test_a_config_that_was_switched_off_and_removed_does_not_continue(home: Home) -> None:
+    home.switch(on=False)
+    home.config_path.unlink()
+    real = time.time
+    home.monkeypatch.setattr(time, "time", lambda: real() + 60)
+    home.decided()
+    assert not is_continued(home, NO_CONFIG)
+
+
+def test_switching_on_after_a_no_does_not_continue(home: Home) -> None:
+    home.switch(on=False)
+    before = home.current().stamp
+    home.switch(on=True)
+    assert not is_continued(home, before)
+
+
+def test_a_change_waits_only_for_a_moment_for_a_process_that_keeps_the_lock(home: Home) -> None:
+    home.switch(on=True)
+    directory = os.open(home.config_path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with pytest.raises(config_file.ConfigError, match="keeps its lock"):
+            home.switch(on=False)
+    finally:
+        os.close(directory)
+    home.switch(on=False)
+    assert not home.current().on
 
 
 # --- the stamp ------------------------------------------------------------------------------------------------
@@ -556,6 +602,6 @@ def test_every_write_changes_the_stamp_even_if_the_content_stays(home: Home, cha
 def test_reading_does_not_change_the_stamp(home: Home) -> None:
     home.write({"telemetry": True, "anonymousId": AN_ID})
     before = home.current().stamp
-    home.settled()
+    home.decided()
     home.switch(on=True)  # it is on already, so nothing is written
     assert home.current().stamp == before

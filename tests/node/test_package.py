@@ -210,7 +210,9 @@ def test_the_layout_of_the_counter_file_is_that_of_the_python_package(node: str)
         "OF_GROUP", "RETIRED", "FIRST_ROW", "DESTINATION", "ROW", "MAX_ROUTES", "CELL", "SIZE",
     )  # fmt: skip
     expected = {name: getattr(counter_layout, name) for name in names}
-    expected |= {name: str(getattr(counter_layout, name)) for name in ("MAGIC", "NO_CONFIG", "TO_NOWHERE")}
+    expected |= {
+        name: str(getattr(counter_layout, name)) for name in ("MAGIC", "NO_CONFIG", "TO_NOWHERE", "NOT_BELIEVED")
+    }
     expected["ENDS"] = list(counter_layout.ENDS)
     expected["COUNTER_CELLS"] = [[name, cell] for name, cell in counter_layout.COUNTER_CELLS.items()]
     assert value_of(node, "lib('layout')") == expected
@@ -289,7 +291,7 @@ def test_consent_is_decided_as_in_the_python_package(node: str, tmp_path: Path, 
             "dormant": decision.dormant,
             "unreadable": decision.unreadable,
             "anonymousId": decision.anonymous_id,
-            "stamp": str(decision.stamp),
+            "stamp": str(decision.stamp or 0),  # Node does not tell an unknown one from one that is not believed
         }
         for decision in decisions
     ]
@@ -315,6 +317,11 @@ def obstruct(home: Path, obstacle: str) -> None:
     (elsewhere / "config.json").write_text('{"telemetry": true}', encoding="utf-8")
     if obstacle == "link to a directory":
         directory.symlink_to("elsewhere")
+        return
+    if obstacle == "directory below one of everybody":
+        (elsewhere / "below").mkdir(mode=0o700)
+        elsewhere.chmod(0o777)
+        directory.symlink_to("elsewhere/below")
         return
     if obstacle == "link to a missing directory":
         directory.symlink_to("nowhere")
@@ -347,7 +354,7 @@ def obstruct(home: Path, obstacle: str) -> None:
 OBSTACLES = (
     "link to a directory", "link to a missing directory", "file in place of the directory", "directory", "hard link",
     "link into a directory of everybody", "file of everybody", "directory of everybody", "home of everybody", "link",
-    "dangling link", "link to itself",
+    "dangling link", "link to itself", "directory below one of everybody",
 )  # fmt: skip
 
 
@@ -363,7 +370,7 @@ def test_a_config_that_is_not_a_plain_file_is_read_as_in_the_python_package(
         node, f"((c) => ({{...c, stamp: String(c.stamp)}}))(lib('consent').readConfig({json.dumps(environ)}))"
     )
     assert (found["content"], found["missing"], bool(found["problem"]), found["stamp"]) == (
-        config.content, config.missing, bool(config.problem), str(config.stamp),
+        config.content, config.missing, bool(config.problem), str(config.stamp or 0),
     )  # fmt: skip
 
 

@@ -52,7 +52,17 @@ def write_and_restore_times(path: Path, content: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-WAYS = (write_as_node, write_as_an_editor, write_and_restore_times)
+def retarget_a_link(path: Path, content: bytes) -> None:
+    """Do what stow and chezmoi do: the config is a link, and the files to which it leads stay as they are."""
+    name = f"{path.name}.{'yes' if b'true' in content else 'no'}"
+    target = path.with_name(name)
+    if not target.exists():
+        target.write_bytes(content)
+    path.with_suffix(".link").symlink_to(name)
+    path.with_suffix(".link").rename(path)
+
+
+WAYS = (retarget_a_link, write_as_node, write_as_an_editor, write_and_restore_times)
 
 
 class Worker:
@@ -124,10 +134,16 @@ class Day:
 
     def flip(self, *, on: bool) -> None:
         content = json.dumps({"telemetry": on, "anonymousId": self.daemon.anonymous_id}).encode()
-        write, before = self.random.choice(WAYS), self.daemon.config.stat().st_ctime_ns
-        while self.daemon.config.stat().st_ctime_ns == before:  # the filesystem's clock ticks every few ms
+        write, before = self.random.choice(WAYS), self.stamp()
+        while self.stamp() == before:  # the filesystem's clock ticks every few ms
+            if write is not retarget_a_link and self.daemon.config.is_symlink():
+                self.daemon.config.unlink()  # the other ways would write to the target
+                self.daemon.config.write_bytes(b"{}")
             write(self.daemon.config, content)
         self.is_on = on
+
+    def stamp(self) -> int | None:
+        return consent.current({"HOME": str(self.root)}).stamp
 
     def look(self) -> None:
         """Do what a snapshot does."""

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 _NO_EFFECT = "is not understood and has no effect; to opt out, set it to false"
 
 
-def settled() -> Consent:
+def decided() -> Consent:
     """Return the decision, after writing it to the config. Says once if an opt-out is not kept, or not understood."""
-    settled = config_file.settle(os.environ)
-    decision = settled.decision
+    written = config_file.decide_and_write(os.environ)
+    decision = written.decision
     if not decision.dormant and not consent.is_understood(os.environ):
         complain(f"BRAKIT_TELEMETRY={os.environ['BRAKIT_TELEMETRY']} {_NO_EFFECT}")
-    if decision.by_environment and settled.problem is not None:
-        complain(f"telemetry is off here, but the opt-out was not written: the config {settled.problem}")
+    if decision.by_environment and written.problem is not None:
+        complain(f"telemetry is off here, but the opt-out was not written: the config {written.problem}")
     return decision

@@ -13,31 +13,20 @@ from ..core.version import __version__
 from ..host import consent, launch, secure_files
 from ..host.conversation import NoDaemonError
 from . import daemon_client, notice, settings
-from .consent import settled
+from .consent import decided
 from .errors import CommandError
 from .terminal import complain, show
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-_STATUS = {
-    "running",
-    "version",
-    "pid",
-    "uptime_s",
-    "socket",
-    "sessions",
-    "refused",
-    "delivery",
-    "consent",
-    "destination",
-}
+_STATUS = {"running", "version", "pid", "uptime_s", "socket", "sessions", "refused", "delivery", "consent"}
 _STOP_TIMEOUT_S = 10.0  # five times the longest time that a stop may take
 
 
 def start(arguments: Namespace) -> int:
     """Start the daemon unless it runs, and print the path of its socket. Starts no daemon if telemetry is off."""
-    decision = settled()
+    decision = decided()
     if not decision.on:
         complain(f"no daemon was started; {decision.sentence}")
         if arguments.json:
@@ -56,6 +45,7 @@ def start(arguments: Namespace) -> int:
 
 def serve(_arguments: Namespace) -> int:
     """Run the daemon in the foreground until it exits."""
+    decided()  # says if an opt-out is not kept
     from ..daemon import start as daemon  # noqa: PLC0415 (only this command needs the daemon's code)
 
     try:
@@ -124,16 +114,17 @@ def _ask_status() -> dict[str, Any] | None:
 
 def _as_text(found: dict[str, Any]) -> list[str]:
     delivery = found["delivery"]
+    destination = found.get("destination", {"name": "unknown to this older daemon", "kept_local": {}})
     dropped = "".join(f", {count} dropped ({reason})" for reason, count in delivery["dropped"].items())
     lines = [
         f"brakit-sidecar {found['version']} is running (pid {found['pid']}, up {found['uptime_s']:.0f} s)",
         f"socket     {found['socket']}",
         f"consent    telemetry is {'on' if found['consent']['on'] else 'off'}: {found['consent']['why']}",
-        f"destination {found['destination']['name']}",
+        f"destination {destination['name']}",
         f"delivery   {delivery['sent']} sent, {delivery['local']} kept local, {delivery['queued']} queued{dropped}",
         "refused    " + (", ".join(f"{count} {reason}" for reason, count in found["refused"].items()) or "nothing"),
     ]
-    kept_local = found["destination"]["kept_local"]
+    kept_local = destination["kept_local"]
     for session in found["sessions"]:
         workers, kept = session["producers"], kept_local.get(session["id"])
         lines += [

@@ -30,7 +30,7 @@ def emit(arguments: Namespace) -> int:
             raise UsageError(f"the value of {name} must be: {event.fields[name].domain.text}")
         accepted = [field.name for field in event.fields.values() if said_in_event(field)]
         raise UsageError(f"{event.name} has no field {name}; it has {', '.join(accepted)}")
-    if not consent.settled().on:
+    if not consent.decided().on:
         return 0
     notice.show_once()
     emission: dict[str, Any] = {
@@ -38,13 +38,16 @@ def emit(arguments: Namespace) -> int:
         "fields": admitted,
         "destination": Destination(os.environ).digest,
     }
-    if session := _session():
+    session = _session()
+    if session is not None:
         emission["session"] = session
     with daemon_client.connect_or_start() as daemon:
         try:
             emitted = daemon.ask({"emit": emission})
         except NoDaemonError as error:
             raise CommandError("the daemon exited before it answered; try again") from error
+    if emitted is None and session is None:
+        raise CommandError("the running daemon is of another version; `brakit-sidecar stop` ends it")
     if emitted is None:
         raise CommandError(f"session {session} is over; unset BRAKIT_SESSION_ID to report the event without a session")
     return 0

@@ -64,7 +64,7 @@ def run(arguments: Namespace) -> int:
 def _open_session() -> OwnedSession | None:
     """Open a session. Returns None if telemetry is off or the session cannot be opened."""
     try:
-        decision = consent.settled()
+        decision = consent.decided()
         if decision.on:
             notice.show_once()
             session = OwnedSession(os.environ)

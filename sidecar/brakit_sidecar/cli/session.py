@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def start(arguments: Namespace) -> int:
     """Open a session and print its id. Opens no session if telemetry is off."""
-    if not consent.settled().on:
+    if not consent.decided().on:
         if arguments.json:
             print(json.dumps({"session": None, "socket": None}))
         return 0
@@ -36,8 +36,10 @@ def start(arguments: Namespace) -> int:
             opened = daemon.ask({"open": opening})
         except NoDaemonError as error:
             raise CommandError("the daemon exited before it answered; try again") from error
-    if opened is None:
+    if opened is None and arguments.owner_pid is not None:
         raise _cannot_own(arguments.owner_pid, "the daemon cannot watch it, or it is the daemon itself")
+    if opened is None:
+        raise CommandError("the daemon opens no more sessions; `brakit-sidecar status` lists those that are open")
     print(json.dumps({"session": opened["session"], "socket": socket_path}) if arguments.json else opened["session"])
     return 0
 

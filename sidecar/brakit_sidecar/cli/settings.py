@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def warn_of_others(daemon: Running) -> None:
     """Say on stderr that the daemon has another destination, so that sessions of this environment stay here."""
     own = Destination(os.environ)
-    if own.digest == daemon.destination["digest"]:
+    other = daemon.destination
+    if other is None or own.digest == other["digest"]:
         return
     from ..core.endpoint import describe  # noqa: PLC0415 (a tenth of the start of `run`, which seldom needs it)
 
     complain(
-        f"the running daemon has other settings (destination {daemon.destination['name']}; here {describe(own)}), "
+        f"the running daemon has other settings (destination {other['name']}; here {describe(own)}), "
         "so events stay on this machine; `brakit-sidecar stop` ends that daemon"
     )

@@ -10,7 +10,7 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..host import launch, paths, secure_files
+from ..host import config_location, launch, paths, secure_files
 from ..host.conversation import NoDaemonError
 from . import daemon, daemon_client
 from .errors import CommandError
@@ -34,7 +34,7 @@ def install(_arguments: Namespace) -> int:
     _check_that_files_are_ours()
     _stop_the_running_daemon(_arguments)
     # The sandbox lets the service write only to these directories, and only if they exist when it starts.
-    secure_files.ensure_directory(os.path.dirname(paths.config_path(os.environ)))
+    os.makedirs(_config_directory(), mode=0o700, exist_ok=True)
     secure_files.ensure_directory(paths.state_dir())
     for name in (SOCKET, SERVICE, _SANDBOX):
         with open(os.path.join(_units(), name), encoding="utf-8") as unit:
@@ -118,7 +118,17 @@ def _local_drop_in() -> str:
             f"Environment={_quoted(f'XDG_STATE_HOME={state}')}",
             f"ReadWritePaths={_quoted(f'-{paths.state_dir()}')}",
         ]
+    if (directory := _config_directory()) != os.path.dirname(paths.config_path(os.environ)):
+        lines.append(f"ReadWritePaths={_quoted(f'-{directory}')}")
     return "\n".join(lines) + "\n"
+
+
+def _config_directory() -> str:
+    """Return the directory in which the config is written, which may be elsewhere than the links to it."""
+    try:
+        return os.path.dirname(config_location.find(os.environ)[0])
+    except config_location.UntrustedConfigError as error:
+        raise CommandError(f"telemetry is off: the config {error}") from error
 
 
 def _quoted(word: str) -> str:

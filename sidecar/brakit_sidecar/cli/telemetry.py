@@ -12,7 +12,7 @@ from ..core.destination import Destination
 from ..core.endpoint import describe
 from ..daemon import counter_files, journal, receipts
 from ..host import config_file, consent, guards, launch, paths
-from ..host.conversation import NoDaemonError
+from ..host.conversation import Conversation, NoDaemonError, SilentDaemonError
 from . import daemon_client
 from .errors import CommandError, UsageError
 from .terminal import show
@@ -43,30 +43,43 @@ def _switch(*, on: bool, is_forgetting: bool) -> dict[str, Any]:
         config_file.switch(os.environ, on=on)
     except config_file.ConfigError as error:
         raise CommandError(str(error)) from error
+    daemon = _connect_to_daemon()
     if on:
-        _notify_daemon()
+        if daemon is not None:
+            with daemon:
+                daemon.ask("consent")
         return {}
-    dropped = _notify_daemon()
-    if dropped is None:
-        dropped = _discard_unsent_data()
+    dropped = _discard_unsent_data() if daemon is None else _withdraw(daemon)
     return {"dropped": dropped, "new_id": True, "receipts_removed": receipts.forget() if is_forgetting else 0}
 
 
-def _notify_daemon() -> int | None:
-    """Make the running daemon read the config now. Returns how many events it dropped, or None if no daemon runs.
+def _connect_to_daemon() -> Conversation | None:
+    """Connect to the running daemon. Returns None if no daemon runs."""
+    try:
+        return daemon_client.connect_if_running()
+    except NoDaemonError:
+        return None
+
+
+def _withdraw(daemon: Conversation) -> int:
+    """Make the running daemon read the config now. Returns how many events it dropped.
 
     Nothing would be sent even without this call, because the daemon also reads the config before each request.
     """
-    with suppress(NoDaemonError):
-        daemon = daemon_client.connect_if_running()
-        if daemon is not None:
-            with daemon:
-                answer = daemon.ask("consent")
-                deadline = time.monotonic() + _SETTLE_TIMEOUT_S
-                while daemon.ask("status")["delivery"]["queued"] and time.monotonic() < deadline:
-                    time.sleep(_POLL_S)
-            return int(answer["dropped"])
-    return None
+    try:
+        with daemon:
+            dropped = int(daemon.ask("consent").get("dropped", 0))
+            deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+            while daemon.ask("status")["delivery"]["queued"] and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+    except SilentDaemonError as error:
+        raise CommandError(
+            "telemetry is off, but the running daemon does not answer; it sends nothing, and drops what it holds "
+            "when it continues"
+        ) from error
+    except NoDaemonError:  # it was about to exit
+        return _discard_unsent_data()
+    return dropped
 
 
 def _discard_unsent_data() -> int:

@@ -22,5 +22,4 @@ def show(lines: Iterable[str]) -> None:
 
 def complain(message: str) -> None:
     """Print a message of one line to stderr."""
-    if sys.stderr is not None:  # print() would take None for stdout
-        print(f"brakit-sidecar: {printable(message)}", file=sys.stderr)
+    print(f"brakit-sidecar: {printable(message)}", file=sys.stderr)

@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 
+from ..core.counter_layout import NO_CONFIG
 from ..core.destination import Destination
 from ..host import consent, paths
 from ..host.debug import debug
@@ -34,7 +35,7 @@ def join(environ: Mapping[str, str], sdk: str, *, start: bool) -> Telemetry:
             from ..host import config_file, standard_fds  # noqa: PLC0415 (a worker hardly ever writes the config)
 
             with standard_fds.Reserved():
-                config_file.settled(environ, wait=False)  # writes the environment's opt-out to the config
+                config_file.decided(environ, wait=False)  # writes the environment's opt-out to the config
         debug(decision.sentence)
         return Telemetry()
     place = _place(environ, decision)
@@ -71,7 +72,7 @@ def _place(environ: Mapping[str, str], decision: Consent) -> Place:
         {kind: str(named)},
         named.bytes,
         destination=Destination(environ).digest,
-        stamp=decision.stamp,
+        stamp=decision.stamp or NO_CONFIG,  # it is known, because the config can be read
         anonymous_id=decision.anonymous_id,
     )
 

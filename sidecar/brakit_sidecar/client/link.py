@@ -148,8 +148,8 @@ class Link:
         counter_file = self.unsent.counter_file
         if counter_file.is_retired or not counter_file.is_intact:
             debug(
-                "the session was reported, telemetry was switched off, or the counter file was overwritten: "
-                "this process does not count any more"
+                "this process does not count any more: its session was reported or refused, or telemetry was switched "
+                "off, or its counter file was overwritten"
             )
             counter_file.retire()
             self.is_over = True

@@ -44,6 +44,7 @@ RETIRED = 15
 FIRST_ROW = DESTINATION = 16
 TO_NOWHERE = 1
 NO_CONFIG = 1
+NOT_BELIEVED = 0  # the stamp of a config that means off because it is not to be believed; no worker counts under it
 ROW = 2 + len(BUCKETS)  # 64 bytes, so that a row is one line of the processor's cache
 MAX_ROUTES = 1023  # large applications have hundreds of routes; all rows together take 64 KiB
 CELL = 8

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import orjson
 
 from . import domains, limits, rules
+from .counter_layout import NOT_BELIEVED
 from .destination import NOWHERE
 from .refusal import Refusal
 from .schema import JOURNEY, SESSION_FIELDS, EventSpec, Field, said_in_event
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-UNKNOWN_DESTINATION = "unknown"  # is no digest, so it differs from every destination
+UNKNOWN_DESTINATION = "unknown"  # not a digest, so it differs from every destination
 _OPAQUE_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -137,7 +138,8 @@ def _hello(frame: Frame, value: object) -> None:
         counter_file=counter_file if type(counter_file) is int else None,
         # A destination that is refused is not the daemon's, so nothing is sent there.
         destination=destination if destination is None or is_destination(destination) else UNKNOWN_DESTINATION,
-        stamp=int(config, 16) if _is_opaque_id(config) else None,
+        # A stamp that is refused is none of the config, so nothing is sent.
+        stamp=None if config is None else int(config, 16) if _is_opaque_id(config) else NOT_BELIEVED,
     )
 
 

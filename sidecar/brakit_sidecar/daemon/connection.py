@@ -6,7 +6,6 @@ Reading is synchronous, so that all that was written can be read at once, right 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import termios
 from array import array
@@ -20,7 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from ..core.protocol import Ended, LineProtocol
 from ..core.refusal import Refusal
-from ..host import peercred
+from ..host import mounts, peercred
 from .log import log_unexpected
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ class Connection:
     def _close_descriptor(self) -> None:
         """Close a descriptor of which no counter file was made."""
         if self.protocol.descriptor is not None:
-            os.close(self.protocol.descriptor)
+            mounts.close_unseen(self.protocol.descriptor)
         self.protocol.descriptor = None
 
     def _apply(self, most: int | None) -> None:

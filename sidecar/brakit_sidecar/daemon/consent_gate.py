@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..core.counter_layout import NO_CONFIG
+from ..core.counter_layout import NOT_BELIEVED
 from ..host import config_file, consent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+
+    from ..core.session.terms import Terms
 
 
 @dataclass(eq=False)
@@ -18,7 +20,7 @@ class ConsentGate:
 
     environ: MutableMapping[str, str]
     last_anonymous_id: str | None = None  # as of the last call that could read the config
-    last_stamp: int = NO_CONFIG  # the config's stamp, as of the same call
+    last_stamp: int = NOT_BELIEVED  # the config's stamp, as of the last call that could find it out
     _when_readable: Callable[[bool], None] | None = None
 
     def when_readable(self, call: Callable[[bool], None]) -> None:
@@ -44,23 +46,30 @@ class ConsentGate:
         decision = self._note(consent.current(self.environ))
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
 
-    def allows_event(self, anonymous_id: str | None) -> bool:
-        """Return True if an event of this anonymous id may be made. Writes an opt-out by environment to the config."""
-        decision = self._note(config_file.settled(self.environ))
-        return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
+    def allows_event(self, terms: Terms) -> bool | None:
+        """Return True if an event of a session with these terms may be sent, as far as the config is concerned.
 
-    def settled_id(self) -> str | None:
+        Returns False if it may be made, but has to stay on this machine, because the config has changed. Returns None
+        if it may not be made. Writes an opt-out by environment to the config.
+        """
+        decision = self._note(config_file.decided(self.environ))
+        if not decision.on or terms.anonymous_id is None or decision.anonymous_id != terms.anonymous_id:
+            return None
+        return self.has_stood_since(terms.stamp)
+
+    def current_id(self) -> str | None:
         """Return the anonymous id for an event without a session. Returns None if telemetry is off."""
-        decision = self._note(config_file.settled(self.environ))
+        decision = self._note(config_file.decided(self.environ))
         return decision.anonymous_id if decision.on else None
 
     def has_stood_since(self, stamp: int) -> bool:
         """Return True if the config has not changed since it had that stamp.
 
-        If it has changed, it may have said no meanwhile. A process that found no config has counted
-        under the same consent if this package has made the config from nothing, and nothing has changed it since.
+        If it has changed, it may have said no meanwhile, unless this package has made the change and kept the consent.
         """
-        return stamp == self.last_stamp or (stamp == NO_CONFIG and config_file.was_missing_until(self.last_stamp))
+        if NOT_BELIEVED in (stamp, self.last_stamp):
+            return False
+        return stamp == self.last_stamp or config_file.is_continued(self.environ, stamp, self.last_stamp)
 
     def status(self) -> dict[str, object]:
         """Return the decision and its reason, for ``status``."""
@@ -71,5 +80,6 @@ class ConsentGate:
     def _note(self, decision: consent.Consent) -> consent.Consent:
         if decision.on or not decision.unreadable:
             self.last_anonymous_id = decision.anonymous_id or self.last_anonymous_id
+        if decision.stamp is not None:
             self.last_stamp = decision.stamp
         return decision

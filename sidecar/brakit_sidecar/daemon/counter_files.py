@@ -240,7 +240,7 @@ class CounterFiles:
         mount namespace than the daemon has the same file on another mount; that file is opened by its name.
         """
         if not mounts.is_local(fd, os.path.dirname(self.socket_path)):
-            os.close(fd)
+            mounts.close_unseen(fd)
             return self.open_named(hello)
         file = CounterFile(fd)
         if file.is_acceptable():

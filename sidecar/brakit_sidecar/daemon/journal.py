@@ -18,17 +18,17 @@ import orjson
 from ..host import secure_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ..core.outbox import QueuedEvent
     from .consent_gate import ConsentGate
 
     Record = dict[str, Any]
 
-VERSION = 1
+VERSION = 2  # 1 had no terms
 COMPACT_BYTES = 1024 * 1024  # appended since the last rewriting; thousands of changes, or hours of snapshots
-# Of all files that a daemon reads at its start. A worker with twenty routes and twenty marks takes 1.4 KiB of a
-# journal, and a worker with a full counter file 45 KiB. Parsed records take seven times as much memory, so 110 MiB.
+# Of one file. A worker with twenty routes and twenty marks takes 1.4 KiB of a journal, and a worker with a full counter
+# file 45 KiB. Parsed records take seven times as much memory, so 110 MiB.
 MAX_READ_BYTES = 16 * 1024 * 1024
 _EVENTS = "events"  # the file of the events that belong to no session
 _SUFFIX = ".jsonl"
@@ -108,43 +108,33 @@ class Journal:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def left_behind(self) -> list[tuple[str, list[Record]]]:
-        """Return the records that an earlier daemon wrote, by session and in the order of writing.
+    def left_behind(self) -> Iterator[tuple[str, list[Record]]]:
+        """Yield the records that an earlier daemon wrote, by session and in the order of writing.
 
-        A file that cannot be read now, or for which less than its size is left of MAX_READ_BYTES, is left for a later
-        daemon. A file that is larger than MAX_READ_BYTES, or is of another version or another anonymous id, is removed.
-        A replacement that was not finished is also removed.
+        Only one file is in memory at a time. A file that cannot be read now is left for a later daemon. A file that is
+        larger than MAX_READ_BYTES, or is of another version or another anonymous id, is removed. A replacement that was
+        not finished is also removed.
         """
         names = sorted(_names_in(self.directory))
         self._has_directory = bool(names)
-        found = []
-        budget = MAX_READ_BYTES
         for name in names:
             path, session = os.path.join(self.directory, name), name.removesuffix(_SUFFIX)
             try:
-                data = _read(path) if name.endswith(_SUFFIX) else b""
+                records = _read(path) if name.endswith(_SUFFIX) else []
             except OSError as error:
                 _log.warning("a journal cannot be read: %s", os.strerror(error.errno or 0))
                 continue
-            if len(data) > MAX_READ_BYTES:
-                _log.warning("a journal is larger than %d bytes, and is removed", MAX_READ_BYTES)
-                data = data.partition(b"\n")[0]  # it may name another anonymous id
-            elif len(data) > budget:
-                _log.warning("a journal is left for the next daemon, because the others are large")
-                continue
-            else:
-                budget -= len(data)
-            records = _records(data)
             first = _first_line(session, self.consent.last_anonymous_id)
             if records[1:] and records[0] == first:
-                found.append((session, records[1:]))
                 self._sizes[session] = 0
+                yield session, records[1:]
                 continue
             self.found_foreign_id |= bool(records) and records[0].get("for") != first["for"]
+            if name.endswith(_SUFFIX):
+                _log.warning("a journal of another version or anonymous id, or without a record, is removed")
             with suppress(OSError):
                 secure_files.unlink(path)
         _remove_if_empty(self.directory)
-        return found
 
     # --- its files -------------------------------------------------------------------------------------------------
 
@@ -245,13 +235,16 @@ def _remove_if_empty(directory: str) -> None:
         os.rmdir(directory)
 
 
-def _read(path: str) -> bytes:
-    """Return the content of a file, at most one byte more than MAX_READ_BYTES. Raises OSError if it cannot be read."""
+def _read(path: str) -> list[Record]:
+    """Return the records of a file. Raises OSError if it cannot be read.
+
+    Returns only the first record of a file that is too large. It may name another anonymous id.
+    """
     with open(secure_files.open_file(path, os.O_RDONLY), "rb") as file:
-        return file.read(MAX_READ_BYTES + 1)
-
-
-def _records(data: bytes) -> list[Record]:
+        data = file.read(MAX_READ_BYTES + 1)
+    if len(data) > MAX_READ_BYTES:
+        _log.warning("a journal is larger than %d bytes", MAX_READ_BYTES)
+        data = data.partition(b"\n")[0]
     return [record for record in map(_parsed, data.split(b"\n")) if record is not None]
 
 

@@ -46,7 +46,8 @@ class Reporter:
         another destination, its events are made, and kept on this machine.
         """
         terms = emit.terms
-        if terms.anonymous_id is None or not self.consent.allows_event(terms.anonymous_id):
+        is_unchanged = self.consent.allows_event(terms)
+        if is_unchanged is None or terms.anonymous_id is None:
             self.withheld[Reason.CONSENT] += 1
             if emit.event is SESSION:
                 self.outcomes.ended(emit.session_id, emit.workers, None)
@@ -63,15 +64,14 @@ class Reporter:
         if event is SESSION and not emit.workers:
             self.delivery.settle_unsent(frozen, Verdict.dropped(Reason.NOBODY_JOINED))
         else:
-            changed = None if self.consent.has_stood_since(terms.stamp) else Reason.CONFIG_CHANGED
-            self.put(frozen, emit.kept_local or changed)
+            self.put(frozen, emit.kept_local or (None if is_unchanged else Reason.CONFIG_CHANGED))
 
     def report_without_session(self, occurred: Occurred, destination: str | None) -> None:
         """Report a journey event that does not belong to a session.
 
         ``destination`` is the digest of the reporting process. It is None if the process names none.
         """
-        anonymous_id = self.consent.settled_id()
+        anonymous_id = self.consent.current_id()
         if anonymous_id is None:
             self.withheld[Reason.CONSENT] += 1
             return

@@ -203,8 +203,7 @@ class Service:
             if session.id not in self.table.open:
                 return
         self.read_counters(session)
-        self.look_at_config()
-        self.run(self.table.seal(session, now))
+        self.run(self.table.seal(session, now))  # the reporter compares the config once more
 
     def compact(self, session: Session, workers: Iterable[Worker]) -> None:
         """Compact the workers whose processes have exited, after all that they wrote is read."""
@@ -236,14 +235,14 @@ class Service:
 
         The config may have said no meanwhile, and the counts of that time cannot be separated from the others.
         """
-        if not self.consent.has_stood_since(stamp):
+        if session.kept_local is None and not self.consent.has_stood_since(stamp):
             self.run(session.keep_local(Reason.CONFIG_CHANGED))
 
     def look_at_config(self) -> None:
         """Compare the config with the one under which each session was opened."""
-        if self.consent.allows() is not None:
-            for session in self.table.open.values():
-                self.compare_stamp(session, session.terms.stamp)
+        self.consent.allows()
+        for session in self.table.open.values():
+            self.compare_stamp(session, session.terms.stamp)
 
     # --- counter files ---------------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def foreground(config: Config = USUAL) -> None:
 def _serve(manager: ServiceManager, config: Config, *, announce: Callable[[dict[str, object]], None]) -> None:
     if os.getuid() == NOBODY:
         raise OSError("the sidecar does not run as the user nobody; run it as a user of its own")
-    decision = config_file.settled(os.environ)
+    decision = config_file.decided(os.environ)
     if not decision.on and manager.listening is None:  # a client that waits in an inherited socket must get refusals
         raise TelemetryOffError(decision.sentence)
     socket_path = manager.listening.getsockname() if manager.listening else paths.socket_path(os.environ)
@@ -126,7 +126,8 @@ def _close_memory() -> None:
     """Keep other processes of this user from reading this one's memory and environment (PR_SET_DUMPABLE, prctl(2)).
 
     It also covers a core dump that is piped to a program, to which the limit does not apply. This process itself, with
-    its links in /proc/self/fd, is not affected.
+    its links in /proc/self/fd, is not affected. Before Linux 5.14 it cannot read its own fdinfo, and so cannot tell
+    mounts apart (``host.mounts``).
     """
     if sys.platform != "linux":
         return

@@ -10,9 +10,11 @@ import errno
 import fcntl
 import json
 import os
+import time
 import uuid
 from contextlib import suppress
 
+from ..core.counter_layout import NO_CONFIG
 from . import config_location, paths, secure_files
 from .config_location import UntrustedConfigError
 from .consent import Config, Consent, current, read_config
@@ -22,9 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-_FRESH_NAME = "first-session"  # exists until a session ends under a config that this package made; holds its stamp
+    Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+_FIRST_SESSION = "first-session"  # exists until a session ends under a config that this package made
+_CONTINUED = "config-continued"  # two stamps: consent stood while this package changed the config from one to the other
 _BAD = ".bad"  # the suffix of a copy of a config that could not be parsed
 _MAX_COPIED = 1024 * 1024  # bytes; a larger file is not a config that a person wants back
+_LOCK_WAIT_S, _LOCK_PAUSE_S = 0.5, 0.01  # another process writes for a few ms; a command does not wait for a stuck one
+_JUST_MADE_S = 5.0  # a directory of this age was made for the config that is missing in it
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # flock's errors on a filesystem without locks
 _NO_REPLACING = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)  # a bind mount, or a directory that is read-only
 
@@ -33,7 +40,7 @@ class ConfigError(OSError):
     """The config could not be written. The message says why."""
 
 
-class Settled:
+class Written:
     """The decision after it was written. ``problem`` is a clause: why the config could not be written."""
 
     __slots__ = ("decision", "problem")
@@ -43,12 +50,7 @@ class Settled:
         self.problem = problem
 
 
-def settled(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
-    """Return the decision, after writing it to the config (see ``settle``)."""
-    return settle(environ, wait=wait).decision
-
-
-def settle(environ: Mapping[str, str], *, wait: bool = True) -> Settled:
+def decide_and_write(environ: Mapping[str, str], *, wait: bool = True) -> Written:
     """Write the decision to the config, and return it.
 
     Writes an opt-out that comes from the environment. Writes an anonymous id if telemetry is on and the config has no
@@ -57,17 +59,22 @@ def settle(environ: Mapping[str, str], *, wait: bool = True) -> Settled:
     """
     decision = current(environ)
     if decision.dormant:
-        return Settled(decision)
+        return Written(decision)
     try:
         if decision.by_environment:
             _opt_out(environ, wait=wait)
         elif decision.on and decision.anonymous_id is None:
             _give_id(environ, wait=wait)
-            return Settled(current(environ))
+            return Written(current(environ))
     except OSError as error:
-        problem = str(error) if isinstance(error, UntrustedConfigError) else f"cannot be written ({error})"
-        return Settled(decision if decision.by_environment else Consent(on=False, why=f"the config {problem}"), problem)
-    return Settled(decision)
+        problem = str(error) if isinstance(error, UntrustedConfigError) else f"cannot be written ({error.strerror})"
+        return Written(decision if decision.by_environment else Consent(on=False, why=f"the config {problem}"), problem)
+    return Written(decision)
+
+
+def decided(environ: Mapping[str, str], *, wait: bool = True) -> Consent:
+    """Return the decision, after writing it to the config (see ``decide_and_write``)."""
+    return decide_and_write(environ, wait=wait).decision
 
 
 def switch(environ: Mapping[str, str], *, on: bool) -> None:
@@ -76,30 +83,29 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
     An opt-out replaces the anonymous id by an id that was never sent. A config that is not valid is copied first.
     """
     try:
-        was_missing = read_config(environ).missing
         if on:
             _update(environ, lambda content: {"anonymousId": _new_id(), **content, "telemetry": True}, is_forced=True)
         else:
-            _update(environ, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()}, is_forced=True)
-        if on and was_missing:
-            _mark_fresh(environ)
+            _update(environ, _opted_out, is_forced=True)
     except UntrustedConfigError as error:
         raise ConfigError(f"cannot write {paths.config_path(environ)}: the config {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot write {paths.config_path(environ)} ({error.strerror or error})") from error
 
 
-def was_missing_until(stamp: int) -> bool:
-    """Return whether this package made the config that has this stamp, and no session has ended since.
+def is_continued(environ: Mapping[str, str], before: int, now: int) -> bool:
+    """Return whether this package changed the config from one stamp to the other, and consent stood meanwhile.
 
-    A process that started without a config has then counted under the same consent all the time.
+    Waits for a process that is making the change, because it notes the stamps right after it.
     """
     with suppress(OSError, ValueError):
-        fd = secure_files.open_file(_fresh_path(), os.O_RDONLY)
+        locked = _locked_directory(config_location.find(environ)[0], wait=True)
         try:
-            return int(os.read(fd, 32)) == stamp
+            fd = secure_files.open_file(_state_path(_CONTINUED), os.O_RDONLY)
+            with open(fd, "rb") as file:
+                return file.read(_MAX_NOTE).split() == [b"%d" % before, b"%d" % now]
         finally:
-            os.close(fd)
+            os.close(locked)
     return False
 
 
@@ -109,95 +115,134 @@ def take_first_session() -> bool:
     Returns True only once.
     """
     try:
-        secure_files.unlink(_fresh_path())
+        secure_files.unlink(_state_path(_FIRST_SESSION))
     except OSError:
         return False
     return True
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
 
 
 def _new_id() -> str:
     return str(uuid.uuid4())
 
 
+def _opted_out(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "telemetry": False, "anonymousId": _new_id()}
+
+
 def _opt_out(environ: Mapping[str, str], *, wait: bool) -> None:
     config = read_config(environ)
     already = config.content is not None and config.content.get("telemetry") is False and config.anonymous_id
     if not already:
-        _update(environ, lambda content: {**content, "telemetry": False, "anonymousId": _new_id()}, wait=wait)
+        _update(environ, _opted_out, wait=wait)
 
 
 def _give_id(environ: Mapping[str, str], *, wait: bool) -> None:
     """Make the config, or add an id to it. If several processes add an id at the same time, the first id stays."""
-    was_missing = read_config(environ).missing
 
     def change(content: dict[str, Any]) -> dict[str, Any]:
         return content if Config(content).anonymous_id else {"telemetry": True, **content, "anonymousId": _new_id()}
 
-    if _update(environ, change, wait=wait) and was_missing:
-        _mark_fresh(environ)
+    _update(environ, change, wait=wait)
 
 
-def _fresh_path() -> str:
-    return os.path.join(paths.state_dir(), _FRESH_NAME)
-
-
-def _mark_fresh(environ: Mapping[str, str]) -> None:
-    """Mark that no session has ended yet. If the mark cannot be made, the first session is reported as a later one."""
-    with suppress(OSError):
-        secure_files.ensure_directory(paths.state_dir())
-        fd = secure_files.open_file(_fresh_path(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            os.write(fd, b"%d\n" % read_config(environ).stamp)
-        finally:
-            os.close(fd)
-
-
-def _update(
-    environ: Mapping[str, str],
-    change: Callable[[dict[str, Any]], dict[str, Any]],
-    *,
-    wait: bool = True,
-    is_forced: bool = False,
-) -> bool:
-    """Replace the config's content by ``change(content)``. Returns False if ``change`` returns the same content.
+def _update(environ: Mapping[str, str], change: Change, *, wait: bool = True, is_forced: bool = False) -> None:
+    """Replace the config's content by ``change(content)``. Writes nothing if the content stays the same.
 
     A lock on the directory lets one process write at a time, so that no process undoes another's change. Raises
-    BlockingIOError if the lock is taken and ``wait`` is False. Raises UntrustedConfigError if the config is not to be
-    believed, or is not valid. With ``is_forced``, an invalid config is replaced, and a copy of it is kept.
+    BlockingIOError if the lock stays taken. Raises UntrustedConfigError if the config is not to be believed, or is not
+    valid. With ``is_forced``, an invalid config is replaced, and a copy of it is kept.
     """
-    path = config_location.find(environ)
+    path, _linked_at = config_location.find(environ)
     directory = os.path.dirname(path)
     if directory == os.path.dirname(paths.config_path(environ)):  # it is not a link, so its mode is this package's
         secure_files.ensure_directory(directory)
-    locked = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    locked = _locked_directory(path, wait=wait)
     try:
-        _lock(locked, wait=wait)
+        was_made_now = time.time() - os.fstat(locked).st_ctime < _JUST_MADE_S
         config = read_config(environ)
         if config.problem and not is_forced:
             raise UntrustedConfigError(config.problem)
         if config.problem and config.content is None:
             _keep_bad(path)
-        content = config.content or {}
+        content = dict(config.content or {})
         if config.problem:  # another user may have written the id
             content.pop("anonymousId", None)
         changed = change(content)
         if changed == config.content and not config.problem:
-            return False
+            return
         _write(path, json.dumps(changed, indent=2).encode() + b"\n")
+        _note_change(environ, config, was_made_now=was_made_now)
     finally:
         os.close(locked)
-    return True
 
 
-def _lock(directory: int, *, wait: bool) -> None:
-    """Lock the directory. Race: on a filesystem without locks, the last of two writers wins, and each writes a whole
-    file.
+# --- what is noted in the state directory -----------------------------------------------------------------------------
+
+_MAX_NOTE = 64  # bytes; two stamps have at most 40
+
+
+def _note_change(environ: Mapping[str, str], before: Config, *, was_made_now: bool) -> None:
+    """Note that consent stood during a change, and that no session has ended under a new config.
+
+    A config that was removed may have said no. It is new only if its directory is new too. If nothing can be noted, the
+    sessions of workers that started before the change stay on this machine.
     """
+    decision = current(environ)
+    said_no = before.problem or (before.content or {"telemetry": True}).get("telemetry") is not True
+    if said_no or not decision.on or (before.missing and not was_made_now):
+        return
+    with suppress(OSError):
+        secure_files.ensure_directory(paths.state_dir())
+        _write_note(_CONTINUED, b"%d %d\n" % (before.stamp or NO_CONFIG, decision.stamp or NO_CONFIG))
+        if before.missing:
+            _write_note(_FIRST_SESSION, b"")
+
+
+def _state_path(name: str) -> str:
+    return os.path.join(paths.state_dir(), name)
+
+
+def _write_note(name: str, content: bytes) -> None:
+    fd = secure_files.open_file(_state_path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
+# --- how the file is written ----------------------------------------------------------------------------------------
+
+
+def _locked_directory(path: str, *, wait: bool) -> int:
+    """Return a descriptor of the config's directory, which is locked until it is closed. Raises BlockingIOError.
+
+    Race: on a filesystem without locks, the last of two writers wins, and each writes a whole file.
+    """
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    give_up_at = time.monotonic() + (_LOCK_WAIT_S if wait else 0)
+    try:
+        while not _try_lock(directory):
+            if time.monotonic() >= give_up_at:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another process keeps its lock")
+            time.sleep(_LOCK_PAUSE_S)
+    except OSError:
+        os.close(directory)
+        raise
+    return directory
+
+
+def _try_lock(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+    return True
 
 
 def _keep_bad(path: str) -> None:

@@ -1,7 +1,8 @@
 """Finds the real place of brakit's config, by one rule for reading and for writing it.
 
 Links are resolved, because people keep their settings in a repository and link to it. A config is believed only if this
-user alone can write it: HOME and each directory on the way must belong to this user, and no other user may write there.
+user alone can write it. HOME, each directory that holds the config or a link to it, and the directories between them
+and HOME must belong to this user, and no other user may write there.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ class UntrustedConfigError(OSError):
     """The config is not to be believed, and nothing is to be made at its place. The message says why, as a clause."""
 
 
-def find(environ: Mapping[str, str]) -> str:
-    """Return the path of the config without links. The config, and the directory ``~/.brakit``, may be missing.
+def find(environ: Mapping[str, str]) -> tuple[str, int]:
+    """Return the path of the config without links, and when the last of these links was made (ctime in ns, or 0).
 
-    Raises UntrustedConfigError.
+    The config, and the directory ``~/.brakit``, may be missing. Raises UntrustedConfigError.
     """
     home, path = paths.home(environ), paths.config_path(environ)
     _check(home, f"HOME ({home})")
-    own_directory = os.path.dirname(path)
-    if not os.path.lexists(own_directory):
-        return path
+    linked_at = _link_made_at(os.path.dirname(path))
+    if not linked_at and not os.path.lexists(os.path.dirname(path)):
+        return path, 0
     for _ in range(_MAX_LINKS):
         directory = os.path.realpath(os.path.dirname(path))
-        _check(directory, directory)
+        _check_up_to_home(directory, os.path.realpath(home))
         path = os.path.join(directory, os.path.basename(path))
-        try:
-            target = os.readlink(path)
-        except OSError:  # it is not a link, or it is missing
+        made_at = _link_made_at(path)
+        if not made_at:  # it is not a link, or it is missing
             _check_only_name(path)
-            return path
-        path = os.path.join(directory, target)
+            return path, linked_at
+        linked_at = max(linked_at, made_at)
+        path = os.path.join(directory, os.readlink(path))
     raise UntrustedConfigError("is a link to itself")
 
 
@@ -63,6 +64,22 @@ def problem_of(info: os.stat_result) -> str | None:
     if info.st_mode & _WRITABLE_BY_OTHERS:
         return "can be written by other users; `chmod go-w` it"
     return None
+
+
+def _link_made_at(path: str) -> int:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return 0
+    return info.st_ctime_ns if stat.S_ISLNK(info.st_mode) else 0
+
+
+def _check_up_to_home(directory: str, home: str) -> None:
+    """Check a directory and, if it is below HOME, also those between them: their writers could replace it."""
+    _check(directory, directory)
+    while directory.startswith(f"{home.rstrip('/')}/"):
+        directory = os.path.dirname(directory)
+        _check(directory, directory)
 
 
 def _check_only_name(path: str) -> None:

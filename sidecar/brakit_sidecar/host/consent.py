@@ -14,7 +14,7 @@ import os
 import re
 import stat
 
-from ..core.counter_layout import NO_CONFIG
+from ..core.counter_layout import NO_CONFIG, NOT_BELIEVED
 from . import config_location, paths
 from .guards import dormant_because
 
@@ -36,14 +36,20 @@ class Config:
     """Brakit's config as it was read: its JSON object, or the problem because of which it means off.
 
     A config that can be read, but is not to be believed, has both.
-    ``stamp`` is the time of the file's last change (ctime) in ns, NO_CONFIG if there is no file. Every write, rename or
+    ``stamp`` is the time of the last change (ctime in ns) of the file and of the links to it, NO_CONFIG if there is no
+    file, NOT_BELIEVED if it means off for another reason, and None if that cannot be known now. Every write, rename or
     replacement of the file changes it, even if the content stays the same.
     """
 
     __slots__ = ("content", "missing", "problem", "stamp")
 
     def __init__(
-        self, content: dict[str, Any] | None, *, missing: bool = False, problem: str = "", stamp: int = NO_CONFIG
+        self,
+        content: dict[str, Any] | None,
+        *,
+        missing: bool = False,
+        problem: str = "",
+        stamp: int | None = NOT_BELIEVED,
     ) -> None:
         self.content = content
         self.missing = missing
@@ -62,7 +68,8 @@ class Consent:
 
     ``why`` is the reason, as one clause for a person. ``by`` is the entry of SOURCES that decided. ``dormant`` means
     that no file may be made. ``unreadable`` means that the config cannot be read or believed now, for example because a
-    process is writing it. Nothing is then counted or sent, and nothing is discarded. ``stamp`` is the config's.
+    process is writing it. Nothing is then counted or sent, and nothing is discarded. ``stamp`` is the config's. It is
+    None if another source than the config decided.
     """
 
     __slots__ = ("anonymous_id", "by", "by_environment", "dormant", "on", "stamp", "unreadable", "why")
@@ -77,7 +84,7 @@ class Consent:
         by_environment: bool = False,
         unreadable: bool = False,
         anonymous_id: str | None = None,
-        stamp: int = NO_CONFIG,
+        stamp: int | None = None,
     ) -> None:
         self.on = on
         self.why = why
@@ -110,9 +117,9 @@ def decide(environ: Mapping[str, str], config: Config) -> Consent:
     if _word(environ) in _NO:
         return Consent(on=False, why="BRAKIT_TELEMETRY opts out", by=VARIABLE, by_environment=True)
     if config.problem:
-        return Consent(on=False, why=f"the config {config.problem}", unreadable=True)
+        return Consent(on=False, why=f"the config {config.problem}", unreadable=True, stamp=config.stamp)
     if config.content is None:
-        return Consent(on=True, why="there is no opt-out")
+        return Consent(on=True, why="there is no opt-out", stamp=config.stamp)
     if config.content.get("telemetry") is not True:
         return Consent(on=False, why="the config opts out", stamp=config.stamp)
     return Consent(on=True, why="the config opts in", anonymous_id=config.anonymous_id, stamp=config.stamp)
@@ -131,25 +138,25 @@ def current(environ: Mapping[str, str]) -> Consent:
 def read_config(environ: Mapping[str, str]) -> Config:
     """Return the config. Never raises: a file that cannot be read or believed is a config with a problem."""
     try:
-        path = config_location.find(environ)
+        path, linked_at = config_location.find(environ)
     except config_location.UntrustedConfigError as error:
         return Config(None, problem=str(error))
     try:
-        config = _read(path)
+        config = _read(path, linked_at)
     except FileNotFoundError:
         # A dangling link is not a missing config. Race: a process may make the config before this check. That is
         # harmless, because the process makes a file and not a link.
         if os.path.islink(paths.config_path(environ)):
             return Config(None, problem="is a link to a missing file")
-        config = Config(None, missing=True)
+        config = Config(None, missing=True, stamp=NO_CONFIG)
     except OSError as error:
-        return Config(None, problem=f"cannot be read ({error.strerror})")
+        return Config(None, problem=f"cannot be read ({error.strerror})", stamp=None)
     if not config.problem and not config_location.is_writable(path):
-        config.problem = "is not believed, because it cannot be written"
+        config.problem, config.stamp = "is not believed, because it cannot be written", NOT_BELIEVED
     return config
 
 
-def _read(path: str) -> Config:
+def _read(path: str, linked_at: int) -> Config:
     """Read the file at its real place. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -170,8 +177,9 @@ def _read(path: str) -> Config:
     if not isinstance(content, dict):
         return Config(None, problem="is not a JSON object")
     problem = config_location.problem_of(info)
-    reason = "" if problem is None else f"is not believed, because it {problem}"
-    return Config(content, problem=reason, stamp=info.st_ctime_ns)
+    if problem is not None:
+        return Config(content, problem=f"is not believed, because it {problem}")
+    return Config(content, stamp=max(info.st_ctime_ns, linked_at))
 
 
 def _word(environ: Mapping[str, str]) -> str:

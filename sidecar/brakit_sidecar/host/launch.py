@@ -48,7 +48,7 @@ class Running(NamedTuple):
     socket: str
     pid: int
     version: str
-    destination: dict[str, str]  # its ``digest`` and its ``name``
+    destination: dict[str, str] | None  # its ``digest`` and its ``name``; an older daemon does not tell
 
 
 # --- in the daemon -------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def running(socket_path: str, answer_s: float) -> Running:
     """Return the daemon that listens there. Raises NoDaemonError."""
     with Conversation(socket_path, answer_s) as daemon:
         identity = daemon.identity()
-    return Running(socket_path, identity["pid"], identity["version"], identity["destination"])
+    return Running(socket_path, identity["pid"], identity["version"], identity.get("destination"))
 
 
 def start(environ: Mapping[str, str]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+from contextlib import suppress
 
 _O_PATH = getattr(os, "O_PATH", None)  # Linux only
 
@@ -25,7 +27,8 @@ def mount_id(fd: int) -> int | None:
                 name, _, value = field.partition(b":")
                 if name == b"mnt_id":
                     return int(value)
-    except FileNotFoundError:  # no /proc is mounted
+    # No /proc is mounted; or the kernel is older than 5.14, and a process that is not dumpable may not read this.
+    except (FileNotFoundError, PermissionError):
         pass
     return None
 
@@ -37,9 +40,18 @@ def is_local(fd: int, directory: str) -> bool:
     """
     try:
         mount = mount_id(fd)
-        return mount is None or mount in (_mount_of_directory(directory), _mount_of_memfds())
+        return mount is None or mount == _mount_of_directory(directory) or mount == _mount_of_memfds()
     except OSError:
         return False
+
+
+def close_unseen(fd: int) -> None:
+    """Close a descriptor of a mount that may never answer. The close waits for the filesystem, so a thread makes it.
+
+    If no thread can be started, the descriptor stays open.
+    """
+    with suppress(RuntimeError):
+        threading.Thread(target=os.close, args=(fd,), daemon=True).start()
 
 
 def open_file(path: str, flags: int) -> int:

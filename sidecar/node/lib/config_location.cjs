@@ -21,26 +21,32 @@ const WRITABLE_BY_OTHERS = 0o022;
 class UntrustedConfig extends Error {}
 
 /**
- * Return the path of the config without links. The config, and the directory ~/.brakit, may be missing.
+ * Return the path of the config without links, and when the last of these links was made (ctime in ns, or 0).
+ *
+ * The config, and the directory ~/.brakit, may be missing.
  *
  * @param {NodeJS.ProcessEnv} environ
- * @returns {string} Throws UntrustedConfig.
+ * @returns {{ path: string, linkedAt: bigint }} Throws UntrustedConfig.
  */
 function find(environ) {
+  const homeDirectory = home(environ);
   let found = configPath(environ);
-  check(home(environ), `HOME (${home(environ)})`);
-  if (lstat(path.dirname(found)) === null) {
-    return found;
+  check(homeDirectory, `HOME (${homeDirectory})`);
+  const ownDirectory = lstat(path.dirname(found));
+  if (ownDirectory === null) {
+    return { path: found, linkedAt: 0n };
   }
+  let linkedAt = ownDirectory.isSymbolicLink() ? ownDirectory.ctimeNs : 0n;
   for (let links = 0; links < MAX_LINKS; links += 1) {
     const directory = realPath(path.dirname(found));
-    check(directory, directory);
+    checkUpToHome(directory, realPath(homeDirectory));
     found = path.join(directory, path.basename(found));
     const info = lstat(found);
     if (!info?.isSymbolicLink()) {
       checkOnlyName(info);
-      return found;
+      return { path: found, linkedAt };
     }
+    linkedAt = info.ctimeNs > linkedAt ? info.ctimeNs : linkedAt;
     const target = readlinkSync(found);
     found = path.isAbsolute(target) ? target : `${directory}/${target}`; // `..` is resolved behind links
   }
@@ -73,9 +79,18 @@ function problemOf(info) {
   return permissions(info) & WRITABLE_BY_OTHERS ? 'can be written by other users; `chmod go-w` it' : null;
 }
 
+/** Check a directory and, if it is below HOME, also those between them: their writers could replace it. */
+function checkUpToHome(directory, homeDirectory) {
+  check(directory, directory);
+  for (let above = directory; above.startsWith(`${homeDirectory.replace(/\/+$/, '')}/`); ) {
+    above = path.dirname(above);
+    check(above, above);
+  }
+}
+
 function checkOnlyName(info) {
   if (info?.isFile() && info.nlink > 1n) {
-    throw new UntrustedConfig('is not believed, because it is a hard link; replace it by a symbolic link');
+    throw new UntrustedConfig('is not believed, because it has a second name; replace the hard link by a symbolic link');
   }
 }
 

@@ -12,7 +12,7 @@ const { closeSync, constants, openSync, readSync } = require('node:fs');
 
 const { dormantBecause } = require('./guards.cjs');
 const { UntrustedConfig, find, isWritable, problemOf } = require('./config_location.cjs');
-const { NO_CONFIG } = require('./layout.cjs');
+const { NOT_BELIEVED, NO_CONFIG } = require('./layout.cjs');
 const { configPath } = require('./paths.cjs');
 const { fstat, lstat } = require('./stat.cjs');
 
@@ -21,8 +21,8 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i; // no other spellin
 const MAX_CONFIG = 64 * 1024; // bytes; a config has a hundred, and a larger file is not a config
 
 /**
- * The config as it was read: its JSON object, or the problem because of which it means off (perhaps both). `stamp` is the time of the file's last
- * change (ctime) in ns, or NO_CONFIG.
+ * The config as it was read: its JSON object, or the problem because of which it means off (perhaps both). `stamp` is
+ * the time of the last change (ctime in ns) of the file and of the links to it, NO_CONFIG or NOT_BELIEVED.
  *
  * @typedef {{ content: Record<string, unknown> | null, missing: boolean, problem: string, stamp: bigint }} Config
  */
@@ -69,7 +69,7 @@ function yes(why, config) {
   return { on: true, why, dormant: false, unreadable: false, anonymousId: anonymousIdOf(config), stamp: config.stamp };
 }
 
-function no(why, { dormant = false, unreadable = false, stamp = NO_CONFIG } = {}) {
+function no(why, { dormant = false, unreadable = false, stamp = NOT_BELIEVED } = {}) {
   return { on: false, why, dormant, unreadable, anonymousId: null, stamp };
 }
 
@@ -97,10 +97,10 @@ function current(environ) {
  */
 function readConfig(environ) {
   try {
-    const path = find(environ);
-    const config = lstat(path) === null ? missing(environ) : read(path);
+    const { path, linkedAt } = find(environ);
+    const config = readIfThere(path, linkedAt) ?? missing(environ);
     return config.problem === '' && !isWritable(path)
-      ? { ...config, problem: 'is not believed, because it cannot be written' }
+      ? withProblem('is not believed, because it cannot be written', config.content)
       : config;
   } catch (error) {
     return withProblem(error instanceof UntrustedConfig ? error.message : `cannot be read (${error.code})`);
@@ -114,22 +114,34 @@ function missing(environ) {
     : { content: null, missing: true, problem: '', stamp: NO_CONFIG };
 }
 
-/** Read the file at its real place. Throws. */
-function read(path) {
-  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+/** Read the file at its real place. Returns null if it is missing. Throws for any other error. */
+function readIfThere(path, linkedAt) {
+  let fd;
   try {
-    const info = fstat(fd); // before the content, so that a new content never has a newer stamp
-    if (!info.isFile()) {
-      return withProblem('is not a regular file');
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if (error.code === 'ENOENT') {
+      return null;
     }
-    const config = parse(contentOf(fd), info.ctimeNs);
-    const distrust = problemOf(info);
-    return config.problem === '' && distrust !== null
-      ? { ...config, problem: `is not believed, because it ${distrust}` }
-      : config;
+    throw error;
+  }
+  try {
+    return read(fd, linkedAt);
   } finally {
     closeSync(fd);
   }
+}
+
+function read(fd, linkedAt) {
+  const info = fstat(fd); // before the content, so that a new content never has a newer stamp
+  if (!info.isFile()) {
+    return withProblem('is not a regular file');
+  }
+  const config = parse(contentOf(fd), info.ctimeNs > linkedAt ? info.ctimeNs : linkedAt);
+  const distrust = problemOf(info);
+  return config.problem === '' && distrust !== null
+    ? withProblem(`is not believed, because it ${distrust}`, config.content)
+    : config;
 }
 
 /** Return a file's first bytes, one more than a config may have. Throws. */
@@ -151,8 +163,8 @@ function parse(raw, stamp) {
   }
 }
 
-function withProblem(problem) {
-  return { content: null, missing: false, problem, stamp: NO_CONFIG };
+function withProblem(problem, content = null) {
+  return { content, missing: false, problem, stamp: NOT_BELIEVED };
 }
 
 module.exports = { current, decide, readConfig };

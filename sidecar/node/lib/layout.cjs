@@ -29,6 +29,7 @@ const SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES));
 
 const NO_CONFIG = 1n;
 const TO_NOWHERE = 1n;
+const NOT_BELIEVED = 0n; // the stamp of a config that means off; no worker counts under it
 
 const ENDS = [null, 'clean', 'sigint', 'crash'];
 
@@ -61,6 +62,7 @@ module.exports = {
   SIZE,
   NO_CONFIG,
   TO_NOWHERE,
+  NOT_BELIEVED,
   ENDS,
   COUNTER_CELLS,
 };

@@ -221,6 +221,8 @@ class Session:
     def whole(self, now: float) -> list[Record]:
         """Return records that restore the session. They replace all records that were written before."""
         lines = [self._opened(), *map(records.occurred, sorted(self.totals.occurred))]
+        if self.kept_local is not None:
+            lines.append(records.kept_local(self.kept_local))
         for producer, totals in self.totals.producers.items():
             worker = self.workers.get(producer)
             if producer not in NOT_PRODUCERS:
