@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -152,12 +153,12 @@ def test_consent_has_stood_since_there_was_no_config_only_if_this_package_made_i
     gate = ConsentGate({"HOME": str(tmp_path)})
     assert gate.current_id()
     gate.allows()
-    assert gate.has_stood_since(NO_CONFIG)
+    assert gate.has_stood_since(NO_CONFIG + time.time_ns())
     os.utime(tmp_path / ".brakit" / "config.json")
     gate.allows()
-    assert not gate.has_stood_since(NO_CONFIG)
+    assert not gate.has_stood_since(NO_CONFIG + time.time_ns())
 
 
 def test_a_config_of_another_program_does_not_continue_the_time_without_a_config(config: Config) -> None:
     assert config.gate.allows()
-    assert not config.gate.has_stood_since(NO_CONFIG)
+    assert not config.gate.has_stood_since(NO_CONFIG + time.time_ns())

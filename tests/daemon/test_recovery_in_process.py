@@ -287,3 +287,16 @@ def test_a_worker_that_reconnects_with_its_recovered_named_file_is_counted_once(
         assert body["properties"]["request_count"] == 9
         assert named.is_retired
         assert not named.has_name
+
+
+def test_an_event_that_waited_is_bound_to_the_config_under_which_it_was_made(dead: Daemon) -> None:
+    dead.delivery.journal = dead.journal
+    dead.send(dead.join(), event={"name": "first_request", "port": 8000})
+    (event,) = dead.delivery.queued
+    assert dead.consent.allows_sending(event.distinct_id, event.stamp) is True
+    os.utime(dead.config)
+    following = next_daemon(dead)
+    assert following.delivery.queued == [event]
+    assert following.consent.allows_sending(event.distinct_id, event.stamp) is False
+    following.opt(in_=False)
+    assert following.consent.allows_sending(event.distinct_id, event.stamp) is None

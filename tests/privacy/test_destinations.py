@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -151,3 +152,38 @@ def test_an_event_of_other_settings_is_shown_as_such(place: Place) -> None:
     place.run("emit", "cli_invoked", **NO_KEY)
     assert only_receipt(place, "cli_invoked") == ("local", "other_settings")
     assert "destination of other settings" in place.run("log").stdout
+
+
+def test_two_projects_of_one_process_group_are_two_sessions(place: Place, endpoint: Endpoint) -> None:
+    place.serve(grace_s=0.2)
+    for environ in ({}, {"BRAKIT_TELEMETRY_KEY": "phc_another"}, {}):
+        assert place.run_python(COUNT, **environ).returncode == 0  # these processes are of the test's own group
+    wait_until(lambda: len(place.receipts()) == 2, "both receipts")
+    assert {(receipt["outcome"], receipt["reason"]) for receipt in place.receipts()} == {
+        ("sent", ""), ("local", "other_settings"),
+    }  # fmt: skip
+    assert endpoint.only_session()["request_count"] == 2
+
+
+def test_an_emitted_event_of_other_settings_does_not_join_the_session_that_it_names(
+    place: Place, endpoint: Endpoint
+) -> None:
+    place.serve()
+    session = place.run("session", "start").stdout.strip()
+    place.run("emit", "cli_invoked", BRAKIT_SESSION_ID=session, **NO_KEY)
+    assert only_receipt(place, "cli_invoked") == ("local", "other_settings")
+    assert endpoint.bodies == []
+
+
+def test_an_event_that_waited_while_the_config_changed_is_not_sent(place: Place, endpoint: Endpoint) -> None:
+    endpoint.may_answer.clear()
+    killed = place.serve()
+    place.run("emit", "cli_invoked")
+    wait_until(lambda: endpoint.requests, "the first attempt")
+    end_process(killed, signal.SIGKILL)
+    arrived = len(endpoint.requests)
+    os.utime(place.config_path)
+    place.serve()
+    assert only_receipt(place, "cli_invoked") == ("local", "config_changed")
+    endpoint.may_answer.set()
+    assert len(endpoint.requests) == arrived

@@ -46,7 +46,7 @@ def _switch(*, on: bool, is_forgetting: bool) -> dict[str, Any]:
     daemon = _connect_to_daemon()
     if on:
         if daemon is not None:
-            with daemon:
+            with daemon, suppress(NoDaemonError):
                 daemon.ask("consent")
         return {}
     dropped = _discard_unsent_data() if daemon is None else _withdraw(daemon)

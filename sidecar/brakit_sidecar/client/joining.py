@@ -6,7 +6,7 @@ import os
 import sys
 import uuid
 
-from ..core.counter_layout import NO_CONFIG
+from ..core.counter_layout import NOT_BELIEVED
 from ..core.destination import Destination
 from ..host import consent, paths
 from ..host.debug import debug
@@ -72,7 +72,7 @@ def _place(environ: Mapping[str, str], decision: Consent) -> Place:
         {kind: str(named)},
         named.bytes,
         destination=Destination(environ).digest,
-        stamp=decision.stamp or NO_CONFIG,  # it is known, because the config can be read
+        stamp=decision.stamp or NOT_BELIEVED,  # it is known, because telemetry is on
         anonymous_id=decision.anonymous_id,
     )
 

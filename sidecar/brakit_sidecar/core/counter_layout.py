@@ -6,8 +6,8 @@ All cells are unsigned 64-bit integers in the machine's byte order, and only gro
     cell 0                   MAGIC, which also shows the byte order
     cell 1                   how many rows are in use, written after a new row's id
     cells 2 to 7             running totals of the count fields, in the order of COUNTERS
-    cell 8                   the stamp of the config as the worker read it (ctime in ns), NO_CONFIG if there was none,
-                             or 0 if it is unknown. If it changes, the config may have said no meanwhile
+    cell 8                   the stamp of the config as the worker read it (ctime in ns), NO_CONFIG plus the time if
+                             there was none, or 0 if it is unknown. If it changes, the config may have said no meanwhile
     cell 9                   the first half of the anonymous id under which the worker counts; 0 if it had no id yet.
                              If the config has another id, consent was withdrawn meanwhile
     cell 10                  the exit reason, as an index of ENDS; 0 until the worker exits
@@ -43,7 +43,7 @@ OF_SESSION, OF_GROUP = 1, 2
 RETIRED = 15
 FIRST_ROW = DESTINATION = 16
 TO_NOWHERE = 1
-NO_CONFIG = 1
+NO_CONFIG = 2**63  # plus the time in ns at which the worker found no config; no time of a file is as large
 NOT_BELIEVED = 0  # the stamp of a config that means off because it is not to be believed; no worker counts under it
 ROW = 2 + len(BUCKETS)  # 64 bytes, so that a row is one line of the processor's cache
 MAX_ROUTES = 1023  # large applications have hundreds of routes; all rows together take 64 KiB

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import payload
+from .counter_layout import NOT_BELIEVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,7 @@ class QueuedEvent(NamedTuple):
     body: bytes
     session: str | None = None  # the session whose journal keeps the event until its outcome is known
     destination: str = ""  # the digest of the only destination to which the event may be sent
+    stamp: int = NOT_BELIEVED  # the config's; the event is not sent if the config has changed since
 
 
 def freeze(
@@ -45,12 +47,13 @@ def freeze(
     uuid: str,
     session: str | None,
     destination: str,
+    stamp: int,
     now: datetime,
 ) -> QueuedEvent:
     """Make an event whose bytes stay the same from here on. ``now`` is in UTC and becomes the timestamp."""
     timestamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = payload.body(event, values, api_key=api_key, distinct_id=distinct_id, uuid=uuid, timestamp=timestamp)
-    return QueuedEvent(event.name, uuid, distinct_id, body, session, destination)
+    return QueuedEvent(event.name, uuid, distinct_id, body, session, destination, stamp)
 
 
 class Outcome(str, Enum):

@@ -46,6 +46,13 @@ class ConsentGate:
         decision = self._note(consent.current(self.environ))
         return decision.on and anonymous_id is not None and decision.anonymous_id == anonymous_id
 
+    def allows_sending(self, anonymous_id: str, stamp: int) -> bool | None:
+        """Return True if an event that was made under this id and stamp may be sent now.
+
+        Returns False if it has to stay on this machine, because the config has changed, and None if it is dropped.
+        """
+        return self.has_stood_since(stamp) if self.allows_id(anonymous_id) else None
+
     def allows_event(self, terms: Terms) -> bool | None:
         """Return True if an event of a session with these terms may be sent, as far as the config is concerned.
 

@@ -196,7 +196,8 @@ class Control:
         found = None if session is None else self.table.open.get(session)
         if found is None and session is not None and self.table.has_ended(session):
             return Refusal.SESSION_ENDED
-        if found is None:  # no session is named, or it belonged to an earlier daemon
+        if found is None or (destination is not None and destination != found.terms.destination):
+            # No session is named, or it belonged to an earlier daemon, or it has another destination.
             self.reporter.report_without_session(occurred, destination)
             return {"emitted": True}
         if spec.requests_in:  # the event has a count of all producers

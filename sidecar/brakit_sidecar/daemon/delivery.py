@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ..core.endpoint import describe
-from ..core.outbox import Drop, Outbox, QueuedEvent, Reason, Send, Verdict
+from ..core.outbox import Drop, Outbox, Outcome, QueuedEvent, Reason, Send, Verdict
 from . import receipts, sinks
 from .log import log_unexpected
 from .outcomes import Outcomes
@@ -120,8 +120,11 @@ class Delivery:
 
     async def _send(self, event: QueuedEvent) -> Verdict:
         sink = await self._loaded()
-        if not self.consent.allows_id(event.distinct_id):  # consent is read right before the request
+        is_allowed = self.consent.allows_sending(event.distinct_id, event.stamp)  # read right before the request
+        if is_allowed is None:
             return Verdict.dropped(Reason.CONSENT)
+        if not is_allowed:
+            return Verdict(Outcome.LOCAL, Reason.CONFIG_CHANGED)
         if not isinstance(sink, sinks.LocalSink) and not self.budget.take():
             return Verdict.dropped(Reason.TOO_MANY)
         return await sink.send(event.body)

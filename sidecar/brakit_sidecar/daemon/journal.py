@@ -212,7 +212,7 @@ def _first_line(session: str, anonymous_id: str | None) -> Record:
 
 
 def _frozen(event: QueuedEvent) -> Record:
-    return {"frozen": [event.name, event.uuid, event.distinct_id, event.body.decode(), event.destination]}
+    return {"frozen": [event.name, event.uuid, event.distinct_id, event.body.decode(), event.destination, event.stamp]}
 
 
 def _names_in(directory: str) -> list[str]:

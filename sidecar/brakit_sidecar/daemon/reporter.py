@@ -11,6 +11,7 @@ from uuid import uuid4
 from ..core import outbox, payload
 from ..core.outbox import Outcome, Reason, Verdict
 from ..core.schema import SESSION
+from ..core.session.terms import Terms
 from ..core.session.totals import SessionTotals
 from ..host import config_file
 from .outcomes import Outcomes
@@ -56,9 +57,7 @@ class Reporter:
         if event is SESSION and emit.workers:
             values = {**values, "first_session": config_file.take_first_session()}
         uuid = payload.event_uuid(emit.session_id, event) if event.once else str(uuid4())
-        frozen = self._freeze(
-            event, values, terms.anonymous_id, uuid, session=emit.session_id, destination=terms.destination
-        )
+        frozen = self._freeze(event, values, terms.anonymous_id, uuid, session=emit.session_id, terms=terms)
         if event is SESSION:
             self.outcomes.ended(emit.session_id, emit.workers, frozen)
         if event is SESSION and not emit.workers:
@@ -76,9 +75,8 @@ class Reporter:
             self.withheld[Reason.CONSENT] += 1
             return
         values = SessionTotals().report(occurred.event, occurred.fields, self.own)
-        bound_to = destination or self.destination.digest
-        uuid = str(uuid4())
-        self.put(self._freeze(occurred.event, values, anonymous_id, uuid, session=None, destination=bound_to))
+        terms = Terms(anonymous_id, self.consent.last_stamp, destination or self.destination.digest)
+        self.put(self._freeze(occurred.event, values, anonymous_id, str(uuid4()), session=None, terms=terms))
 
     def _freeze(
         self,
@@ -88,16 +86,17 @@ class Reporter:
         uuid: str,
         *,
         session: str | None,
-        destination: str,
+        terms: Terms,
     ) -> QueuedEvent:
         return outbox.freeze(
             event,
             values,
-            api_key=self.destination.key if destination == self.destination.digest else "",
+            api_key=self.destination.key if terms.destination == self.destination.digest else "",
             distinct_id=anonymous_id,
             uuid=uuid,
             session=session,
-            destination=destination,
+            destination=terms.destination,
+            stamp=terms.stamp,
             now=datetime.now(timezone.utc),
         )
 

@@ -62,7 +62,9 @@ class Service:
         names_a_session = hello.session is not None or hello.group is not None
         allowed = self.consent.allows() if names_a_session else False
         file, refused = self._counter_file_of(hello, descriptor)
-        if not names_a_session or allowed is None or (self.is_stopping and not self.table.opens_none(hello)):
+        destination = hello.destination or self.destination
+        is_too_late = self.is_stopping and not self.table.opens_none(hello, destination)
+        if not names_a_session or allowed is None or is_too_late:
             if file is not None:
                 file.close()
             return TryLater() if names_a_session else Joined(None, refused=refused)
@@ -83,10 +85,11 @@ class Service:
 
     def _join(self, hello: Hello, producer: str, pid: int) -> tuple[Member | None, Refusal | None]:
         """Join the session of a hello. Returns why there is no room for it, else None."""
-        if not self.table.has_room_for(producer, hello.session, hello.group):
+        terms = self.terms(hello.destination)
+        if not self.table.has_room_for(producer, hello.session, hello.group, terms.destination):
             return None, Refusal.TOO_MANY
         known = len(self.table.open)
-        opening = Opening(monotonic(), self.terms(hello.destination), str(uuid4()))
+        opening = Opening(monotonic(), terms, str(uuid4()))
         member, effects = self.table.hello(hello, opening, pid)
         self.run(effects)
         if member is not None and hello.stamp is not None:

@@ -31,7 +31,7 @@ _CONTINUED = "config-continued"  # two stamps: consent stood while this package 
 _BAD = ".bad"  # the suffix of a copy of a config that could not be parsed
 _MAX_COPIED = 1024 * 1024  # bytes; a larger file is not a config that a person wants back
 _LOCK_WAIT_S, _LOCK_PAUSE_S = 0.5, 0.01  # another process writes for a few ms; a command does not wait for a stuck one
-_JUST_MADE_S = 5.0  # a directory of this age was made for the config that is missing in it
+_MADE_AFTER_NS = 5 * 10**9  # how soon a daemon makes a config after a worker found none and started the daemon
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # flock's errors on a filesystem without locks
 _NO_REPLACING = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)  # a bind mount, or a directory that is read-only
 
@@ -96,8 +96,13 @@ def switch(environ: Mapping[str, str], *, on: bool) -> None:
 def is_continued(environ: Mapping[str, str], before: int, now: int) -> bool:
     """Return whether this package changed the config from one stamp to the other, and consent stood meanwhile.
 
+    A config that was missing may have been made and removed since. So it must have been made within a few seconds.
     Waits for a process that is making the change, because it notes the stamps right after it.
     """
+    if before >= NO_CONFIG:
+        if now - (before - NO_CONFIG) > _MADE_AFTER_NS:
+            return False
+        before = NO_CONFIG
     with suppress(OSError, ValueError):
         locked = _locked_directory(config_location.find(environ)[0], wait=True)
         try:
@@ -161,7 +166,6 @@ def _update(environ: Mapping[str, str], change: Change, *, wait: bool = True, is
         secure_files.ensure_directory(directory)
     locked = _locked_directory(path, wait=wait)
     try:
-        was_made_now = time.time() - os.fstat(locked).st_ctime < _JUST_MADE_S
         config = read_config(environ)
         if config.problem and not is_forced:
             raise UntrustedConfigError(config.problem)
@@ -174,7 +178,7 @@ def _update(environ: Mapping[str, str], change: Change, *, wait: bool = True, is
         if changed == config.content and not config.problem:
             return
         _write(path, json.dumps(changed, indent=2).encode() + b"\n")
-        _note_change(environ, config, was_made_now=was_made_now)
+        _note_change(environ, config)
     finally:
         os.close(locked)
 
@@ -184,19 +188,18 @@ def _update(environ: Mapping[str, str], change: Change, *, wait: bool = True, is
 _MAX_NOTE = 64  # bytes; two stamps have at most 40
 
 
-def _note_change(environ: Mapping[str, str], before: Config, *, was_made_now: bool) -> None:
+def _note_change(environ: Mapping[str, str], before: Config) -> None:
     """Note that consent stood during a change, and that no session has ended under a new config.
 
-    A config that was removed may have said no. It is new only if its directory is new too. If nothing can be noted, the
-    sessions of workers that started before the change stay on this machine.
+    If nothing can be noted, the sessions of workers that started before the change stay on this machine.
     """
     decision = current(environ)
     said_no = before.problem or (before.content or {"telemetry": True}).get("telemetry") is not True
-    if said_no or not decision.on or (before.missing and not was_made_now):
+    if said_no or not decision.on:
         return
     with suppress(OSError):
         secure_files.ensure_directory(paths.state_dir())
-        _write_note(_CONTINUED, b"%d %d\n" % (before.stamp or NO_CONFIG, decision.stamp or NO_CONFIG))
+        _write_note(_CONTINUED, b"%d %d\n" % (NO_CONFIG if before.missing else before.stamp or 0, decision.stamp or 0))
         if before.missing:
             _write_note(_FIRST_SESSION, b"")
 

@@ -29,22 +29,28 @@ def find(environ: Mapping[str, str]) -> tuple[str, int]:
 
     The config, and the directory ``~/.brakit``, may be missing. Raises UntrustedConfigError.
     """
-    home, path = paths.home(environ), paths.config_path(environ)
-    _check(home, f"HOME ({home})")
-    linked_at = _link_made_at(os.path.dirname(path))
-    if not linked_at and not os.path.lexists(os.path.dirname(path)):
-        return path, 0
-    for _ in range(_MAX_LINKS):
-        directory = os.path.realpath(os.path.dirname(path))
-        _check_up_to_home(directory, os.path.realpath(home))
-        path = os.path.join(directory, os.path.basename(path))
-        made_at = _link_made_at(path)
-        if not made_at:  # it is not a link, or it is missing
-            _check_only_name(path)
-            return path, linked_at
-        linked_at = max(linked_at, made_at)
-        path = os.path.join(directory, os.readlink(path))
-    raise UntrustedConfigError("is a link to itself")
+    _check(paths.home(environ), f"HOME ({paths.home(environ)})")
+    home = directory = os.path.realpath(paths.home(environ))
+    names = list(paths.CONFIG_NAMES)
+    linked_at = links = 0
+    while names:
+        found = os.path.normpath(os.path.join(directory, names.pop(0)))  # there is no link left before a ".."
+        made_at = _link_made_at(found)
+        if not made_at:
+            directory = found
+            continue
+        _check_holder(directory)
+        linked_at, links = max(linked_at, made_at), links + 1
+        if links > _MAX_LINKS:
+            raise UntrustedConfigError("is a link to itself")
+        target = os.readlink(found)
+        if os.path.isabs(target):
+            directory = "/"
+        names = [*target.split("/"), *names]
+    if linked_at or os.path.lexists(os.path.dirname(found)):  # else ~/.brakit is to be made
+        _check_up_to_home(os.path.dirname(found), home)
+        _check_only_name(found)
+    return found, linked_at
 
 
 def is_writable(path: str) -> bool:
@@ -72,6 +78,13 @@ def _link_made_at(path: str) -> int:
     except OSError:
         return 0
     return info.st_ctime_ns if stat.S_ISLNK(info.st_mode) else 0
+
+
+def _check_holder(directory: str) -> None:
+    """Check a directory that holds a link. It may be root's, such as /."""
+    info = os.stat(directory)
+    if info.st_uid != 0 or info.st_mode & _WRITABLE_BY_OTHERS:
+        _check(directory, directory)
 
 
 def _check_up_to_home(directory: str, home: str) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import stat
+import time
 
 from ..core.counter_layout import NO_CONFIG, NOT_BELIEVED
 from . import config_location, paths
@@ -36,9 +37,9 @@ class Config:
     """Brakit's config as it was read: its JSON object, or the problem because of which it means off.
 
     A config that can be read, but is not to be believed, has both.
-    ``stamp`` is the time of the last change (ctime in ns) of the file and of the links to it, NO_CONFIG if there is no
-    file, NOT_BELIEVED if it means off for another reason, and None if that cannot be known now. Every write, rename or
-    replacement of the file changes it, even if the content stays the same.
+    ``stamp`` is the time of the last change (ctime in ns) of the file and of the links to it. It is NO_CONFIG plus the
+    time if there is no file, NOT_BELIEVED if it means off for another reason, and None if that cannot be known now.
+    Every write, rename or replacement of the file changes it, even if the content stays the same.
     """
 
     __slots__ = ("content", "missing", "problem", "stamp")
@@ -148,7 +149,7 @@ def read_config(environ: Mapping[str, str]) -> Config:
         # harmless, because the process makes a file and not a link.
         if os.path.islink(paths.config_path(environ)):
             return Config(None, problem="is a link to a missing file")
-        config = Config(None, missing=True, stamp=NO_CONFIG)
+        config = Config(None, missing=True, stamp=NO_CONFIG + time.time_ns())
     except OSError as error:
         return Config(None, problem=f"cannot be read ({error.strerror})", stamp=None)
     if not config.problem and not config_location.is_writable(path):

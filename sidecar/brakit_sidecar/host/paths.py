@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # The size of sun_path in bytes, without its terminating zero: 108 on Linux, 104 on macOS and the BSDs.
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 
+CONFIG_NAMES = (".brakit", "config.json")  # below HOME
+
 _SOCKET_NAME = f"sidecar-{PROTOCOL}.sock"  # an incompatible protocol has a daemon of its own
 _LOCK_NAME = f"sidecar-{PROTOCOL}.lock"
 _NOWHERE = os.devnull  # a parent in which no user, root included, can make a file
@@ -100,7 +102,7 @@ def named_counter_files(socket: str) -> dict[str, str]:
 
 def config_path(environ: Mapping[str, str]) -> str:
     """Return the path of brakit's config. Brakit's Node SDK uses the same file."""
-    return os.path.join(home(environ), ".brakit", "config.json")
+    return os.path.join(home(environ), *CONFIG_NAMES)
 
 
 def home(environ: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@
 const { accessSync, constants, readlinkSync, realpathSync } = require('node:fs');
 const path = require('node:path');
 
-const { configPath, home } = require('./paths.cjs');
+const { CONFIG_NAMES, home } = require('./paths.cjs');
 const { isOwn, lstat, permissions, stat } = require('./stat.cjs');
 
 const MAX_LINKS = 40; // Linux's limit for one path
@@ -29,28 +29,36 @@ class UntrustedConfig extends Error {}
  * @returns {{ path: string, linkedAt: bigint }} Throws UntrustedConfig.
  */
 function find(environ) {
-  const homeDirectory = home(environ);
-  let found = configPath(environ);
-  check(homeDirectory, `HOME (${homeDirectory})`);
-  const ownDirectory = lstat(path.dirname(found));
-  if (ownDirectory === null) {
-    return { path: found, linkedAt: 0n };
-  }
-  let linkedAt = ownDirectory.isSymbolicLink() ? ownDirectory.ctimeNs : 0n;
-  for (let links = 0; links < MAX_LINKS; links += 1) {
-    const directory = realPath(path.dirname(found));
-    checkUpToHome(directory, realPath(homeDirectory));
-    found = path.join(directory, path.basename(found));
+  check(home(environ), `HOME (${home(environ)})`);
+  const homeDirectory = realpathSync.native(home(environ));
+  let directory = homeDirectory;
+  let names = [...CONFIG_NAMES];
+  let found = directory;
+  let linkedAt = 0n;
+  for (let links = 0; names.length > 0; ) {
+    found = path.join(directory, names.shift()); // there is no link left before a `..`
     const info = lstat(found);
     if (!info?.isSymbolicLink()) {
-      checkOnlyName(info);
-      return { path: found, linkedAt };
+      directory = found;
+      continue;
     }
+    checkHolder(directory);
     linkedAt = info.ctimeNs > linkedAt ? info.ctimeNs : linkedAt;
+    links += 1;
+    if (links > MAX_LINKS) {
+      throw new UntrustedConfig('is a link to itself');
+    }
     const target = readlinkSync(found);
-    found = path.isAbsolute(target) ? target : `${directory}/${target}`; // `..` is resolved behind links
+    if (path.isAbsolute(target)) {
+      directory = '/';
+    }
+    names = [...target.split('/'), ...names];
   }
-  throw new UntrustedConfig('is a link to itself');
+  if (linkedAt > 0n || lstat(path.dirname(found)) !== null) {
+    checkUpToHome(path.dirname(found), homeDirectory); // else ~/.brakit is to be made
+    checkOnlyName(lstat(found));
+  }
+  return { path: found, linkedAt };
 }
 
 /**
@@ -79,6 +87,14 @@ function problemOf(info) {
   return permissions(info) & WRITABLE_BY_OTHERS ? 'can be written by other users; `chmod go-w` it' : null;
 }
 
+/** Check a directory that holds a link. It may be root's, such as /. */
+function checkHolder(directory) {
+  const info = stat(directory);
+  if (Number(info.uid) !== 0 || permissions(info) & WRITABLE_BY_OTHERS) {
+    check(directory, directory);
+  }
+}
+
 /** Check a directory and, if it is below HOME, also those between them: their writers could replace it. */
 function checkUpToHome(directory, homeDirectory) {
   check(directory, directory);
@@ -102,15 +118,6 @@ function check(directory, name) {
   const problem = problemOf(info);
   if (problem !== null) {
     throw new UntrustedConfig(`is not believed, because ${name} ${problem}`);
-  }
-}
-
-/** Return the path without links, or the path itself if a part of it is missing. */
-function realPath(directory) {
-  try {
-    return realpathSync.native(directory);
-  } catch {
-    return directory;
   }
 }
 

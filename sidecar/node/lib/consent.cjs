@@ -18,11 +18,12 @@ const { fstat, lstat } = require('./stat.cjs');
 
 const NO = ['false', '0', 'off', 'no'];
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i; // no other spelling
+const NS_PER_MS = 1_000_000n;
 const MAX_CONFIG = 64 * 1024; // bytes; a config has a hundred, and a larger file is not a config
 
 /**
  * The config as it was read: its JSON object, or the problem because of which it means off (perhaps both). `stamp` is
- * the time of the last change (ctime in ns) of the file and of the links to it, NO_CONFIG or NOT_BELIEVED.
+ * the time of the last change (ctime in ns) of the file and of the links to it, NO_CONFIG plus the time, or NOT_BELIEVED.
  *
  * @typedef {{ content: Record<string, unknown> | null, missing: boolean, problem: string, stamp: bigint }} Config
  */
@@ -111,7 +112,7 @@ function readConfig(environ) {
 function missing(environ) {
   return lstat(configPath(environ))?.isSymbolicLink()
     ? withProblem('is a link to a missing file')
-    : { content: null, missing: true, problem: '', stamp: NO_CONFIG };
+    : { content: null, missing: true, problem: '', stamp: NO_CONFIG + BigInt(Date.now()) * NS_PER_MS };
 }
 
 /** Read the file at its real place. Returns null if it is missing. Throws for any other error. */

@@ -12,7 +12,6 @@
 const { closeSync, constants, fchmodSync, openSync, readSync, unlinkSync, writeSync } = require('node:fs');
 const { endianness } = require('node:os');
 
-const { monotonicMs } = require('./clock.cjs');
 const { NOWHERE } = require('./destination.cjs');
 const layout = require('./layout.cjs');
 const { COUNT_MAX, NS_PER_MS, OVERFLOW_ROUTE, bucketOf } = require('./limits.cjs');
@@ -28,7 +27,6 @@ const HALVES = 2; // of a cell, because a 64-bit number would be a BigInt, which
 const LOW = endianness() === 'LE' ? 0 : 1;
 const HIGH = 1 - LOW;
 const HALF = 2 ** 32;
-const CHECK_MS = 1000; // how often the descriptor is checked; a check for each count would double its cost
 
 class CounterFile {
   #bytes = Buffer.alloc(layout.SIZE);
@@ -37,7 +35,6 @@ class CounterFile {
   #path = null;
   #fd = null; // null if no other process can see the cells
   #identity = null;
-  #checkAt = 0;
 
   /**
    * Make cells that no other process can see yet.
@@ -211,7 +208,7 @@ class CounterFile {
   }
 
   #write(cell, count) {
-    if (this.#fd === null || (monotonicMs() >= this.#checkAt && !this.#holdsDescriptor())) {
+    if (!this.#holdsDescriptor()) {
       return;
     }
     try {
@@ -248,7 +245,6 @@ class CounterFile {
    * into which this class must not write. The file is opened again, if it is still at its path.
    */
   #holdsDescriptor() {
-    this.#checkAt = monotonicMs() + CHECK_MS;
     if (this.#fd !== null && !isSame(fstat(this.#fd), this.#identity)) {
       this.#fd = null;
       this.#openAgain();

@@ -9,7 +9,7 @@ const consent = require('./consent.cjs');
 const { debug } = require('./debug.cjs');
 const { destinationDigest } = require('./destination.cjs');
 const { DAEMON_MARK } = require('./guards.cjs');
-const { NO_CONFIG } = require('./layout.cjs');
+const { NOT_BELIEVED } = require('./layout.cjs');
 const { socketPath, usualSocketPath } = require('./paths.cjs');
 const { Place } = require('./place.cjs');
 const { Producer } = require('./producer.cjs');
@@ -45,7 +45,7 @@ function join(environ, sdk, start) {
  */
 function consentIn(environ) {
   if (process.platform === 'win32' || DAEMON_MARK in environ) {
-    return { on: false, anonymousId: null, stamp: NO_CONFIG };
+    return { on: false, anonymousId: null, stamp: NOT_BELIEVED };
   }
   const decision = consent.current(environ);
   if (!decision.on) {

@@ -27,7 +27,7 @@ const MAX_ROUTES = 1023; // without row 0, the overflow row
 const CELL = 8; // bytes
 const SIZE = CELL * (FIRST_ROW + ROW * (1 + MAX_ROUTES));
 
-const NO_CONFIG = 1n;
+const NO_CONFIG = 2n ** 63n; // plus the time in ns at which the worker found no config
 const TO_NOWHERE = 1n;
 const NOT_BELIEVED = 0n; // the stamp of a config that means off; no worker counts under it
 

@@ -16,6 +16,7 @@ const { isOwn, lstat, permissions } = require('./stat.cjs');
 const MAX_SOCKET_PATH = process.platform === 'linux' ? 107 : 103;
 const SOCKET_NAME = `sidecar-${PROTOCOL}.sock`;
 const COUNTER_FILE_PREFIX = `counters-${PROTOCOL}-`;
+const CONFIG_NAMES = ['.brakit', 'config.json']; // below HOME
 const NOWHERE = '/dev/null'; // a parent in which no user, root included, can make a file
 
 /**
@@ -61,7 +62,7 @@ function counterFilePath(socket, producer) {
  * @returns {string}
  */
 function configPath(environ) {
-  return join(home(environ), '.brakit/config.json');
+  return join(home(environ), CONFIG_NAMES.join('/'));
 }
 
 /** Return whether the path is a socket of this user. No process need listen there any more. */
@@ -120,4 +121,4 @@ function join(directory, name) {
   return directory.endsWith('/') ? directory + name : `${directory}/${name}`;
 }
 
-module.exports = { configPath, counterFilePath, home, isOwnSocket, socketPath, usualSocketPath };
+module.exports = { CONFIG_NAMES, configPath, counterFilePath, home, isOwnSocket, socketPath, usualSocketPath };

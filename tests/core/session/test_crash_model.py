@@ -389,7 +389,7 @@ class Killed(RuleBasedStateMachine):
 
     def _freeze(self, uuid: str, distinct_id: str, body: str) -> None:
         """Journal the body of an event, which may or may not have been sent before the daemon is killed."""
-        self.journal.append({"frozen": ["first_request", uuid, distinct_id, body, ""]})
+        self.journal.append({"frozen": ["first_request", uuid, distinct_id, body, "", 7]})
         self.first_requests.add(body)
 
 

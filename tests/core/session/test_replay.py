@@ -67,7 +67,7 @@ def frozen(name: str, uuid: str | None = None) -> dict[str, Any]:
         uuid=uuid,
         timestamp="2026-11-22T14:08:28.998Z",
     )
-    return {"frozen": [name, uuid, distinct_id, body.decode(), DESTINATION]}
+    return {"frozen": [name, uuid, distinct_id, body.decode(), DESTINATION, 7]}
 
 
 def frozen_with_text(name: str) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def test_an_end_without_a_time_is_skipped() -> None:
         {"frame": {"set": {"framework": "flask"}}, "by": "p", "at": "now"},
         {"joined": "p"},
         {"frozen": ["session"]},
-        {"frozen": ["no event", "uuid", "id", "{}", "none"]},
+        {"frozen": ["no event", "uuid", "id", "{}", "none", 7]},
         {"occurred": "nothing"},
         {"opened": "yesterday"},
         {"left": ["p"], "at": 1},

@@ -280,12 +280,13 @@ def test_a_hello_with_a_session_and_a_group_joins_the_session(story: Story) -> N
 
 def test_a_hello_opens_no_session_if_it_names_a_known_session_or_no_session(story: Story) -> None:
     story.group("a")
-    assert story.table.opens_none(hello("b", None, GROUP_ID))
-    assert not story.table.opens_none(hello("b", None, new_id()))
-    assert not story.table.opens_none(hello("b"))
-    assert story.table.opens_none(hello("b", None))
+    assert story.table.opens_none(hello("b", None, GROUP_ID), "")
+    assert not story.table.opens_none(hello("b", None, GROUP_ID), "another destination")
+    assert not story.table.opens_none(hello("b", None, new_id()), "")
+    assert not story.table.opens_none(hello("b"), "")
+    assert story.table.opens_none(hello("b", None), "")
     story.open()
-    assert story.table.opens_none(hello("b"))
+    assert story.table.opens_none(hello("b"), "")
 
 
 # --- after the end ------------------------------------------------------------------------------------
@@ -454,13 +455,13 @@ def test_a_counter_file_without_a_session_and_a_group_belongs_to_no_session(stor
 def test_no_more_sessions_are_opened_than_the_table_has_room_for(story: Story) -> None:
     ids = [new_id() for _ in range(MAX_SESSIONS)]
     for session_id in ids:
-        assert story.table.has_room_for("a", session_id, None)
+        assert story.table.has_room_for("a", session_id, None, "")
         story.open(session_id)
     assert story.table.is_full
-    assert not story.table.has_room_for("a", new_id(), None)
-    assert not story.table.has_room_for("a", None, GROUP_ID)
+    assert not story.table.has_room_for("a", new_id(), None, "")
+    assert not story.table.has_room_for("a", None, GROUP_ID, "")
     assert story.table.session_of_worker("a", new_id(), None, story.opening) == (None, [])
-    assert story.table.has_room_for("a", ids[0], None)
+    assert story.table.has_room_for("a", ids[0], None, "")
 
 
 def test_a_full_table_has_room_again_after_a_session_was_sealed(story: Story) -> None:
@@ -468,9 +469,9 @@ def test_a_full_table_has_room_again_after_a_session_was_sealed(story: Story) ->
         story.open(new_id())
     last = story.open()
     assert last is not None
-    assert not story.table.has_room_for("a", None, GROUP_ID)
+    assert not story.table.has_room_for("a", None, GROUP_ID, "")
     story.run(story.table.seal(last, story.now))
-    assert story.table.has_room_for("a", None, GROUP_ID)
+    assert story.table.has_room_for("a", None, GROUP_ID, "")
 
 
 def test_a_full_table_answers_a_hello_to_an_ended_session_as_usual(story: Story) -> None:
@@ -478,7 +479,7 @@ def test_a_full_table_answers_a_hello_to_an_ended_session_as_usual(story: Story)
     story.run(story.table.seal(story.session, story.now))
     for _ in range(MAX_SESSIONS):
         story.open(new_id())
-    assert story.table.has_room_for("a", SESSION_ID, None)
+    assert story.table.has_room_for("a", SESSION_ID, None, "")
 
 
 def test_a_session_has_room_for_a_number_of_producers_and_for_those_that_it_knows(
@@ -487,10 +488,10 @@ def test_a_session_has_room_for_a_number_of_producers_and_for_those_that_it_know
     monkeypatch.setattr(session_module, "MAX_PRODUCERS", 3)
     story.owner().worker("a").worker("b")
     for known in ("owner", "a", "b"):
-        assert story.table.has_room_for(known, SESSION_ID, None)
-    assert not story.table.has_room_for("c", SESSION_ID, None)
+        assert story.table.has_room_for(known, SESSION_ID, None, "")
+    assert not story.table.has_room_for("c", SESSION_ID, None, "")
     assert story.table.session_of_worker("c", SESSION_ID, None, story.opening) == (None, [])
-    assert story.table.has_room_for("c", new_id(), None)
+    assert story.table.has_room_for("c", new_id(), None, "")
 
 
 def test_compacted_workers_take_no_room(story: Story) -> None:

@@ -126,7 +126,7 @@ class _Reader:
         group, pid = record["group"], record["owner_pid"]
         session.group = group if type(group) is str and UUID.fullmatch(group) else None
         session.owner.pid = pid if type(pid) is int and 0 < pid <= MAX_PID else None
-        session.terms = session.terms._replace(stamp=_time_ns(record["stamp"]), destination=str(record["destination"]))
+        session.terms = session.terms._replace(stamp=_stamp(record["stamp"]), destination=str(record["destination"]))
         self._is_open = UUID.fullmatch(session.id) is not None
 
     def _kept_local(self, record: Record) -> None:
@@ -186,7 +186,7 @@ class _Reader:
         that event again. Any other once-only event counts as occurred, even if its body is not ours. Otherwise a
         worker's repeated report would make the event a second time, although the first body may have arrived.
         """
-        name, uuid, distinct_id, frozen, destination = record["frozen"]
+        name, uuid, distinct_id, frozen, destination, stamp = record["frozen"]
         api_key = self._api_key if destination == self._destination else ""
         body = payload.rebuild(name, frozen.encode(), api_key=api_key, distinct_id=distinct_id, uuid=uuid)
         if EVENTS[name].once and (body is not None or name != SESSION.name):
@@ -194,7 +194,9 @@ class _Reader:
         if body is None:
             self.foreign.append(EVENTS[name].name)
             return
-        self.events[uuid] = QueuedEvent(EVENTS[name].name, uuid, distinct_id, body, self._session.id, str(destination))
+        self.events[uuid] = QueuedEvent(
+            EVENTS[name].name, uuid, distinct_id, body, self._session.id, str(destination), _stamp(stamp)
+        )
 
     def _settled(self, record: Record) -> None:
         self.events.pop(record["settled"], None)
@@ -211,6 +213,13 @@ def _id(raw: object) -> str:
     if type(raw) is str:
         return raw
     raise TypeError
+
+
+def _stamp(raw: object) -> int:
+    """Return ``raw`` as the stamp of a config. Raises ValueError if it is not an integer of 64 bits."""
+    if type(raw) is int and 0 <= raw < 2**64:
+        return raw
+    raise ValueError
 
 
 def _time_s(raw: object) -> float:

@@ -40,7 +40,7 @@ class SessionTable:
     def __init__(self, boot: str = "", timing: Timing = USUAL_TIMING, own: Mapping[str, Any] | None = None) -> None:
         """``boot``: the id of this boot of the machine. ``own``: the fields that only the daemon knows."""
         self.open: dict[str, Session] = {}
-        self._groups: dict[str, Session] = {}
+        self._groups: dict[tuple[str, str], Session] = {}  # by group and destination; two projects may share a group
         self._ended: dict[str, None] = {}  # by the uuid of the session event, the oldest first
         self._boot = boot
         self._timing = timing
@@ -89,7 +89,7 @@ class SessionTable:
         self.open[session.id] = session
         if session.group is not None:
             # Two sessions may name the same group, because a journal may have been copied.
-            self._groups.setdefault(session.group, session)
+            self._groups.setdefault((session.group, session.terms.destination), session)
 
     def session_of_worker(
         self, producer: str, session_id: str | None, group: str | None, opening: Opening
@@ -102,12 +102,12 @@ class SessionTable:
         for session in self.open.values():
             if producer in session.workers:
                 return session, []
-        if not self.has_room_for(producer, session_id, group):
+        if not self.has_room_for(producer, session_id, group, opening.terms.destination):
             return None, []
         if session_id is not None:
             return self.open_session(session_id, opening)
         if group is not None:
-            known = self._groups.get(group)
+            known = self._groups.get((group, opening.terms.destination))
             return (known, []) if known else self.open_session(opening.fresh_id, opening, group)
         return None, []
 
@@ -153,11 +153,11 @@ class SessionTable:
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
 
-    def opens_none(self, hello: Hello) -> bool:
-        """Return True if no session would have to be opened for this hello."""
+    def opens_none(self, hello: Hello, destination: str) -> bool:
+        """Return True if no session of this destination would have to be opened for this hello."""
         if hello.session is not None:
             return hello.session in self.open or self.has_ended(hello.session)
-        return hello.group is None or hello.group in self._groups
+        return hello.group is None or (hello.group, destination) in self._groups
 
     # --- bounds ----------------------------------------------------------------------------------------------------
 
@@ -166,9 +166,9 @@ class SessionTable:
         """Return True if no session may be opened, because MAX_SESSIONS are open."""
         return len(self.open) >= MAX_SESSIONS
 
-    def has_room_for(self, producer: str, session_id: str | None, group: str | None) -> bool:
+    def has_room_for(self, producer: str, session_id: str | None, group: str | None, destination: str) -> bool:
         """Return True if neither the producer nor a session that must be opened for it is beyond the bounds."""
-        session = self.open.get(session_id) if session_id is not None else self._groups.get(group or "")
+        session = self.open.get(session_id) if session_id is not None else self._groups.get((group or "", destination))
         if session is not None:
             return session.has_room_for(producer)
         return not self.is_full or (session_id is not None and self.has_ended(session_id))
@@ -179,12 +179,14 @@ class SessionTable:
         if hello.session is not None:
             return self.open_session(hello.session, opening)
         assert hello.group is not None  # a hello without a session or a group does not get here
-        known = self._groups.get(hello.group)
+        known = self._groups.get((hello.group, opening.terms.destination))
         return (known, []) if known else self.open_session(opening.fresh_id, opening, hello.group)
 
     def _close(self, session: Session) -> list[Effect]:
         del self.open[session.id]
-        if session.group is not None and self._groups.get(session.group) is session:
-            del self._groups[session.group]
+        if session.group is not None:
+            key = session.group, session.terms.destination
+            if self._groups.get(key) is session:
+                del self._groups[key]
         self.remember_end(event_uuid(session.id, SESSION))
         return [Close(session.id)]
