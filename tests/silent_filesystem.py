@@ -18,8 +18,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOOKUP, _OPEN, _RELEASE, _INIT = 1, 14, 18, 26
-_HEADER = struct.Struct("=IIQQ24x")  # length, operation, id of the request, inode
+_LOOKUP, _OPEN, _RELEASE, _FLUSH, _INIT = 1, 14, 18, 25, 26
+_HEADER = struct.Struct("=IIQQIII4x")  # length, operation, id of the request, inode, user, group, thread
 _MAX_REQUEST = 1024 * 1024 + 4096  # the kernel refuses to write into a smaller buffer
 _MS_NOSUID_NODEV, _MS_BIND = 2 | 4, 4096
 _FORCE, _DETACH = 1, 2
@@ -44,9 +44,11 @@ def _serve(device: int) -> None:
             request = os.read(device, _MAX_REQUEST)
         except OSError:  # it is not mounted any more
             return
-        _length, operation, unique, _inode = _HEADER.unpack_from(request)
-        if operation in answers:
-            answer = answers[operation]
+        _length, operation, unique, _inode, _user, _group, thread = _HEADER.unpack_from(request)
+        # A close waits for the answer to its FLUSH. The test must be able to close its own descriptors.
+        is_of_the_test = operation == _FLUSH and os.path.exists(f"/proc/self/task/{thread}")
+        if operation in answers or is_of_the_test:
+            answer = answers.get(operation, b"")
             with suppress(OSError):  # the caller does not wait any more
                 os.write(device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
 
