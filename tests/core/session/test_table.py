@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from brakit_sidecar.core.counter_snapshot import CounterSnapshot
+from brakit_sidecar.core.outbox import Reason
 from brakit_sidecar.core.schema import SESSION
 from brakit_sidecar.core.session import session as session_module
 from brakit_sidecar.core.session import table as module
@@ -222,6 +223,12 @@ def test_the_event_has_the_number_of_the_workers_that_joined(story: Story) -> No
 def test_the_owner_is_not_a_worker_of_the_event(story: Story) -> None:
     story.owner().send("owner", incr={"request_count": 3}).end("owner")
     assert story.seal().workers == 0
+
+
+def test_a_session_that_is_kept_local_says_so_in_each_event_and_keeps_the_first_reason(story: Story) -> None:
+    story.worker("a").run(story.session.keep_local(Reason.CONFIG_CHANGED))
+    assert story.session.keep_local(Reason.OTHER_SETTINGS) == []
+    assert story.seal().kept_local is Reason.CONFIG_CHANGED
 
 
 def test_an_event_has_the_anonymous_id_under_which_its_session_was_opened(story: Story) -> None:
