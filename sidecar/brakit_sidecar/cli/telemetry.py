@@ -50,7 +50,14 @@ def _switch(*, on: bool, is_forgetting: bool) -> dict[str, Any]:
                 daemon.ask("consent")
         return {}
     dropped = _discard_unsent_data() if daemon is None else _withdraw(daemon)
-    return {"dropped": dropped, "new_id": True, "receipts_removed": receipts.forget() if is_forgetting else 0}
+    return {"dropped": dropped, "new_id": True, "receipts_removed": _forget() if is_forgetting else None}
+
+
+def _forget() -> int:
+    try:
+        return receipts.forget()
+    except OSError as error:
+        raise CommandError(f"telemetry is off, but the receipts were not removed: {error}") from error
 
 
 def _connect_to_daemon() -> Conversation | None:
@@ -121,8 +128,8 @@ def _as_text(found: dict[str, Any], done: dict[str, Any]) -> list[str]:
     lines = [found["sentence"]]
     if "dropped" in done:
         receipts = "receipts stay (`telemetry off --forget` removes them)"
-        if done["receipts_removed"]:
-            receipts = f"receipts of {done['receipts_removed']} events were removed"
+        if done["receipts_removed"] is not None:
+            receipts = f"the receipts of {done['receipts_removed']} events were removed"
         replaced = "the anonymous id was replaced by one that was never sent"
         lines.append(f"{_events(done['dropped'])} dropped, {replaced}, and {receipts}")
     sources = found["sources"].items()
