@@ -541,7 +541,7 @@ def test_no_file_is_made_in_the_working_directory_for_a_user_without_a_home(plac
 
 
 def test_a_short_directory_is_used_if_there_is_no_runtime_directory(place: Place, endpoint: Endpoint) -> None:
-    # All users of this directory share one daemon, so another test's may be there for some seconds.
+    # All tests share the daemon of this directory, so another test's may be there for some seconds.
     wait_until(lambda: place.run("status", XDG_RUNTIME_DIR="").returncode == 1, "the end of another daemon")
     ran = place.run("run", "--", *WORKER, XDG_RUNTIME_DIR="")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

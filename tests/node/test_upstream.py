@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from brakit_sidecar.integrations.brakit import route_of
 
 from tests.harness import run_to_end
 from tests.node.application import Project, joining
@@ -208,7 +208,11 @@ def test_a_route_of_node_is_the_route_of_python(node: str) -> None:
     ran = run_to_end([node, "-e", code, os.path.join(PACKAGE, "lib", "routes.cjs"), json.dumps(PATHS)], {})
     ascii_paths = [path for path in PATHS if path.isascii()]  # as Node's parser of HTTP requires
     routes = dict(zip(PATHS, json.loads(ran.stdout), strict=True))
-    assert {path: routes[path] for path in ascii_paths} == {path: route_of("GET", path) for path in ascii_paths}
+    # Imported in a process of its own, because an import in this one would start a daemon and join it.
+    code = "import json, sys; from brakit_sidecar.integrations.brakit import route_of; "
+    code += "print(json.dumps([route_of('GET', path) for path in json.loads(sys.argv[1])]))"
+    ran = run_to_end([sys.executable, "-c", code, json.dumps(ascii_paths)], {"BRAKIT_DISABLE": "1"})
+    assert [routes[path] for path in ascii_paths] == json.loads(ran.stdout)
 
 
 # --- the project -----------------------------------------------------------------------------------------------------

@@ -274,6 +274,8 @@ def test_an_end_without_a_time_is_skipped() -> None:
         {"ending": "clean"},
         {"ending": "clean", "ended_at": "nan"},
         {"opened": "nan", "boot": BOOT, "group": None, "owner_pid": None},
+        {**OPENED, "stamp": 2**64},
+        {**OPENED, "stamp": "yesterday"},
         {"opened": float("inf"), "boot": BOOT, "group": None, "owner_pid": None},
         {"by": True, "at": 1, "frame": {"set": {"framework": "flask"}}},
         {"by": "p", "at": 2**64, "frame": {"set": {"framework": "flask"}}},
